@@ -1,13 +1,13 @@
 """One staging file: bytes that S3 does not have yet, on local disk, with the record of what they
 are to become (record.py) and the changes of a partial one (changes.py).
 
-INVARIANT: a record vouches only for bytes that are there. A thread that changes them withdraws that
-first, so that at no instant good bytes look damaged.
+INVARIANT: a record vouches only for bytes that are there. A thread that changes bytes withdraws the
+record's word first, so that good bytes never look damaged.
 
-Nothing is fsynced while S3 is to have the bytes before anybody is told that they are safe: this
-guards against the end of the process, not of the machine. A synced record would name bytes that
-are not there, for 1.8 ms a file against 0.05 (measured, ext4). `sync` does it for a writer who is
-answered before S3 has them.
+As long as S3 gets the bytes before anybody is told that they are safe, nothing is fsynced: a
+staging file guards against the end of the process, not of the machine. After a power cut a synced
+record would name bytes that are not there, and a sync costs 1.8 ms a file against 0.05 (measured,
+ext4). `sync` syncs for a writer who is answered before S3 has the bytes.
 
 Threading: any thread may read, write and note uploads; the rest is for one at a time (`File` has
 its turn).
@@ -36,8 +36,8 @@ _ZEROS = memoryview(bytes(1 << 20))
 class Staging:
     """The bytes are at *path*. Reads and writes are those of pread(2) and pwrite(2).
 
-    The descriptor is closed when nobody holds the object any more, so that a request that
-    still runs after the file was given up cannot meet another file under its number.
+    The descriptor is closed when nobody holds this object any more: a request that still runs after
+    the file was given up must not meet another file under its number.
     """
 
     def __init__(
@@ -49,12 +49,13 @@ class Staging:
         self._taken = [0]  # bytes of the room
         self._lock = threading.Lock()  # protects the record, and its file
         self._record = record
-        self._format = self.record.format  # stays: the changes beside the record are of it, too
-        # What may be on the disk of it: each name that is not there is a system call to remove.
+        self._format = self.record.format  # it stays: the changes beside the record have it, too
+        # The files of it that may be on the disk: to remove a name that is not there costs a system
+        # call.
         self._there = {".data"} if record is None else set(_SUFFIXES)
         self._changes = Changes(path, self._format)
         self._sums = Sums()
-        self._unseen = 0  # bytes that are written before it is looked how much is free
+        self._unseen = 0  # bytes that are written before the next look at how much is free
         self._let_go = weakref.finalize(self, _let_go, fd, self._room, self._taken)
 
     # The record
@@ -64,8 +65,8 @@ class Staging:
         return self._record or Record()
 
     def describe(self, record: Record) -> None:
-        """Write *record*; what it says of uploads, and of bytes that are vouched for, is as
-        before. Raises PosixError."""
+        """Write *record*, with the uploads, and the word for the bytes, of the one before. Raises
+        PosixError."""
         with self._lock:
             old = self._record
             if old is not None:
@@ -95,17 +96,18 @@ class Staging:
 
     @property
     def promises_at_once(self) -> bool:
-        """Whether `promise` does not wait for the disk; then `sync_later` says what does."""
+        """Whether `promise` does not wait for the disk; then `sync_later` returns the part that
+        does."""
         return False
 
     def sync_later(self) -> Callable[[], None]:
-        """Return what `sync` would do now, for any thread, whatever is done to the file meanwhile.
-        Raises PosixError."""
+        """Return a function that does what `sync` would do now. Any thread may call it, whatever
+        happens to the file meanwhile. It raises PosixError."""
         return self.sync
 
     def _withdraw(self) -> None:
-        """The bytes are about to change: vouch for them no longer, and do not say that S3 may have
-        them. After a power cut, too: the disk may take the bytes before a name."""
+        """Vouch no longer for the bytes, which are about to change, and do not say that S3 may have
+        them. That holds after a power cut, too: the disk may take the bytes before a name."""
         if self._record is None or not (self._record.checksum or self._record.unchanged):
             return
         with self._lock:
@@ -124,7 +126,7 @@ class Staging:
 
     def note_sent(self, etag: str, size: int, *, unchanged: bool) -> None:
         """Write into the record that S3 may have a version of *size* bytes with *etag* soon, if
-        there still is a record; *unchanged*: the bytes are the same still."""
+        there still is a record; *unchanged*: the bytes are still the same."""
         with self._lock:
             if self._record is not None:
                 said = self._record._replace(sent=etag, sent_size=size, unchanged=unchanged)
@@ -159,7 +161,8 @@ class Staging:
         self._changes.note((start, end))
 
     def cut(self, size: int) -> None:
-        """Note that a partial file ends at *size*, and has nothing of the version behind it."""
+        """Note that a partial file ends at *size*, and that bytes of the version behind it are
+        gone."""
         self._there.add(".ranges")
         self._changes.note((size, None))
 
@@ -223,7 +226,7 @@ class Staging:
 
     @property
     def kept_at(self) -> Path:
-        """Where its bytes are now."""
+        """The path of the file that has its bytes now."""
         return self.path
 
     def as_file(self) -> Path:
@@ -256,25 +259,27 @@ class Staging:
     # The end
 
     def keep(self) -> None:
-        """Give it up, but for its bytes: the next mount finds them."""
+        """Give the file up, but leave its bytes: the next mount finds them."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def remove(self) -> None:
-        """Give up the bytes, and their place on the disk: somebody may still hold the file."""
+        """Remove the bytes, and free their place on the disk even if somebody still holds the file.
+        Remove the bytes, and free their place on the disk even if somebody still holds the file."""
         remove(self.path, self._there)
         os.ftruncate(self._fd, 0)
         self._take()
 
 
 def sent_as(old: Record, record: Record) -> Record:
-    """Return *record* with what *old* says of what was sent to S3."""
+    """Return *record* with what *old* says that S3 was sent."""
     return record._replace(
         uploads=old.uploads, sent=old.sent, sent_size=old.sent_size, zeros=old.zeros
     )
 
 
 def remove(data: Path, there: Collection[str] = _SUFFIXES) -> None:
-    """Remove of a staging file what is *there*: first what says that its bytes matter."""
+    """Remove those files of a staging file that are *there*, first the one that says that the bytes
+    matter."""
     stem = os.fspath(data).removesuffix(".data")
     for suffix in _SUFFIXES:
         if suffix in there:

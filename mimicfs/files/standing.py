@@ -1,6 +1,6 @@
 """The base of an open file, and reading it: the version in S3, its staging file, or both.
 
-The first layer of a File (file.py, which has the theory and the locks). It never asks for a
+The first layer of a File (file.py, which has the theory and the locks). This layer never asks for a
 turn: reading goes on during an upload.
 """
 
@@ -25,7 +25,7 @@ from mimicfs.s3.requests.client import S3
 
 class StandingFile:
     """The file s3://bucket/key. *entry* is the version that it stands on; None: S3 has none.
-    *reader*: one of that version, if there is one."""
+    *reader* reads that version, if there is a reader yet."""
 
     def __init__(
         self,
@@ -48,20 +48,21 @@ class StandingFile:
         self._layout = Layout(entry.size if entry is not None else 0)
         self._staging: Staging | None = None
         self.mtime_ns = entry.mtime_ns if entry is not None else time.time_ns()
-        # It shows what others put in its place, also whoever has got bytes of it before: it is open
-        # for writing, or locked, and locks are shared.
+        # It shows what others put in its place, even to a reader who has bytes of it: it is open
+        # for writing, or locked, and mounts share their locks.
         self.follows = False
         # It follows a version that is shorter than the kernel knows. A read that ends early tells
-        # the kernel, unless that was told to forget the size meanwhile: then it reads zeros.
+        # the kernel, unless the kernel was told to forget the size meanwhile: then the read gets
+        # zeros.
         self.shrunk = False
-        self.moves = 0  # so often has it gone over to a version of others
-        # The kernel had pages of its version before it was opened: they outlive that version, until
+        self.moves = 0  # how often it has gone over to a version of others
+        # The kernel had pages of its version before it was opened: these outlive the version, until
         # the kernel is told (Kernel.followed).
         self.pages_before = False
         self._views: set[HandleView] = set()  # of the handles that it has
 
     def seen_by(self, view: HandleView) -> None:
-        """A handle, which has *view*, is of this file from now on."""
+        """Note that the handle with *view* is of this file from now on."""
         with self._lock:
             self._views.add(view)
 
@@ -74,12 +75,12 @@ class StandingFile:
 
     @property
     def dirty(self) -> bool:
-        """Whether it has bytes that S3 is to have and does not have yet."""
+        """Whether it has bytes that S3 does not have yet and is to get."""
         return self.state is State.DIRTY
 
     @property
     def apart(self) -> bool:
-        """Whether the object bucket/key is not this file's any more."""
+        """Whether the object bucket/key is no longer this file's."""
         return self.state.apart
 
     @property
@@ -98,7 +99,7 @@ class StandingFile:
 
     @property
     def etag(self) -> str:
-        """The same version; "" if S3 has none, or gave it no ETag."""
+        """The ETag of that version; "" if S3 has none, or gave it no ETag."""
         entry = self.entry
         return entry.etag if entry is not None else ""
 
@@ -130,15 +131,15 @@ class StandingFile:
             except ObjectChanged:
                 if self._source(offset, size)[:2] == (staging, origin):
                     raise
-                continue  # not the object, but the file was moved, uploaded or changed
+                continue  # the object is the same: the file was moved, uploaded or changed
             if not self._is_still(staging):
                 continue
             if staging or self._hand_out(origin):
                 return found[0] if len(found) == 1 else b"".join(found)
 
     def _hand_out(self, origin: Origin | None) -> bool:
-        """Note that somebody gets bytes of *origin*. False: it is the old one, and nobody had got
-        any of it."""
+        """Note that somebody gets bytes of *origin*. Return False if that is the old version, and
+        nobody had got bytes of it."""
         if origin is not None and origin.handed and self._stands_still(origin):
             return True
         with self._lock:
@@ -151,13 +152,13 @@ class StandingFile:
             return right
 
     def _stands_still(self, origin: Origin | None) -> bool:
-        """Whether *origin* is all of the file. Takes no lock: an origin that was replaced does not
-        come back, so all three were so at one moment."""
+        """Whether the whole file is *origin*. Takes no lock: an origin that was replaced does not
+        come back, so all three conditions held at one moment."""
         return self.state is State.CLEAN and self._staging is None and origin is self._origin
 
     def hand_out_pages(self) -> bool:
-        """Somebody may read on in the kernel's pages of the version that the file stands on. Return
-        whether there may be any: nobody else has got a byte."""
+        """Note that somebody may read on in the kernel's pages of the version that the file stands
+        on. Return whether there may be such pages. If not, nobody has got a byte yet."""
         with self._lock:
             if self._origin is None:
                 return True
@@ -181,7 +182,7 @@ class StandingFile:
     def read_cached(
         self, offset: int, size: int, view: HandleView | None = None
     ) -> bytes | memoryview | None:
-        """Return the same if that needs no waiting, else None."""
+        """Return the same if that needs no wait, otherwise None."""
         if view is not None:
             view.got = True
         found = self._read_cached(offset, size)
@@ -210,8 +211,8 @@ class StandingFile:
         return data if data is not None and self._hand_out(origin) else None
 
     def _is_still(self, staging: Staging | None) -> bool:
-        """Whether bytes that were read with *staging* may be given: no old ones once the file has
-        expired, nor of a staging file that was given up meanwhile."""
+        """Whether bytes that were read from *staging* may be handed out: not once the file has
+        expired, nor if the staging file was given up meanwhile."""
         with self._lock:
             self._check(reading=True)
             return self._staging is staging
@@ -239,7 +240,7 @@ class StandingFile:
         return Origin(self._s3, self._options, self._budget, self.bucket, entry, reader)
 
     def _stand_on(self, entry: Entry, *, copied: bool = False) -> None:
-        """The file stands on *entry* from now on; *copied*: it has the bytes of the one before."""
+        """Stand on *entry* from now on; *copied*: it has the bytes of the version before."""
         origin = self._origin_of(entry)
         with self._lock:
             self._origin, old = origin, self._origin

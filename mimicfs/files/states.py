@@ -1,7 +1,8 @@
 """The states of an open file, and what happens to it: every transition there is.
 
-A step that is not in the table cannot happen: `File` refuses it before (a read or write of what is
-expired, lost or closed), or holds it off (whoever changes or uploads a file has its turn).
+A step that is not in the table cannot happen: `File` refuses it before (a read or write of an
+expired, lost or closed file), or holds it off (a thread that changes or uploads a file has its
+turn).
 
 Pure values; no locks.
 """
@@ -12,8 +13,8 @@ from enum import Enum
 
 
 class State(Enum):
-    """A file is in one of these. *Apart* from its object is one that is not what its name stands
-    for any more."""
+    """A file is in one of these. A file is *apart* from its object if its name no longer stands for
+    it."""
 
     CLEAN = "clean"  # it stands for a version in S3, which has all its bytes
     DIRTY = "dirty"  # its staging file has bytes that S3 does not have; a record says so
@@ -66,7 +67,8 @@ _TABLE: dict[State, tuple[State | None, ...]] = {
 
 
 def after(state: State, event: Event) -> State:
-    """Return the state of a file in *state* after *event*. Raises ValueError: that cannot be."""
+    """Return the state of a file in *state* after *event*. Raises ValueError if that cannot happen.
+    Return the state of a file in *state* after *event*. Raises ValueError if that cannot happen."""
     found = _TABLE[state][event.value]
     if found is None:
         raise ValueError(f"{event.name} cannot happen to a file that is {state.value}")

@@ -1,10 +1,10 @@
-"""The streams by which an object is read: from which places somebody goes on, up or down, and at
-which distances.
+"""The streams by which an object is read: the places where a reader goes on, upwards or downwards,
+and the distances between them.
 
 A *stream* is a place from which somebody reads on. The kernel's reads arrive several at once and
-out of order, so near the place of a stream is as good as at it. A reader that goes downwards,
-each piece ending where the one before began, is known by its fourth piece. Streams that begin at
-equal distances are the steps of a *stride*.
+out of order, so a read near the place of a stream counts as one at it. A reader that goes
+downwards, so that each piece ends where the one before began, is recognised by its fourth piece.
+Streams that begin at equal distances are the steps of a *stride*.
 
 Threading: none of its own; a reader's lock protects all of it.
 """
@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from mimicfs.config.sizes import MIB
 
-_PROVEN = 128 << 10  # read in a row, by more than one read: it will go on
+# bytes that were read in a row, by more than one read: such a stream will go on
+_PROVEN = 128 << 10
 _NEAR = 2 * MIB  # a stream's next read may be this far from its place, at most
-_LEAST = 64 << 10  # and so far in any case
+_LEAST = 64 << 10  # and may be so far in any case
 _TURN = 3  # pieces below each other, after which a stream goes downwards
-_STEPS_MOST = 16  # of a stride that are foreseen
+_STEPS_MOST = 16  # of a stride, foreseen at once
 
 
 class Stream:
-    """A place from which somebody reads on: *at*, the end of what was read, or its beginning
-    where the stream goes *downwards*. *run* is how much was read in a row. *used* is the number
-    of the reader's latest read that belongs here. *ask_at*: where it is time to look whether
-    there is something to ask for; None: now."""
+    """A place from which somebody reads on: *at*, the end of what was read, or its beginning where
+    the stream goes *downwards*. *run* is how much was read in a row. *used* is the number of the
+    reader's latest read that belongs here. *ask_at* is the place at which to look whether there is
+    something to ask for; None: look now."""
 
     __slots__ = (
         "ask_at",
@@ -44,7 +45,7 @@ class Stream:
         self.last = offset  # where the latest read began
         self.at = end
         self.run = end - offset
-        self.reach = _reach(self.run)  # kept: each read looks at it in each stream
+        self.reach = _reach(self.run)  # kept, because each read looks at it in each stream
         self.used = 0
         self.down = 0  # pieces in a row, each below the one before
         self.downwards = False
@@ -52,7 +53,7 @@ class Stream:
         self.reads = 1 if offset else 2  # a reader that begins at the start is taken to go on
 
     def near(self, offset: int, end: int) -> bool:
-        """Whether a read goes on from here. A stream that has read little gets little."""
+        """Whether a read goes on from here. A stream that has read little reaches only a little."""
         away = (end if self.downwards else offset) - self.at
         return -self.reach <= away <= self.reach or end == self.last
 
@@ -78,7 +79,7 @@ class Stream:
 
     @property
     def proven(self) -> bool:
-        """Whether it will go on, as far as one can tell."""
+        """Whether the stream will go on, as far as one can tell."""
         known = self.down == 0 or self.downwards
         return known and self.reads > 1 and self.run >= _PROVEN
 
@@ -89,12 +90,12 @@ class Stream:
         return self.at <= self.ask_at if self.downwards else self.at >= self.ask_at
 
     def ask_after(self, size: int) -> None:
-        """It is due again when *size* bytes more were read."""
+        """Let it be due again when *size* more bytes were read."""
         self.ask_at = self.at - size if self.downwards else self.at + size
 
 
 def _reach(run: int) -> int:
-    """Return how far from its place the next read of a stream may be, which has read *run*."""
+    """Return how far from its place the next read of a stream that has read *run* may be."""
     return min(_NEAR, max(_LEAST, 2 * run))
 
 

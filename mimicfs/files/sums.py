@@ -1,9 +1,9 @@
 """The sums of the bytes of a staging file, by which a later reader notices that they have changed.
 
-The CRC-32 of each block is kept until the block is written to, so that a file that is closed
-again and again is not read again and again. Holes cost nothing, and are the same as zeros.
+The CRC-32 of each block is kept until the block is written to: a file that is closed again and
+again is not read again and again. Holes cost nothing, and count as zeros.
 
-Threading: any thread writes; one at a time asks for the total, while no other writes.
+Threading: any thread writes. One thread at a time asks for the total, while no thread writes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Sums:
         self._known: dict[int, int | None] = {}  # None: zeros
 
     def changed(self, start: int, end: int) -> None:
-        """The bytes from *start* to *end* are others now."""
+        """Forget the sums of the bytes from *start* to *end*, which have changed."""
         first, last = start // _BLOCK, (end - 1) // _BLOCK
         some = last - first < len(self._known)
         for block in range(first, last + 1) if some else list(self._known):
@@ -37,7 +37,8 @@ class Sums:
         block = _next_block(fd, 0)
         while block is not None:
             if block not in self._known:
-                # Without the zeros at its end: the last block becomes longer behind our back.
+                # The sum leaves out the zeros at its end: the last block becomes longer behind our
+                # back.
                 piece = os.pread(fd, _BLOCK, block * _BLOCK).rstrip(b"\0")
                 self._known[block] = zlib.crc32(piece) if piece else None
             if (one := self._known[block]) is not None:
@@ -54,7 +55,7 @@ def total_of(data: bytes) -> int:
 
 
 def _next_block(fd: int, block: int) -> int | None:
-    """Return the first block from *block* on that is not all a hole; None: there is none."""
+    """Return the first block from *block* on that is not wholly a hole; None: there is none."""
     try:
         return os.lseek(fd, block * _BLOCK, os.SEEK_DATA) // _BLOCK
     except OSError as exc:

@@ -30,11 +30,12 @@ T = TypeVar("T")
 
 # Of one ranged GET of `fetch`: 8 of them at once hold 32 MiB.
 _PIECE = 4 * MIB
-# So much that nobody wants is fetched with what lies around it: a request costs more.
+# A gap of so many unwanted bytes is fetched with the bytes around it: another request costs more.
 _GAP = 256 << 10
 _SMALL = 64 << 10  # bytes of a body that is kept in memory while it is sent
 
-# S3 may have done what it was asked: an answer was lost, perhaps before it refused the next try.
+# After these S3 may have done what it was asked: an answer was lost, perhaps before it refused the
+# next try.
 UNSURE = (Interrupted, S3Unavailable, Throttled)
 
 Span = tuple[int, int]
@@ -52,12 +53,12 @@ class RequestBatch:
         self._cancellation = cancellation
         self.running: list[Future[Any]] = []
         self.stopped = False
-        self._lock = threading.Lock()  # held while what came is put where it belongs
+        self._lock = threading.Lock()  # held while bytes that came are put in their place
         self.settled: Future[None] = Future()  # done when nothing runs any more after `stop`
 
     def one(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what *work* returns. Raises its error, or Interrupted."""
-        if self._cancellation is NEVER:  # saves two hops between threads, 0.1 ms
+        if self._cancellation is NEVER:  # this saves two hops between threads, 0.1 ms
             return self._s3.pool.here(work, *args, **kwargs)
         future = self._s3.pool.submit(work, *args, **kwargs)
         self.running = [future]
@@ -84,13 +85,13 @@ class RequestBatch:
             found[running.pop(future)] = future.result()
 
     def results(self) -> list[Any]:
-        """Return what those that ran when the batch was stopped have returned since."""
+        """Return what the requests that ran when the batch was stopped have returned since."""
         ended = [each for each in self.running if each.done() and not each.cancelled()]
         return [each.result() for each in ended if each.exception() is None]
 
     def is_unsure(self) -> bool:
-        """Whether S3 may have done what one of those that ran when the batch was stopped asked,
-        and has not said so."""
+        """Whether S3 may have done, without saying so, what one of the requests asked that ran when
+        the batch was stopped."""
         failed = [each.exception() for each in self.running if not each.cancelled()]
         return any(isinstance(exc, UNSURE) for exc in failed)
 
@@ -100,13 +101,13 @@ class RequestBatch:
             raise Interrupted("given up")
 
     def unless_stopped(self, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Do *work*, which is not done when `stop` has returned. Raises Interrupted."""
+        """Do *work*, unless the batch was stopped; `stop` returns after it. Raises Interrupted."""
         with self._lock:
             self.check()
             work(*args, **kwargs)
 
     def stop(self, then: Callable[[], None]) -> None:
-        """Begin nothing more; run *then* when what is on its way has ended."""
+        """Begin no more requests; run *then* when those on their way have ended."""
         with self._lock:
             self.stopped = True
         for future in self.running:
@@ -122,7 +123,8 @@ class RequestBatch:
 
 
 def note_sent(staging: Staging, etag: str, size: int, *, unchanged: bool = False) -> None:
-    """As Staging.note_sent. A disk that does not take it holds up no upload."""
+    """Do what Staging.note_sent does. A disk that does not take the note does not hold up the
+    upload."""
     try:
         staging.note_sent(etag, size, unchanged=unchanged)
     except PosixError as exc:
@@ -189,8 +191,8 @@ def fetch(
 
 
 def _runs(spans: Iterable[Span], most: int) -> list[list[Span]]:
-    """Return *spans*, which are in order, in pieces of up to *most* bytes; those that lie near each
-    other are one run, which is one request."""
+    """Return *spans*, which are in order, in pieces of up to *most* bytes. Pieces that lie near
+    each other are one run, which is one request."""
     runs: list[list[Span]] = []
     for start, end in spans:
         for place in range(start, end, most):
@@ -213,9 +215,9 @@ class Slice(io.RawIOBase):
     """A part of a staging file, as a file of its own that botocore can read and rewind. A small one
     is read from the disk once: it is sent, and summed up for checksums and signatures.
 
-    It gives bytes only until its batch is stopped. The file may be changed from then on, and
-    an upload must never mix two states of it. Once all bytes are given, its end is no error:
-    S3 may have taken them, and the answer says whether.
+    It gives bytes only until its batch is stopped. From then on the file may change, and an upload
+    must never mix two states of it. Once it has given all bytes, its end is no error: S3 may have
+    taken them, and the answer says whether it has.
     """
 
     def __init__(self, batch: RequestBatch, staging: Staging, start: int, size: int) -> None:
@@ -239,7 +241,7 @@ class Slice(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._check()  # so that botocore does not begin another attempt
+        self._check()  # keeps botocore from beginning another attempt
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
         self._place = max(0, base + offset)
         return self._place
@@ -250,7 +252,8 @@ class Slice(io.RawIOBase):
             return b""
         wanted = left if size is None or size < 0 else min(size, left)
         data = self._read(wanted)
-        self._check()  # after reading: what was read before the batch stopped is of one state
+        # after reading: bytes that were read before the batch stopped are of one state
+        self._check()
         if len(data) < wanted:
             raise PosixError(errno.EIO, f"staging file {self._staging.path}: cut short")
         self._place += len(data)
@@ -264,7 +267,7 @@ class Slice(io.RawIOBase):
         return self._all[self._place : self._place + wanted]
 
     def readinto(self, buffer: Any, /) -> int:
-        """As awscrt reads, which botocore signs with where it is installed."""
+        """Read as awscrt does, with which botocore signs where it is installed."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)

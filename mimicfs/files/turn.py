@@ -17,7 +17,7 @@ _NOBODYS = 0  # the number of no thread
 
 
 class Turn:
-    """One thread at a time has it; `with turn:` takes it in any case."""
+    """One thread at a time has the turn; `with turn:` waits for it without an end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects the three below
@@ -27,7 +27,7 @@ class Turn:
 
     @contextmanager
     def taken(self, cancellation: Cancellation) -> Iterator[None]:
-        """Have the turn within. Raises Interrupted if *cancellation* comes first."""
+        """Within, this thread has the turn. Raises Interrupted if *cancellation* comes first."""
         self._take(cancellation)
         try:
             yield
@@ -35,7 +35,8 @@ class Turn:
             self._give()
 
     def take_at_once(self) -> bool:
-        """Take the turn if nobody else has it; return whether. It is to be given back."""
+        """Take the turn if no other thread has it; return whether it is taken. The caller gives it
+        back."""
         me = threading.get_ident()
         with self._lock:
             if self._owner not in (None, me):
@@ -45,8 +46,8 @@ class Turn:
             return True
 
     def take_alone(self) -> bool:
-        """Take the turn if nobody has it, this thread included; return whether. It is no thread's
-        then: any may give it back."""
+        """Take the turn if no thread has it, not even this one; return whether it is taken. It then
+        belongs to no thread: any may give it back."""
         with self._lock:
             if self._owner is not None:
                 return False
@@ -68,7 +69,7 @@ class Turn:
 
     @contextmanager
     def at_once(self) -> Iterator[bool]:
-        """Have the turn within, if nobody else has it; yield whether."""
+        """Within, this thread has the turn, if no other has it; yields whether it has."""
         mine = self.take_at_once()
         try:
             yield mine
@@ -102,7 +103,7 @@ class Turn:
             if mine in self._waiting:
                 self._waiting.remove(mine)
                 return
-        self._give()  # it became ours in the same moment
+        self._give()  # the turn became ours in the same moment
 
     def _give(self) -> None:
         with self._lock:

@@ -1,10 +1,10 @@
 """The upload of a file's bytes to S3: in one PUT, or in parts. Parts are sent while the file is
 still written (multipart.py); what has not changed is copied in S3 where the server can.
 
-An upload that was interrupted is given up, not awaited: none of its bytes are read any more,
-so the file may be changed at once, but no other upload begins, and no deletion, before its
-last request has ended (`settle`): S3 might take them in the wrong order. If S3 has taken it
-all the same, that is the version that the file stands on from then on.
+An upload that was interrupted is given up, and nobody waits for it. None of its bytes are read any
+more, so the file may change at once. But no other upload and no deletion begins before its last
+request has ended (`settle`): S3 might take them in the wrong order. If S3 has taken the upload all
+the same, the file stands on that version from then on.
 
 Threading: one thread at a time calls (`File` has its turn); requests run in `s3.pool`.
 """
@@ -36,7 +36,7 @@ from mimicfs.s3.requests.ownkeys import is_zeros
 from mimicfs.s3.requests.sending import wants_equal_parts
 
 _PART_MIN = 5 * MIB  # S3 takes no smaller one but the last
-_REFUSED = 400  # InvalidPart, InvalidRequest ...: the parts are not as the server wants them
+_REFUSED = 400  # InvalidPart, InvalidRequest and others: the parts are not as the server wants them
 
 
 class Job(NamedTuple):
@@ -55,8 +55,8 @@ class Job(NamedTuple):
 
 
 class SentBytes(NamedTuple):
-    """The bytes that S3 was sent by *job*, whose file may have been changed since: *size* bytes,
-    with *etag* if that is the MD5 of the bytes, or of those of their parts."""
+    """The *size* bytes that *job* has sent to S3; the file may have changed since. *etag* is the
+    MD5 of the bytes, or of the MD5 sums of their parts; "" if it is neither."""
 
     job: Job
     etag: str
@@ -65,7 +65,7 @@ class SentBytes(NamedTuple):
 
 
 class BegunPut(NamedTuple):
-    """The upload *job*, which is one request of *batch*; *future* is what comes of it."""
+    """The upload *job*, which is one request of *batch*; *future* is its result."""
 
     job: Job
     batch: RequestBatch
@@ -73,8 +73,8 @@ class BegunPut(NamedTuple):
 
 
 class Uploader:
-    """Uploads one file, again and again. *took* is told what S3 has taken of an upload that was
-    given up."""
+    """Uploads one file, again and again. *took* is called with the version that S3 has taken of an
+    upload that was given up."""
 
     def __init__(self, s3: S3, options: FileOptions, took: Callable[[Entry], None]) -> None:
         self._s3 = s3
@@ -82,7 +82,8 @@ class Uploader:
         self._took = took
         self._multipart: Multipart | None = None  # begun while the file is written
         self._given_up: RequestBatch | None = None  # an upload that may still be on its way
-        self._doubtful: SentBytes | None = None  # what of it S3 may have taken without saying so
+        # bytes of it that S3 may have taken without saying so
+        self._doubtful: SentBytes | None = None
 
     # While the file is written
 
@@ -97,16 +98,16 @@ class Uploader:
             self._multipart.ahead(front, cancellation)
 
     def begin(self, job: Job) -> None:
-        """Begin an upload in parts, of a file of which more will be written."""
+        """Begin an upload in parts, of a file that is still written."""
         self._multipart = self._new_multipart(job)
 
     def changed(self, start: int, end: int) -> None:
-        """The bytes from *start* to *end* are about to be changed."""
+        """Note that the bytes from *start* to *end* are about to be changed."""
         if self._multipart is not None and start < self._multipart.sent_to:
             self._multipart.changed(start, end)
 
     def give_up(self) -> None:
-        """Nothing that was sent is wanted any more."""
+        """Give up everything that was sent."""
         multipart, self._multipart = self._multipart, None
         if multipart is not None:
             multipart.give_up()
@@ -120,7 +121,8 @@ class Uploader:
         cancellation.wait(batch.settled)
         found = [each for each in batch.results() if isinstance(each, Entry)]
         found = [each for each in found if not is_zeros(each.key)]
-        unsure = not batch.running or batch.is_unsure()  # it ran here, or in the pool
+        # a request ran in this thread, or in the pool
+        unsure = not batch.running or batch.is_unsure()
         if not found and unsure and self._doubtful is not None:
             found = self._arrived_unsaid(self._doubtful, cancellation)
         self._given_up = self._doubtful = None
@@ -128,9 +130,9 @@ class Uploader:
             self._took(entry)
 
     def _arrived_unsaid(self, sent: SentBytes, cancellation: Cancellation) -> list[Entry]:
-        """Return what S3 has, if that is what it was sent: the answer was lost, and nobody wanted
-        to send it again. Else the file would not know of its own object, and leave it behind, or
-        take it for somebody else's."""
+        """Return the version in S3, if that is what it was sent: the answer was lost, and nobody
+        wanted to send it again. Otherwise the file would not know its own object, and would leave
+        it behind, or take it for somebody else's."""
         job = sent.job
         try:
             head = self._s3.pool.submit(self._s3.head, job.bucket, job.key)
@@ -145,8 +147,8 @@ class Uploader:
     # All of it
 
     def begin_small(self, job: Job, cancellation: Cancellation) -> BegunPut | None:
-        """Begin `upload` where it is a small PUT that is sent with others. None: nothing has
-        happened. `upload` goes on with it, or `give_up_small` is to be called."""
+        """Begin `upload` where it is a small PUT that is sent beside others. None: nothing has
+        happened. The caller then calls `upload`, which goes on with it, or `give_up_small`."""
         size = job.layout.size
         if self._given_up is not None or self.begun or job.layout.partial:
             return None
@@ -157,7 +159,7 @@ class Uploader:
         to = (job.bucket, job.key, body, size, job.content, job.condition)
         try:
             found = self._s3.put_soon(*to)
-        except MimicError:  # who tries again is told
+        except MimicError:  # the next try is told
             return None
         if found is None:
             return None
@@ -165,14 +167,15 @@ class Uploader:
         return BegunPut(job, batch, found)
 
     def give_up_small(self, begun: BegunPut) -> None:
-        """What was begun is not wanted any more."""
+        """Give up what `begin_small` began."""
         self._stop(begun.batch, begun.job, unsure=True)
 
     def upload(
         self, job: Job, cancellation: Cancellation, begun: BegunPut | None = None
     ) -> tuple[Entry, Content]:
-        """Return the new version, and what was said of it when its upload began, which *begun* has
-        done already. Raises ObjectChanged, PosixError EEXIST, and what S3 refuses."""
+        """Upload the file, which *begun* may have begun already. Return the new version, and the
+        content as it was when the upload began. Raises ObjectChanged, PosixError EEXIST, and the
+        errors of S3."""
         parts = self._parts(job)
         if parts is None:
             self.give_up()  # the file was cut to nothing
@@ -193,7 +196,7 @@ class Uploader:
             return entry, job.content
 
     def _parts(self, job: Job) -> list[PlannedPart] | None:
-        """Return the parts that the file is uploaded in; None: it is one request."""
+        """Return the parts in which to upload the file; None: in one request."""
         least, layout = self._options.part_size, job.layout
         if layout.size <= 2 * least and not self.begun:
             return None
@@ -207,7 +210,7 @@ class Uploader:
         return self._sparse(job) or self._sent_parts(layout.size) or None
 
     def _sparse(self, job: Job) -> list[PlannedPart] | None:
-        """Return the parts of a file with many holes, so large that S3 takes as many."""
+        """Return the parts of a file with many holes, so large that S3 takes their number."""
         size, least = job.layout.size, self._options.part_size
         if not self._s3.copies_parts or job.staging.taken() > size - zeros.LEAST * least:
             return None
@@ -239,7 +242,8 @@ class Uploader:
         batch = RequestBatch(self._s3, self._options.requests_per_file, cancellation)
         size = job.layout.size
         to = (job.bucket, job.key, Slice(batch, job.staging, 0, size), size)
-        if job.layout.partial:  # after a kill -9 its bytes alone do not say what was sent
+        # after a kill -9 the bytes of the file alone do not say what was sent
+        if job.layout.partial:
             note_sent(job.staging, _md5_of(job), size, unchanged=True)
         put = partial(batch.one, self._s3.put, *to, job.content, job.condition)
         return self._or_stopped(batch, job, put)
@@ -252,8 +256,8 @@ class Uploader:
             raise
 
     def _stop(self, batch: RequestBatch, job: Job, *, unsure: bool) -> None:
-        """Begin nothing more of *batch*. *unsure*: S3 may have done what it was asked, and not have
-        said so."""
+        """Begin no more requests of *batch*. *unsure*: S3 may have done what it was asked without
+        saying so."""
         batch.stop(lambda: None)
         self._given_up, self._doubtful = batch, None
         if unsure:
@@ -265,14 +269,14 @@ class Uploader:
         begun = self.begun
         try:
             return self._finished(job, parts, cancellation)
-        except Unsupported:  # some servers copy no parts, and some take none a second time
+        except Unsupported:  # some servers copy no parts, and some take no part a second time
             if not (copied or sparse or begun):
                 raise
             self._s3.copies_parts &= not copied
             parts = self._sent_parts(job.layout.size)
         except KeyNotFound as exc:
             if exc.code != "NoSuchUpload":
-                raise  # else somebody has aborted it: a lifecycle rule of the bucket, say
+                raise  # otherwise somebody has aborted it: a lifecycle rule of the bucket, say
         except S3Error as exc:
             if exc.status != _REFUSED or are_equal(parts):
                 raise
@@ -281,14 +285,14 @@ class Uploader:
         return self._finished(job, parts, cancellation)
 
     def _equally(self, job: Job, refusal: S3Error, cancellation: Cancellation) -> Entry:
-        """Upload in equal parts what was refused in others: there are servers that take no
-        others (R2). If that is refused, too, it was about something else."""
+        """Upload in equal parts what was refused in unequal ones: some servers take no others (R2).
+        If the server refuses those, too, it was about something else."""
         self.settle(cancellation)
         try:
             entry = self._finished(job, self._equal_parts(job.layout), cancellation)
         except S3Error as exc:
             raise (refusal if exc.status == _REFUSED else exc) from None
-        if wants_equal_parts(refusal):  # else a part may have been lost
+        if wants_equal_parts(refusal):  # otherwise a part may have been lost
             self._s3.capabilities.learned("equal-parts", "yes")
         return entry
 
@@ -308,15 +312,15 @@ class Uploader:
         return Multipart(self._s3, self._options, job.staging, *place)
 
     def _arrived(self, exc: MimicError, job: Job) -> Entry | None:
-        """Return what S3 has, if that is what it was sent. An answer that was lost is asked for
-        again, and then the condition does not hold any more: we have changed the object."""
+        """Return the version in S3, if that is what it was sent. After a lost answer the request is
+        sent again, and then its condition no longer holds: we have changed the object ourselves."""
         changed = isinstance(exc, ObjectChanged | KeyNotFound) or exc.errno == errno.EEXIST
         if not changed or job.condition == Condition():
             return None
         return self._as_sent(job, job.layout.size)
 
     def _as_sent(self, job: Job, size: int) -> Entry | None:
-        """Return what S3 has, if it looks as *job* has made it of *size* bytes."""
+        """Return the version in S3, if it looks like the one that *job* makes of *size* bytes."""
         sent = {name.lower(): value for name, value in job.content.meta.items()}
         if "mtime" not in sent:
             return None
@@ -325,7 +329,7 @@ class Uploader:
         return entry if ours else None
 
     def _make_tagged(self, entry: Entry, job: Job, cancellation: Cancellation) -> None:
-        """Add the tags that the server may have left out of *entry*, which parts have made."""
+        """Add the tags that the server may have left out of *entry*, which was made of parts."""
         kept = self._s3.kept
         headers = kept.completed(job.bucket, job.key, job.content).headers
         said = (job.bucket, entry, headers.get("Tagging", ""), "upload-tags")
@@ -333,7 +337,7 @@ class Uploader:
 
     def _has_bytes(self, entry: Entry, job: Job, md5: str, cancellation: Cancellation) -> bool:
         """Whether *entry* has the bytes of *job*, which is one request, with that *md5*. Others may
-        have put as many there with the same time: a program had set it (rsync -t)."""
+        have put as many bytes there with the same time, if a program has set it (rsync -t)."""
         if entry.etag == md5:
             return True
         found = bytearray(entry.size)

@@ -1,8 +1,9 @@
-"""What a handle knows of its file, and which changes through it still are what is meant.
+"""What a handle knows of its file, and whether a change through it still goes where it was meant to
+go.
 
-The version that a file stands on can be replaced by others, and the file then goes over to theirs:
-it follows them where nobody had got a byte, and appends go behind them. A place that a program had
-chosen before may be somewhere among their bytes.
+Others can replace the version that a file stands on, and the file then goes over to theirs: it
+follows them where nobody had got a byte, and appends go behind their bytes. A place that a program
+had chosen before may then be somewhere among their bytes.
 
 Threading: a File changes the views of its handles under its lock; `got` may be set by any thread.
 """
@@ -17,41 +18,43 @@ from typing import NamedTuple
 class HandleView:
     """What one handle knows of its file."""
 
-    got: bool = False  # it has got bytes, or has given some at a place of its own choice
+    got: bool = False  # it has read bytes, or has written some at a place of its own choice
     appends: bool = False  # it has appended, and so goes on with whatever is there by then
-    end: int | None = None  # the least end that the file had before others changed that
-    stale: bool = False  # it has got bytes of a version that is gone: it gets none of the next
-    astray: bool = False  # a change at a place of its choice was, or would be, among others' bytes
+    end: int | None = None  # the least end that the file had before others changed it
+    stale: bool = False  # it has read bytes of a version that is gone: it gets none of the next
+    # a change at a place of its choice went, or would go, among the bytes of others
+    astray: bool = False
 
     @property
     def outdated(self) -> bool:
-        """Whether its program may know of an end that is another by now."""
+        """Whether its program may know an end that has changed."""
         return self.astray or self.end is not None
 
     def base_moved(self, old: int, new: int) -> None:
-        """Others have replaced the *old* bytes that the file stood on by *new* ones."""
+        """Note that others have replaced the *old* bytes that the file stood on by *new* ones."""
         if old != new:
             self.end = old if self.end is None else min(self.end, old)
 
     def went_behind(self) -> None:
-        """What was appended to the file has gone behind a version of others, and somebody has seen
-        the one before. The kernel may send what was written through a mapping by any handle."""
+        """Note that appended bytes have gone behind a version of others, and that somebody has seen
+        the version before. (The kernel may send what was written through a mapping by any handle.)
+        """
         self.stale = self.stale or (self.got and not self.appends)
         self.astray = True
 
     def is_astray(self, place: int, reach: int, size: int) -> bool:
-        """Whether a change of the bytes from *place* to *reach* is one that was meant for an older
-        version: it goes behind the end that its program may know. Not at the end that the file has
-        now, which is *size*."""
+        """Whether a change of the bytes from *place* to *reach* was meant for an older version: it
+        goes behind the end that its program may know. A change at *size*, the end that the file has
+        now, was not."""
         self.astray |= self.end is not None and reach > self.end and place != size
         return self.astray
 
     def emptied(self) -> None:
-        """The file was cut to nothing: it has no bytes of others."""
+        """Note that the file was cut to nothing: it has no bytes of others."""
         self.end, self.astray = None, False
 
     def renewed(self) -> None:
-        """Its program has locked the file, and looks at what is there by then."""
+        """Note that its program has locked the file, and looks at it anew."""
         self.got = self.stale = self.astray = False
         self.end = None
 

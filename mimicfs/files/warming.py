@@ -1,12 +1,12 @@
 """Filling the cache on disk before anybody reads: `mimicfs warmup`.
 
 Blocks that are here already are not asked for again, so a run that was interrupted goes on when it
-is started anew. Of an object that S3 does not give (archived, denied, replaced meanwhile), or that
-cannot be pinned, the reason is told, and the others come. What was in the cache before makes room
-for them; what was brought or found here by the same run does not.
+is started anew. If S3 does not give an object (archived, denied, replaced meanwhile), or it cannot
+be pinned, the reason is told, and the others come. What was in the cache before makes room for
+them; what the same run brought or found here does not.
 
-What is on a shelf (shelves.py) is here, but what is to be pinned is copied from there to a file of
-its own; what is fetched has one anyway, since a shelf gives its slots to others.
+An object on a shelf (shelves.py) is here already, but to be pinned it is copied to a file of its
+own. An object that is fetched gets one anyway, since a shelf gives its slots to others.
 
 Threading: the thread that calls keeps count; requests are made in the threads of the S3 object.
 """
@@ -51,11 +51,11 @@ class Shortage(Enum):
 class Warmed:
     """The result of a warm-up. *refused*: why, by key."""
 
-    objects: int = 0  # that are here as a whole now
-    here: int = 0  # of them, those that were before
-    bytes: int = 0  # asked of S3
+    objects: int = 0  # how many are here as a whole now
+    here: int = 0  # how many of them were here before
+    bytes: int = 0  # fetched from S3
     refused: dict[str, str] = field(default_factory=dict)
-    shortage: Shortage | None = None  # the first one; what came behind it may be here or not
+    shortage: Shortage | None = None  # the first one; objects after it may be here or not
 
     @property
     def full(self) -> bool:
@@ -63,8 +63,8 @@ class Warmed:
 
 
 class Warming:
-    """Brings objects of *bucket* into *cache*, *limit* bytes at most (None: as many as there is
-    room for). *pin*: they stay. *show* is called with what was done so far."""
+    """Brings objects of *bucket* into *cache*, at most *limit* bytes (None: as many as there is
+    room for). *pin*: they stay. *show* is called with what is done so far."""
 
     def __init__(
         self,
@@ -85,12 +85,12 @@ class Warming:
         self._pins = pin
         self._flights: Flights[_Piece] = Flights(s3.wide, cancellation)
         self._cancellation = cancellation
-        self._under_way = 0  # bytes that are to come, and may be here already
+        self._under_way = 0  # bytes of pieces that are to come; some may be here already
         self._missing: Counter[str] = Counter()  # pieces under way, by key
         self.warmed = Warmed()
 
     def run(self, entries: Iterable[Entry]) -> Warmed:
-        """Bring *entries*. Raises Interrupted, NOTHING_SAID; what came before that stays."""
+        """Bring *entries*. Raises Interrupted, NOTHING_SAID; what had come by then stays."""
         self._cache.keep_what_comes(self._cancellation.check)
         try:
             for piece in self._pieces(entries):
@@ -104,7 +104,8 @@ class Warming:
         return self.warmed
 
     def _pieces(self, entries: Iterable[Entry]) -> Iterator[_Piece]:
-        """Yield what is missing of *entries*, until there is no room for all of the next one."""
+        """Yield the missing pieces of *entries*, until there is no room for the whole of the next
+        one."""
         for entry in entries:
             self._cancellation.check()
             kept = self._cache.object(self._bucket, entry, stays=True)
@@ -123,7 +124,7 @@ class Warming:
             yield from (_Piece(entry, kept, *hole) for hole in holes)
 
     def _is_on_shelf(self, entry: Entry, kept: CachedObject) -> bool:
-        """Whether *entry* is here by a shelf. If it is to be pinned, *kept* has it afterwards."""
+        """Whether *entry* is here on a shelf. If it is to be pinned, *kept* has it afterwards."""
         found = self._cache.object(self._bucket, entry) if entry.size <= MOST else None
         if found is None:
             return False
@@ -137,7 +138,7 @@ class Warming:
         return not any(_holes(kept, entry.size))
 
     def _shortage(self, size: int) -> Shortage | None:
-        """Return what has no room for *size* bytes more."""
+        """Return the place that has no room for *size* more bytes."""
         if self._left is not None:
             if size > self._left:
                 return Shortage.LIMIT
@@ -183,7 +184,7 @@ class Warming:
         self._show(self.warmed)
 
     def _done(self, entry: Entry, kept: CachedObject | None) -> bool:
-        """*entry* is here. Return whether that is all that was asked for."""
+        """Note that *entry* is here. Return whether that was all that was asked for."""
         try:
             if self._pins:
                 self._cache.pin(self._bucket, entry)
@@ -191,7 +192,7 @@ class Warming:
             self.warmed.refused[entry.key] = f"not pinned: {exc}"
             return False
         finally:
-            if kept is not None:  # only now: what is open is not evicted before it is pinned
+            if kept is not None:  # closed only now: an open file is not evicted before it is pinned
                 kept.close()
         self.warmed.objects += 1
         return True

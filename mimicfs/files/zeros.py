@@ -1,7 +1,7 @@
 """Holes of a file that become zeros in S3, which has no holes: one object of zeros is sent, and
-every part of nothing else is copied from it. It stands beside the file while that is uploaded,
+every part that has only zeros is copied from it. It stands beside the file while that is uploaded,
 as `.mimicfs-zeros-` and a random name, and is deleted then; the record in the journal names it, so
-that the next mount deletes what `kill -9` leaves. A mount shows none of these objects.
+that the next mount deletes what `kill -9` leaves. Mounts do not show these objects.
 
 Threading: `make` and `remove` run in `s3.pool`, one after the other.
 """
@@ -21,12 +21,12 @@ from mimicfs.s3.requests.ownkeys import own_name
 
 log = logging.getLogger(__name__)
 
-LEAST = 4  # parts: fewer are sent
+LEAST = 4  # parts: fewer of them are sent as they are
 
 
 def marked(parts: list[PlannedPart], layout: Layout, staging: Staging) -> list[PlannedPart]:
-    """Return *parts*; those to be sent that are holes of *staging* are zeros. The same if they are
-    too few."""
+    """Return *parts*, in which those to be sent that are holes of *staging* are marked as zeros,
+    unless they are too few."""
     sparse = [part._replace(zeros=_is_hole(part, layout, staging)) for part in parts]
     return sparse if sum(part.zeros for part in sparse) >= LEAST else parts
 
@@ -38,7 +38,7 @@ def _is_hole(part: PlannedPart, layout: Layout, staging: Staging) -> bool:
 
 class Zeros:
     """The object of *size* zeros for an upload of *key*, whose requests are *batch*'s. It is sent
-    in parts of *piece*."""
+    in parts of *piece* bytes."""
 
     def __init__(
         self, s3: S3, batch: RequestBatch, bucket: str, key: str, size: int, piece: int
@@ -51,7 +51,7 @@ class Zeros:
         self.key = f"{key[: key.rfind('/') + 1]}{own_name('zeros')}"
 
     def make(self) -> Entry:
-        """Send it. Raises Unsupported where objects of other names must not be made."""
+        """Send the object. Raises Unsupported where objects of other names must not be made."""
         try:
             return self._sent()
         except AccessDenied as exc:
