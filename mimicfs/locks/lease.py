@@ -1,13 +1,14 @@
-"""The lease of a mount on its locks: since when they are certain, and what becomes of them where
+"""The lease of a mount on its locks: since when they are certain, and what becomes of them after
 the store may have lost something.
 
-A lease is a number: another one begins after each time when others may have taken locks. That is so
-after a silence of UNSURE_S, and when a new epoch of the store begins (backends/sessions.py). Then
-all mounts have RECLAIM_S to say again what they hold; no owner gets a lock that it did not hold.
+A lease is a number. A new one begins whenever others may have taken locks: after a silence of
+UNSURE_S, and when a new epoch of the store begins (backends/sessions.py). After a new epoch all
+mounts have RECLAIM_S to say again what they hold; meanwhile no owner gets a lock that it did not
+hold.
 A mount whose session lived when the epoch began knows that nobody else can have what it held,
-whatever the store says now: it *reclaims* that. One that was silent for longer does not know; once
-the time is over, it holds what the store still has of it. As the time is that after which a silent
-session is dead, no mount relies by then on what it knew in the epoch before.
+whatever the store says now: it *reclaims* that. A mount that was silent for longer does not know;
+after RECLAIM_S it holds what the store still has of it. A silent session is dead after the same
+time, so by then no mount relies on what it knew in the epoch before.
 
 Threading: any thread; `_lock` is held while the store says in which epoch it is.
 """
@@ -29,7 +30,7 @@ _SETTLES_S = 2.0  # how long somebody waits for the store to answer again
 
 
 class LockLease:
-    """The lease of *member* on *store*. *clock*: one that goes on while the mount is stopped."""
+    """The lease of *member* on *store*. *clock* goes on while the mount is stopped."""
 
     def __init__(self, store: Backend, member: Member, clock: Callable[[], float]) -> None:
         self.number = 0
@@ -41,11 +42,12 @@ class LockLease:
         self._beat_s = member.beat_s
         self._lock = threading.Lock()  # protects `epoch` and all below
         self._first = 0  # the first lease of this epoch
-        self._ours: set[int] = set()  # those of earlier ones, of which all was ours when it began
+        # earlier leases all of whose locks were still ours when this epoch began
+        self._ours: set[int] = set()
         self._reclaims_until_s = self._grants_from_s = 0.0  # by `clock`
 
     def beaten(self) -> None:
-        """The store has taken the latest beat of the session. Raises StoreError."""
+        """Note that the store has taken the latest beat of the session. Raises StoreError."""
         now_s, before = self._member.beat_s, self.epoch
         if self._member.epoch != before:
             self.look()
@@ -70,8 +72,8 @@ class LockLease:
     # The epoch
 
     def look(self, said: StoreSaid | None = None) -> None:
-        """See whether the store is in another epoch. *said*: what it has just said of itself.
-        Raises StoreError."""
+        """See whether the store is in another epoch. *said* is what it has just said of itself, if
+        it has. Raises StoreError."""
         if epoch(self._store, said) == self.epoch:
             return
         with self._lock:
@@ -95,7 +97,7 @@ class LockLease:
 
     @property
     def wait_s(self) -> float:
-        """How long no owner gets a lock that it did not hold when the epoch began."""
+        """For how long from now no owner gets a lock that it did not hold when the epoch began."""
         return max(0.0, self._grants_from_s - self._clock())
 
     def was_ours(self, number: int) -> bool:
@@ -103,7 +105,8 @@ class LockLease:
         return number in self._ours
 
     def reclaims(self, number: int) -> bool:
-        """Whether that is so, and it is still ours, whatever the store says now."""
+        """Whether what was held in the lease *number* is still ours, whatever the store says now.
+        Whether what was held in the lease *number* is still ours, whatever the store says now."""
         return number in self._ours and self._clock() < self._reclaims_until_s
 
     def is_early(self, number: int) -> bool:

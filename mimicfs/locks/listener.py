@@ -1,7 +1,6 @@
-"""Hears in the log of the store that somebody let go of a lock, for those who wait for it.
+"""Reads in the log of the store that somebody let go of a lock, for the callers that wait for it.
 
-Threading: any thread; a thread of its own listens from the first wait on, and only while somebody
-waits.
+Threading: any thread; a thread of its own listens from the first wait on, while somebody waits.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ _AGAIN_S = 0.2
 
 
 class LockListener:
-    """Calls *heard* with the name of each file in the log *name* of *store*, or with None: that of
-    any file. *is_waited*: whether anybody waits; looked at every *look_s*."""
+    """Calls *heard* with the name of each file in the log *name* of *store*, or with None, which
+    stands for any file. Every *look_s*, *is_waited* tells whether anybody waits."""
 
     def __init__(
         self,
@@ -39,12 +38,12 @@ class LockListener:
         self._waiter = store.waiter()
         self._lock = threading.Lock()  # protects the beginning
         self._thread: threading.Thread | None = None
-        self._place = 0  # in the log; of the thread
+        self._place = 0  # in the log; the thread's own
         self._waits = threading.Event()  # somebody may be waiting
         self._closed = False
 
     def begin(self) -> None:
-        """Hear what is logged from now on. Raises StoreError."""
+        """Begin to hear what is logged from now on. Raises StoreError."""
         with self._lock:
             if self._thread is not None:
                 return
@@ -53,7 +52,7 @@ class LockListener:
             self._thread.start()
 
     def look(self) -> None:
-        """Somebody waits."""
+        """Begin to listen: somebody waits."""
         self._waits.set()
 
     def close(self) -> None:

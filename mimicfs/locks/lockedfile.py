@@ -17,11 +17,12 @@ class LockedFile:
 
     def __init__(self, name: str, lease: int) -> None:
         self.name = name
-        self.lease = lease  # in which what is held was known to be ours
+        self.lease = lease  # the lease in which what is held was known to be ours
         self.turn = threading.Lock()
         self.users = 0
         self.text: str | None = None  # the row as it was seen last
-        self.said: StoreSaid | None = None  # by the store behind the latest swap; None: not asked
+        # what the store said after the latest swap; None: not asked
+        self.said: StoreSaid | None = None
         self.held: tuple[Lock, ...] = ()  # ours, also those that are lost
         self.lost: set[str] = set()  # owners
         self.waiting: list[Lock] = []  # ours
@@ -41,7 +42,7 @@ class LockedFile:
         return row_of(self.text)
 
     def ours(self, row: LockRow, session: str) -> LockRow:
-        """Return *row* with what is ours, of *session*, as it is to be."""
+        """Return *row* with the locks of our *session* as they are to be."""
         others = without(row, {session})
         return LockRow((*others.held, *self.valid), (*others.waiting, *self.waiting))
 

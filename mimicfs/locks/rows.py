@@ -1,12 +1,12 @@
 """The locks of one file as a text in the store, and what they mean. Pure functions.
 
-A row has a generation, which is another one after each change, the locks that are held, and those
-that somebody waits for. A lock is of an owner, SESSION:NUMBER: the session of a mount
-(backends/sessions.py), and there the kernel's number of whoever locks by fcntl(2), a process or an
-open file; or "h" and the number of the handle by which flock(2) was asked for.
+A row has a generation, which changes with each change of the row, the locks that are held, and
+those that somebody waits for. The owner of a lock is SESSION:NUMBER: the session of a mount
+(backends/sessions.py), and a number in that mount. For fcntl(2) it is the kernel's number of the
+process or the open file that locks; for flock(2) it is "h" and the number of the handle.
 
-flock(2) and fcntl(2) have locks of their own, which know nothing of each other. Those of flock
-are of the whole file.
+flock(2) and fcntl(2) each have locks of their own, which know nothing of each other. A lock of
+flock is of the whole file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def text_of(row: LockRow) -> str | None:
 
 
 def against(held: Iterable[Lock], wanted: Lock) -> list[Lock]:
-    """Return which of the locks that are *held* stand against *wanted*."""
+    """Return the *held* locks that conflict with *wanted*."""
     return [
         each
         for each in held
@@ -67,8 +67,8 @@ def against(held: Iterable[Lock], wanted: Lock) -> list[Lock]:
 
 
 def added(held: Iterable[Lock], new: Lock) -> tuple[Lock, ...]:
-    """Return *held* with *new*, which replaces what its owner has there. Locks of an owner and a
-    kind that touch are one."""
+    """Return *held* with *new*, which replaces the locks of its owner there. Locks of one owner and
+    kind that touch become one."""
     start, end = new.start, new.end
     left: list[Lock] = []
     for each in removed(held, new):
@@ -81,8 +81,8 @@ def added(held: Iterable[Lock], new: Lock) -> tuple[Lock, ...]:
 
 
 def removed(held: Iterable[Lock], gone: Lock) -> tuple[Lock, ...]:
-    """Return *held* without what the owner of *gone* has where *gone* is, whichever kind of two
-    (`write`) it is."""
+    """Return *held* without the locks, to read or to `write`, that the owner of *gone* has in its
+    range."""
     left: list[Lock] = []
     for each in held:
         mine = (each.owner, each.flock) == (gone.owner, gone.flock)
@@ -97,8 +97,8 @@ def removed(held: Iterable[Lock], gone: Lock) -> tuple[Lock, ...]:
 
 
 def within(held: Iterable[Lock], wanted: Lock) -> tuple[Lock, ...]:
-    """Return what the owner of *wanted* has of *held* where *wanted* is, whichever kind of two
-    (`write`) it is."""
+    """Return the *held* locks, to read or to `write`, that the owner of *wanted* has in its range.
+    Return the *held* locks, to read or to `write`, that the owner of *wanted* has in its range."""
     return tuple(
         each._replace(start=max(each.start, wanted.start), end=min(each.end, wanted.end))
         for each in held
@@ -108,7 +108,7 @@ def within(held: Iterable[Lock], wanted: Lock) -> tuple[Lock, ...]:
 
 
 def joined(held: Iterable[Lock], new: Lock) -> tuple[Lock, ...]:
-    """Return *held* with *new*, and what its owner has there to write."""
+    """Return *held* with *new*, and with the locks to write that its owner has there."""
     held = tuple(held)
     found = added(held, new)
     for each in within(held, new):
@@ -118,7 +118,8 @@ def joined(held: Iterable[Lock], new: Lock) -> tuple[Lock, ...]:
 
 
 def left(held: Iterable[Lock], gone: Lock, kept: Iterable[Lock]) -> tuple[Lock, ...]:
-    """Return *held* where the owner of *gone* has *kept* there, of what it has, and no more."""
+    """Return *held* in which the owner of *gone* has in its range only those locks that are also in
+    *kept*."""
     held = tuple(held)
     found = removed(held, gone)
     for each in kept:
@@ -128,12 +129,12 @@ def left(held: Iterable[Lock], gone: Lock, kept: Iterable[Lock]) -> tuple[Lock, 
 
 
 def uncovered(held: Iterable[Lock], kept: Collection[Lock]) -> set[str]:
-    """Return the owners of those locks that are *held* and are not, or not wholly, in *kept*."""
+    """Return the owners of *held* locks that *kept* does not cover wholly."""
     return {each.owner for each in held if not is_covered(each, kept)}
 
 
 def is_covered(lock: Lock, kept: Iterable[Lock]) -> bool:
-    """Whether *kept*, of the same owner, are as much as *lock*, or more."""
+    """Whether *kept*, of the same owner, cover at least what *lock* does."""
     left: tuple[Lock, ...] = (lock,)
     for each in kept:
         if each.write or not lock.write:
@@ -142,7 +143,7 @@ def is_covered(lock: Lock, kept: Iterable[Lock]) -> bool:
 
 
 def without(row: LockRow, sessions: Collection[str]) -> LockRow:
-    """Return *row* without what is of *sessions*."""
+    """Return *row* without the locks and waiters of *sessions*."""
     return LockRow(
         tuple(each for each in row.held if each.session not in sessions),
         tuple(each for each in row.waiting if each.session not in sessions),
@@ -154,8 +155,8 @@ def of(locks: Iterable[Lock], session: str) -> tuple[Lock, ...]:
 
 
 def is_deadlock(rows: Mapping[str, LockRow], owner: str) -> bool:
-    """Whether *owner* waits for somebody who waits, directly or not, for *owner*. Of flock(2)
-    nobody is told so."""
+    """Whether *owner* waits for somebody who waits, directly or not, for *owner*. Waits by flock(2)
+    do not count, as in Linux."""
     waits_for: dict[str, set[str]] = {}
     for row in rows.values():
         for wanted in row.waiting:

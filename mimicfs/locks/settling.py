@@ -1,9 +1,9 @@
-"""The rows of locked files in the store: they are made to say what this mount holds, and show what
-was taken from it.
+"""The rows of locked files in the store: this mount writes into them what it holds, and sees in
+them what was taken from it.
 
-A row that is to be settled may take several swaps: each that fails shows what the row is now. So it
-is a generator of swaps, which is driven alone (`settle`), or beside many others, a round trip for
-each step of all of them (`settle_all`).
+To settle a row may take several swaps: each that fails shows what the row is now. So settling is a
+generator of swaps. `settle` drives one alone; `settle_all` drives many at once, with one round trip
+for a step of all of them.
 
 Threading: any thread that has the turn of the file (`LockedFile.turn`); `_lock` protects `_owed`.
 """
@@ -32,7 +32,8 @@ class _Swap(NamedTuple):
 
 
 class _Swapped(NamedTuple):
-    """What came of a swap. *looked*: since then it was looked whether there is another epoch."""
+    """The result of a swap. *looked*: since then this mount has looked whether there is another
+    epoch."""
 
     done: bool
     now: str | None
@@ -41,7 +42,7 @@ class _Swapped(NamedTuple):
 
 class LockRows:
     """The rows in *store* for the mount *session*. *when_lost* is called, in a thread of its own,
-    with the name of a file of which a lock was taken."""
+    with the name of a file that has lost a lock."""
 
     def __init__(
         self, store: Backend, session: str, lease: LockLease, when_lost: Callable[[str], None]
@@ -51,20 +52,21 @@ class LockRows:
         self._lease = lease
         self._when_lost = when_lost
         self._lock = threading.Lock()
-        self._owed: set[str] = set()  # rows that may have more of us than we hold
+        self._owed: set[str] = set()  # rows that may have more locks of ours than we hold
 
     def owe(self, name: str) -> None:
-        """The row of *name* may have more of us than we hold."""
+        """Note that the row of *name* may have more locks of ours than we hold."""
         with self._lock:
             self._owed.add(name)
 
     def owed(self) -> str | None:
-        """Return the name of such a row, which is not owed any more; None: there is none."""
+        """Take the name of such a row from the list and return it; None: there is none."""
         with self._lock:
             return self._owed.pop() if self._owed else None
 
     def settle(self, at: LockedFile, *, anew: bool = False) -> None:
-        """Make the row say what this mount holds. *anew*: also if it does. Raises StoreError."""
+        """Write into the row what this mount holds; *anew*: even if it says so already. Raises
+        StoreError."""
         steps = self._settling(at, anew=anew)
         try:
             swap = next(steps, None)
@@ -97,8 +99,8 @@ class LockRows:
             raise
 
     def swap(self, at: LockedFile, row: LockRow, *, asks: bool = False) -> bool:
-        """Make the row *row*, with what is ours; return False if it is not what it was. *asks*: and
-        hear what the store says of itself after that."""
+        """Replace the row by *row* with our locks; return False if others have changed it. *asks*:
+        also ask what the store says of itself after that."""
         at.said = None
         wanted = self._wanted(at, row, anew=False)
         if wanted is None:
@@ -112,13 +114,13 @@ class LockRows:
         return done
 
     def seen(self, at: LockedFile) -> LockRow:
-        """Read the row, and return it as `taken_note_of`. Raises StoreError."""
+        """Read the row, and return it as `taken_note_of` does. Raises StoreError."""
         at.text = self._store.note(LOCKS, at.name)
         return self.taken_note_of(at)
 
     def taken_note_of(self, at: LockedFile, *, looked: bool = False) -> LockRow:
-        """Return the row as it is, with what is ours; what was taken from us is lost. Raises
-        StoreError."""
+        """Return the row as it is, with our locks; mark the locks that were taken from us as lost.
+        Raises StoreError."""
         row, lost = at.row, self._taken_of(at)
         if lost and not looked:
             self._lease.look()
@@ -137,13 +139,14 @@ class LockRows:
                 break
             reclaimed |= self._lease.was_ours(at.lease) and bool(self._taken_of(at))
             row = self.taken_note_of(at, looked=looked)
-        # The row lacked it: somebody may have had it since, and have let go of it.
+        # The row lacked the lock: somebody may have had it since, and let go of it.
         if reclaimed and at.valid and not self._lease.reclaims(at.lease):
             self._lose(at, {each.owner for each in at.valid})
             yield from self._settling(at, anew=False)
 
     def _wanted(self, at: LockedFile, row: LockRow, *, anew: bool) -> _Swap | None:
-        """Return the swap that makes the row *row*, with what is ours; None: it is that."""
+        """Return the swap that replaces the row by *row* with our locks; None: it is that already.
+        Return the swap that replaces the row by *row* with our locks; None: it is that already."""
         old, new = at.row, at.ours(row, self._session)
         if is_same(new, old) and not anew:
             return None
@@ -151,7 +154,7 @@ class LockRows:
         return _Swap(at.text, text_of(new), freed)
 
     def _taken_of(self, at: LockedFile) -> set[str]:
-        """Return the owners of what the row, as it was seen last, lacks of ours."""
+        """Return the owners of those locks of ours that the row lacked when it was seen last."""
         return uncovered(at.valid, of(at.row.held, self._session))
 
     def _lose(self, at: LockedFile, owners: set[str]) -> None:

@@ -1,22 +1,22 @@
 """File locks in the store: all mounts that share it exclude each other.
 
 The locks of a file are a row (rows.py), noted beside LOCKS under the file's name; each change of a
-row compares it with what it was and replaces it in one step (`Backend.swap_note`). A caller that
-waits is in the row, too: a caller that lets go of something then adds a line to the log of LOCKS,
-which wakes them.
+row compares it with what it was and replaces it in one step (`Backend.swap_note`). A waiting caller
+is in the row, too: then a caller that lets go of something adds a line to the log of LOCKS, which
+wakes those that wait.
 
-The lease. A lock is its mount's as long as the session lives (member.py). One that is silent for
-member.LASTS_MS by the store's clock may lose its locks to whoever wants them, and only to them. So
-a mount that was silent for UNSURE_S relies on no lock until the store answers. Then a new lease
-begins: before the mount relies on the locks of a file, it gives the row another generation, so that
-no mount takes what it saw before, or finds that they were taken. It does so at the next use of the
-file, or with one of the next beats, each of which spends up to _SPENDS_S. Else nobody can have
-taken a lock, and a beat of the session costs nothing, however many are held. Where the store may
-have lost something, there is another epoch, and a new lease, too (lease.py). A caller that was
-given a lock looks whether the epoch is still the one in which it asked; else it has none, and asks
-again.
-What was taken is *lost*: its owner gets no other lock of that file until it has let go of all of
-them (EIO), and `when_lost` is called.
+The lease. A lock is its mount's as long as the session lives (member.py). A session that is silent
+for member.LASTS_MS by the store's clock may lose its locks to callers that want them. So a mount
+that was silent for UNSURE_S relies on no lock until the store answers. Then a new lease begins.
+Before the mount relies on the locks of a file again, it gives the row another generation, so that
+no mount takes a lock by what it saw before; or it finds that the locks were taken. It does so at
+the next use of the file, or with one of the next beats, each of which spends up to _SPENDS_S.
+Without such a silence nobody can have taken a lock, and a beat of the session costs nothing,
+however many locks are held. Where the store may have lost something, there is another epoch, and a
+new lease, too (lease.py). A caller that was given a lock looks whether the epoch is still the one
+in which it asked. If not, it has no lock, and asks again.
+A lock that was taken is *lost*: its owner gets no other lock of that file (EIO) until it has let go
+of all of them, and `when_lost` is called.
 
     free     lock                                 -> held
     held     unlock, close                        -> free
@@ -27,9 +27,9 @@ them (EIO), and `when_lost` is called.
     unsure   a new lease, the row lacks it        -> lost
     lost     unlock of all, close                 -> free
 
-INVARIANT: a row has all that this mount holds of a file (`LockedFile.valid`), or somebody took it,
-or the store lost it. It may have more of ours where an answer of the store was lost; then the file
-is owed (settling.py), and what is too much is given up once the store answers.
+INVARIANT: a row has all locks that this mount holds of a file (`LockedFile.valid`), unless somebody
+took them, or the store lost them. Where an answer of the store was lost, it may have more of ours;
+then the file is owed (settling.py), and the surplus is given up once the store answers.
 
 Threading: any thread. `LockedFile.turn` is held while the store is asked about that file; `_lock`
 protects the table and is held for a few instructions.
@@ -72,9 +72,9 @@ from mimicfs.posix import Cancellation
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 2.0  # between two looks whether those who stand in the way are alive, or wait for us
+LOOK_S = 2.0  # between two looks whether the owners in the way are alive, or wait for us
 _TOGETHER = 100  # rows that are renewed in one round trip
-_SPENDS_S = 1.0  # how long a beat looks at rows; the next one must come in time
+_SPENDS_S = 1.0  # how long a beat looks at rows: the next beat must come in time
 
 
 class SharedLocks:
@@ -113,11 +113,11 @@ class SharedLocks:
         wait: bool,
         others_s: float = 0.0,
     ) -> tuple[Lock, ...]:
-        """Let the owner of *wanted* have it; return what it had there before. If that was more,
-        it still has that: `leave` gives it up. *others_s*: without *wait*, how long to wait all the
-        same where only other mounts have it. Raises PosixError EAGAIN where others have it, and
-        not *wait*; EDEADLK where they wait for this owner; EIO for an owner that has lost a lock of
-        this file; Interrupted; StoreError."""
+        """Grant *wanted* to its owner; return what the owner had there before. If that was more,
+        the owner still has it: `leave` gives it up. *others_s* is how long to wait even without
+        *wait* where only other mounts are in the way. Raises PosixError EAGAIN where others have
+        the lock, without *wait*; EDEADLK where they wait for this owner; EIO for an owner that has
+        lost a lock of this file; Interrupted; StoreError."""
         with self._used(name) as at:
             before = self._attempt(at, wanted, cancellation)
             if before is None and wait:
@@ -129,18 +129,18 @@ class SharedLocks:
             return before
 
     def _is_elsewhere(self, at: LockedFile, wanted: Lock) -> bool:
-        """Whether only other mounts had what stood against *wanted* a moment ago."""
+        """Whether only other mounts had locks against *wanted* a moment ago."""
         with at.turn:
             found = against(at.row.held, wanted)
         return not of(found, self._member.id)
 
     def unlock(self, name: str, owner: str, *, flock: bool, start: int = 0, end: int = END) -> None:
-        """*owner* lets go of what it has from *start* to *end*. Raises StoreError: then the store
-        hears of it as soon as it answers again."""
+        """Release what *owner* has from *start* to *end*. Raises StoreError; then the store hears
+        of the release as soon as it answers again."""
         self.leave(name, Lock(owner, flock, False, start, end, 0), ())
 
     def leave(self, name: str, gone: Lock, kept: tuple[Lock, ...]) -> None:
-        """Leave its owner only *kept* within the range of *gone*. Raises StoreError as `unlock`
+        """Leave its owner only *kept* within the range of *gone*. Raises StoreError, as `unlock`
         does."""
         with self._used(name) as at, at.turn:
             before, at.held = at.held, left(at.held, gone, kept)
@@ -154,7 +154,7 @@ class SharedLocks:
                 self._wake(at)
 
     def standing(self, name: str, wanted: Lock) -> Lock | None:
-        """Return a lock that stands against *wanted*, if there is one. Raises StoreError."""
+        """Return a lock that conflicts with *wanted*, if there is one. Raises StoreError."""
         with self._used(name) as at, at.turn:
             row = self._rows.seen(at)
             found = against(row.held, wanted)
@@ -162,7 +162,8 @@ class SharedLocks:
             return next((each for each in found if each.session not in gone), None)
 
     def holds(self, name: str, owner: str | None = None) -> bool:
-        """Whether this mount has, or has lost, a lock of the file; one of *owner*."""
+        """Whether this mount has, or has lost, a lock of the file (of *owner*, if that is given).
+        Whether this mount has, or has lost, a lock of the file (of *owner*, if that is given)."""
         at = self._files.get(name)
         return at is not None and any(owner in (None, each.owner) for each in at.held)
 
@@ -176,7 +177,7 @@ class SharedLocks:
             with at.turn:
                 self._renew(at)
                 self._rows.seen(at)
-                self._renew(at)  # there is another epoch, perhaps
+                self._renew(at)  # there may be another epoch
                 if at.lost:
                     raise self._is_lost(at)
 
@@ -188,7 +189,7 @@ class SharedLocks:
                 at.held, at.waiting = (), []
                 try:
                     self._rows.settle(at)
-                except StoreError as exc:  # they end with the session
+                except StoreError as exc:  # the locks end with the session
                     log.debug("%s: %s", at.name, exc)
 
     def _lost(self, name: str) -> None:
@@ -205,7 +206,7 @@ class SharedLocks:
     # The lease
 
     def beaten(self) -> None:
-        """The store has taken the latest beat of the session. Raises StoreError."""
+        """Note that the store has taken the latest beat of the session. Raises StoreError."""
         until_s = time.monotonic() + _SPENDS_S
         self._lease.beaten()
         self._renew_all(until_s)
@@ -244,8 +245,8 @@ class SharedLocks:
                     self._renew(at)
 
     def _renew(self, at: LockedFile) -> None:
-        """Others may have taken our locks before this lease, or be about to: give what is ours
-        another generation, or find that it was taken. Raises StoreError."""
+        """Give the row another generation, or find that our locks were taken: before this lease
+        others may have taken them, or been about to. Raises StoreError."""
         lease = self._lease.number
         if at.lease != lease:
             if at.held and self._lease.is_early(at.lease):
@@ -259,8 +260,8 @@ class SharedLocks:
             return [each for each in self._files.values() if each.held]
 
     def _look_everywhere(self) -> None:
-        """The store may have again what was given up. Locks that are held are renewed in any
-        case."""
+        """Look at all rows: the store may again have locks that were given up. Locks that are held
+        are renewed in any case."""
         held = {at.name for at in self._kept()}
         for name, row in rows(self._store).items():
             if name not in held and of((*row.held, *row.waiting), self._member.id):
@@ -268,7 +269,7 @@ class SharedLocks:
         forget_waiters(self._store, self._member.id)
 
     def _pay(self, until_s: float) -> None:
-        """Give up in the store what is not held any more. Raises StoreError."""
+        """Give up in the store the locks that are no longer held. Raises StoreError."""
         while time.monotonic() < until_s and (name := self._rows.owed()) is not None:
             try:
                 with self._used(name) as at, at.turn:
@@ -283,8 +284,8 @@ class SharedLocks:
     def _attempt(
         self, at: LockedFile, wanted: Lock, cancellation: Cancellation, *, look: bool = True
     ) -> tuple[Lock, ...] | None:
-        """Let the owner of *wanted* have it; return what it had there before, or None where
-        something stands against that. *look*: whether those who have it are alive."""
+        """Grant *wanted* to its owner; return what the owner had there before, or None where
+        another lock is in the way. *look*: see whether the owners of that are alive."""
         while True:
             self._lease.be_sure()
             self._be_settled(at, wanted, cancellation)
@@ -297,8 +298,8 @@ class SharedLocks:
                 at.waiting = waiting
 
     def _be_settled(self, at: LockedFile, wanted: Lock, cancellation: Cancellation) -> None:
-        """Wait until all have said what they hold, unless *wanted* is not more than that of its
-        owner. Raises Interrupted, StoreError."""
+        """Wait until all mounts have said what they hold, unless the owner of *wanted* held as much
+        before. Raises Interrupted, StoreError."""
         if not self._lease.epoch:
             self._lease.look()
         while not is_covered(wanted, within(at.held, wanted)) and (wait_s := self._lease.wait_s):
@@ -307,8 +308,8 @@ class SharedLocks:
             self._lease.be_sure()
 
     def _is_still(self, known: str, at: LockedFile, wanted: Lock, before: tuple[Lock, ...]) -> bool:
-        """Whether the store is still in the epoch *known*. Else, or if it does not say so, the
-        owner of *wanted* has no more than *before*. Raises StoreError."""
+        """Whether the store is still in the epoch *known*. If it is not, or does not say, the owner
+        of *wanted* is left with what it had *before*. Raises StoreError."""
         try:
             self._lease.look(at.said)
         except StoreError:
@@ -337,11 +338,12 @@ class SharedLocks:
             row = self._rows.taken_note_of(at)
 
     def _change(self, at: LockedFile, row: LockRow, wanted: Lock, *, granted: bool) -> bool:
-        """Make the row say whether *wanted* was granted; return False if it is not what it was."""
+        """Write into the row whether *wanted* was granted; return False if others have changed the
+        row."""
         held, waiting = at.held, at.waiting
         if granted:
             at.held, at.waiting = joined(held, wanted), less(waiting, wanted)
-        elif wanted.flock:  # as in Linux: what is to be converted is given up first
+        elif wanted.flock:  # as in Linux: a lock that is to be converted is given up first
             at.held = removed(held, wanted)
         try:
             done = self._rows.swap(at, row, asks=granted)
@@ -377,7 +379,7 @@ class SharedLocks:
     def _wait(
         self, at: LockedFile, wanted: Lock, cancellation: Cancellation, most_s: float
     ) -> tuple[Lock, ...] | None:
-        """Return None if *most_s* was not enough."""
+        """Wait for the lock, at most *most_s*; return None if that was not enough."""
         end_s = time.monotonic() + most_s
         self._listener.begin()
         with at.turn:
@@ -385,7 +387,7 @@ class SharedLocks:
         self._listener.look()
         before: tuple[Lock, ...] | None = None
         try:
-            look_s = 0.0  # by when it is to look again at those who stand in the way
+            look_s = 0.0  # when to look again at the owners in the way
             while before is None and time.monotonic() < end_s:
                 look = time.monotonic() >= look_s
                 look_s = time.monotonic() + LOOK_S if look else look_s
@@ -393,7 +395,7 @@ class SharedLocks:
             return before
         finally:
             if before is None:
-                # By another thread: whoever was interrupted is told so at once, also where the
+                # Another thread does this: an interrupted caller is told at once, even where the
                 # store is silent.
                 threading.Thread(target=self._unmark, args=(at.name, wanted), daemon=True).start()
 
@@ -419,16 +421,17 @@ class SharedLocks:
         return None
 
     def _unmark(self, name: str, wanted: Lock) -> None:
-        """Nobody waits for *wanted* any more."""
+        """Take *wanted* from those that the row says are waited for."""
         with self._used(name) as at, at.turn:
             at.waiting = less(at.waiting, wanted)
             try:
                 self._rows.settle(at)
-            except StoreError as exc:  # after the next beat
+            except StoreError as exc:  # it is done after the next beat
                 log.debug("%s", exc)
 
     def _check_deadlock(self, owner: str) -> None:
-        """Raise PosixError EDEADLK. Of two who close a circle in the same moment, both are told."""
+        """Raise PosixError EDEADLK if this wait closes a circle. If two callers close it at the
+        same moment, both are told."""
         if is_deadlock(living_rows(self._store, self._member.id), owner):
             raise PosixError(errno.EDEADLK, "those who have the lock wait for this process")
 

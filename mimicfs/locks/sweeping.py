@@ -1,5 +1,4 @@
-"""What mounts that are dead have left in the rows of locks, and who stands in whose way because of
-it.
+"""What dead mounts have left in the rows of locks, and who is in whose way because of it.
 
 Threading: no state; any thread.
 """
@@ -12,7 +11,7 @@ from mimicfs.backends import Backend
 from mimicfs.backends.sessions import sessions
 from mimicfs.locks.rows import Lock, LockRow, row_of, text_of, without
 
-LOCKS = "/locks"  # no bucket is called so
+LOCKS = "/locks"  # no bucket has such a name
 
 
 def dead(store: Backend, locks: Iterable[Lock], own: str) -> set[str]:
@@ -24,20 +23,20 @@ def dead(store: Backend, locks: Iterable[Lock], own: str) -> set[str]:
 
 
 def rows(store: Backend) -> dict[str, LockRow]:
-    """Return all that is locked, or waited for. Raises StoreError."""
+    """Return the rows of all files that are locked or waited for. Raises StoreError."""
     return {name: row_of(text) for name, text in store.notes(LOCKS).items()}
 
 
 def living_rows(store: Backend, own: str) -> dict[str, LockRow]:
-    """Return the same without what is of mounts that are dead. Raises StoreError."""
+    """Return the same without the locks and waiters of dead mounts. Raises StoreError."""
     found = rows(store)
     gone = dead(store, (lock for row in found.values() for lock in (*row.held, *row.waiting)), own)
     return {name: without(row, gone) for name, row in found.items()}
 
 
 def forget_waiters(store: Backend, own: str) -> None:
-    """Nobody waits any more in mounts that are dead. One that is not says again what it waits for.
-    What they held is left to whoever wants it. Raises StoreError."""
+    """Remove the waiters of dead mounts. (A mount that is alive after all says again what it waits
+    for.) What the dead held is left to callers that want it. Raises StoreError."""
     texts = store.notes(LOCKS)
     waiting = [lock for text in texts.values() for lock in row_of(text).waiting]
     gone = dead(store, waiting, own)

@@ -1,4 +1,4 @@
-"""Whom an open lets in, and to which version: what is asked of S3 before a file is opened.
+"""Admission at an open: who may open a file, and which version of it; and what S3 is asked before.
 
 Threading: any thread; waits for S3.
 """
@@ -19,7 +19,7 @@ from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.tree import Tree
 
-# How long an open waits at most until the kernel was told of what changed before.
+# How long an open waits at most for the kernel to be told of earlier changes.
 TELL_KERNEL_S = 5.0
 
 
@@ -48,8 +48,7 @@ class Admission:
         return entry
 
     def seen_at_once(self, caller: Caller, node: Node) -> Entry | None:
-        """Return the same if nobody needs to be asked for it; None: `seen` knows, or says why
-        not."""
+        """Return the same if that asks nobody; None: `seen` finds out, or says why not."""
         try:
             entry = self._tree.entry(node)
         except MimicError:
@@ -59,8 +58,8 @@ class Admission:
 
     def _admitted(self, node: Node, entry: Entry, caller: Caller) -> Entry:
         """Return *entry* once its stored mode and owner are known: the kernel has let *caller* in
-        by those of the mount. Raises PosixError ESTALE where they are others: then the kernel
-        looks the name up again, and decides by them."""
+        by the mode and owner of the mount. Raises PosixError ESTALE where the stored ones differ:
+        then the kernel looks the name up again, and decides by those."""
         if not self._options.buckets.of(node.bucket).keeps_metadata:
             return entry
         shown = self._attr(caller, node)
@@ -73,8 +72,8 @@ class Admission:
         return self._tree.entry(node)
 
     def ask(self, node: Node, caller: Caller) -> None:
-        """See what S3 has of *node* now; the mirror and the kernel are told. Raises PosixError
-        ENOENT; ESTALE where it is no regular file any more: then its name is looked up again."""
+        """Ask S3 what *node* is now, and tell the mirror and the kernel. Raises PosixError ENOENT;
+        ESTALE where it is no longer a regular file: then the kernel looks its name up again."""
         head = self._s3.pool.submit(self._s3.head, node.bucket, node.key)
         caller.cancellation.wait(head)
         if not stat.S_ISREG(self._attr(caller, node).mode):

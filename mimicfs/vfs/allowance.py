@@ -1,4 +1,4 @@
-"""An allowance: so much may be spent a second in the long run, and a stock of it at once.
+"""An allowance: a rate that may be spent in the long run, and a stock that may be spent at once.
 
 Threading: any thread; the lock is held for a few instructions.
 """
@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 
 class Allowance:
-    """*rate* a second; up to *stock* is saved up, and there at the beginning. A *rate* of 0
-    allows everything. The cost of something may turn out afterwards: then there are debts."""
+    """Allows *rate* a second, and saves up to *stock*, which is there at the beginning. A *rate* of
+    0 allows everything. If a cost turns out only afterwards, there may be debts."""
 
     def __init__(
         self, rate: float, stock: float, clock: Callable[[], float] = time.monotonic

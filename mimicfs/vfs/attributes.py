@@ -1,5 +1,5 @@
-"""From what the mirror and an open file know to what stat(2) shows. Pure but for a memory of
-when buckets were made; any thread may call it.
+"""The attributes that stat(2) shows, made from what the mirror and an open file know. The functions
+are pure, but for a memory of when buckets were made; any thread may call them.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class Attributes:
         """Return the attributes of an object that the mirror has."""
         if entry.meta and self._believed:
             return self._stored(ino, self._file_mode, entry.size, entry)
-        # Once for each name of a listing: tuple.__new__ takes half as long as Attr().
+        # This runs once for each name of a listing: tuple.__new__ takes half as long as Attr().
         _, size, mtime_ns, *_ = entry
         plain = (ino, self._file_mode, size, mtime_ns, self._uid, self._gid, 1, -1, -1, 0)
         return tuple.__new__(Attr, plain)
 
     def of_directory(self, ino: int, entry: Entry | None, touched_ns: int, since_ns: int) -> Attr:
-        """Return the attributes of a directory. *entry* is its own, if it has one; *touched_ns*
-        is when its names changed last, as far as this mount knows; *since_ns* holds where
-        nothing has a time."""
+        """Return the attributes of a directory. *entry* is the directory's own, if it has one;
+        *touched_ns* is when its names changed last, as far as this mount knows; *since_ns* is used
+        where nothing has a time."""
         if entry is not None and entry.meta and self._believed:
-            if entry.kind != OBJECT:  # it has no time of its own
+            if entry.kind != OBJECT:  # the directory has no time of its own
                 entry = entry._replace(mtime_ns=since_ns)
             attr = self._stored(ino, self._directory_mode, 0, entry)
         else:
-            # One link: find(1) takes it as "the number of subdirectories is not known".
+            # find(1) takes one link as "the number of subdirectories is not known".
             since_ns = max(since_ns, entry.mtime_ns if entry is not None else 0)
             options = self._options
             attr = Attr(
@@ -85,8 +85,8 @@ class Attributes:
         if stored.kind in self._kinds and stat.S_ISREG(mode):
             mode = stored.kind | stat.S_IMODE(mode)
         mtime_ns = entry.mtime_ns if stored.mtime_ns is None else stored.mtime_ns
-        # S3's LastModified: data or metadata were written last then. It has whole seconds, and is
-        # not to be before what was written in the same one.
+        # The ctime is S3's LastModified, the time when data or metadata were written last. It has
+        # whole seconds, so it must not come out before the mtime in the same second.
         written_ns = mtime_ns if 0 <= mtime_ns - entry.mtime_ns < _SOON_NS else entry.mtime_ns
         ctime_ns = max(written_ns, stored.ctime_ns or written_ns)
         return Attr(

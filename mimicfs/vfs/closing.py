@@ -43,7 +43,8 @@ class ClosingFiles(RenewedFiles):
         cache: BlockCache | None = None,
     ) -> None:
         super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
-        # Called before S3 gets the bytes of a file; what it raises holds that off.
+        # This is called before S3 gets the bytes of a file; an error that it raises prevents the
+        # upload.
         self.guard: Callable[[File], None] = lambda _: None
         self._securer = Securer()
         self._behind: WriteBack | None = None
@@ -60,9 +61,9 @@ class ClosingFiles(RenewedFiles):
         """Process *pid* closed a descriptor: upload what was written, or see to it that it is
         uploaded.
 
-        A shell opens `> file` and closes that once it is its standard output: nothing is
-        written yet, and there is another descriptor. An empty object that is replaced a
-        moment later is not worth a PUT.
+        A shell opens `> file`, makes that its standard output, and closes the first descriptor:
+        nothing is written yet, and the other one is open. An empty object that is replaced a moment
+        later is not worth a PUT.
         """
         node, file, *_ = self._handle(handle)
         if file is None or (file.size == 0 and file.dirty and has_open(pid, node.ino)):
@@ -70,8 +71,9 @@ class ClosingFiles(RenewedFiles):
         self._finish(node, file)
 
     def closed_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
-        """As `closed_by`, where that waits for the local disk only: another thread does, and tells
-        *done* what came of it. False: nothing has happened, `closed_by` is to be called."""
+        """Do what `closed_by` does, where that waits for the local disk only: another thread waits,
+        and calls *done* with the result. False: nothing has happened, and the caller calls
+        `closed_by`."""
         node, file, *_ = self._handle(handle)
         behind = self._behind
         if behind is None or file is None or node.is_nameless:
@@ -91,19 +93,19 @@ class ClosingFiles(RenewedFiles):
         try:
             sync()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller is to be told
-            # Another place on the disk may take it; if not, S3 is waited for.
+            # Another place on the disk may take the bytes; if not, this waits for S3.
             log.debug("s3://%s/%s: %r", file.bucket, file.key, exc)
             end = (lambda: self._finish(node, file), done)
             try:
                 threading.Thread(target=_told, args=end, name="closing", daemon=True).start()
-            except RuntimeError:  # there can be no more threads: who comes after waits, too
+            except RuntimeError:  # no more threads can start: later callers wait, too
                 _told(*end)
         else:
             _told(lambda: self._upload_soon(node, file), done)
 
     def _finish(self, node: Node, file: File) -> None:
-        # Not interruptible: a process that is killed has its files closed as on any disk. Appends
-        # to what others have replaced are not seen under the name before S3 has them.
+        # This cannot be interrupted: the files of a killed process are closed as on any disk.
+        # Appends to an object that others have replaced show under the name only once S3 has them.
         behind = None if file.lost is not None or node.is_nameless else self._behind
         if behind is None or not self._is_secured(file):
             self._upload(node, file, NEVER)
@@ -115,7 +117,8 @@ class ClosingFiles(RenewedFiles):
             self._behind.add(file, lambda: self.hold(node, file))
 
     def _is_secured(self, file: File) -> bool:
-        """Whether *file* is safe on the disk now. If not, S3 is to have it before close returns."""
+        """Make *file* safe on the disk; return whether it is. If not, S3 must have it before close
+        returns."""
         try:
             file.secure()
         except PosixError as exc:
@@ -123,7 +126,7 @@ class ClosingFiles(RenewedFiles):
             return False
         return True
 
-    # As writeback.UploadsBehind
+    # The methods of writeback.UploadsBehind
 
     def hold(self, node: Node, file: File) -> int:
         """Hold *file* open; return the handle that does."""
@@ -144,7 +147,7 @@ class ClosingFiles(RenewedFiles):
         self._upload(node, file, cancellation, behind=True, flight=flight)
 
     def begin(self, file: File, handle: int, cancellation: Cancellation) -> Flight | None:
-        if self.shares_locks:  # the store is asked first whether they still hold
+        if self.shares_locks:  # the store is asked first whether the locks still hold
             return None
         node = self._handle(handle).node
         with self._lock:
@@ -170,7 +173,7 @@ class ClosingFiles(RenewedFiles):
         return self._behind.pending() if self._behind is not None else []
 
     def flush_node(self, node: Node, cancellation: Cancellation) -> None:
-        """The same for whatever is open of *node*."""
+        """Upload the same way whatever is open of *node*."""
         file = node.file
         if file is not None:
             self._upload(node, file, cancellation)
@@ -185,7 +188,7 @@ class ClosingFiles(RenewedFiles):
         flight: Flight | None = None,
     ) -> None:
         if flight is None and file.lost is not None:
-            file.flush(cancellation)  # says so
+            file.flush(cancellation)  # raises why
         if flight is None and not file.dirty:
             return
         moves = file.moves
@@ -198,21 +201,21 @@ class ClosingFiles(RenewedFiles):
                     file.flush(cancellation, behind=behind, guard=self.guard)
             if not file.dirty:
                 self._wrote(node, file)
-        except UploadFailed as exc:  # the caller is told an errno only; here is where and why
+        except UploadFailed as exc:  # the caller gets only an errno: the log says where and why
             if not behind or file.lost is not None:
                 log.error("%s", exc)
             if file.lost is not None:
                 self._kernel.replaced(node)
             raise
         finally:
-            if file.moves != moves:  # what was appended is not where the kernel has put it
+            if file.moves != moves:  # the appended bytes are not where the kernel has put them
                 for each in self._opened_as(file):
                     self._kernel.grew(each)
 
     def _wrote(self, node: Node, file: File) -> None:
         self._kernel.wrote(node, file.etag)
         if node.parent is None and not file.apart:
-            # The name stands for another node by now, of which the kernel knows more.
+            # The name stands for another node by now, about which the kernel knows more.
             self._kernel.changed(file.bucket, Difference([], [file.key], [], 0))
 
     # Handles that are closed
@@ -237,8 +240,8 @@ class ClosingFiles(RenewedFiles):
         self._inodes.closed(node)
 
     def release_at_once(self, handle: int) -> bool:
-        """Close *handle*, of a file that was only read, if nobody is to be waited for; return
-        whether it is closed. If not, nothing has happened."""
+        """Close *handle*, of a file that was only read, if that waits for nobody; return whether it
+        is closed. If not, nothing has happened."""
         if not self._lock.acquire(blocking=False):
             return False
         try:
@@ -261,8 +264,8 @@ class ClosingFiles(RenewedFiles):
         return True
 
     def _upload_last(self, handle: int) -> None:
-        """Upload what was changed since its last descriptor was closed: through a mapping, which
-        outlives it. Nobody is there to be told that it failed, but for the log."""
+        """Upload what was changed since the last descriptor was closed: through a mapping, which
+        outlives it. Only the log is there to be told of a failure."""
         node, file, *_ = self._handle(handle)
         if file is None or not file.dirty or (file.refused and not file.promised):
             return
@@ -272,17 +275,17 @@ class ClosingFiles(RenewedFiles):
             try:
                 self._finish(node, file)
             except MimicError as exc:
-                log.debug("%s", exc)  # it is in the log
+                log.debug("%s", exc)  # the log has it already
 
     def _close(self, node: Node, file: File) -> None:
         refused = file.dirty
         file.close()
         if refused:
-            self._kernel.refused(node)  # it is kept as a recovery file
+            self._kernel.refused(node)  # the bytes are kept as a recovery file
 
 
 def _told(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
-    """Do *work*, and tell *done* what it raises."""
+    """Do *work*, and call *done* with what it raises."""
     try:
         work()
     except Exception as exc:  # noqa: BLE001 - whatever it is, the caller is told

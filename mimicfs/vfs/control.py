@@ -2,8 +2,8 @@
 what they read as, and what writing them does.
 
 `.sync` is found by name but never listed. A real key of that name is shown as `.sync%name`
-(names.py). Setting its time (touch) or writing anything to it refreshes the directory that
-it is in, with all below, and returns when the kernel knows what changed.
+(names.py). To set its time (touch) or to write anything to it refreshes the directory that it is
+in, with all below. The call returns when the kernel knows what changed.
 
 A sync runs in the thread that asks for it; it can be interrupted.
 """
@@ -38,7 +38,7 @@ _TOTALS_MAX = 100  # directories whose totals are remembered
 _UNCOUNTED = (Total(), -1, 0)
 _SAVED_S = 100.0  # so many seconds' worth of requests may be spent at once
 _PATIENCE_S = 10.0  # a refresh waits that long to be affordable, then it is refused
-_WISH = Wish(refuse)  # nobody can be asked whether most of a scope may be deleted
+_WISH = Wish(refuse)  # nobody is there to be asked whether most of a scope may be deleted
 _TELL_KERNEL_S = 30.0  # most time that a sync waits for the notifier
 
 
@@ -59,8 +59,8 @@ class Control:
         self._kernel = kernel
         self._allowance = Allowance(sync_rate, sync_rate * _SAVED_S)
         self._lock = threading.Lock()  # protects what was asked last
-        # By bucket and directory: what, of which generation of the mirror, and the thread that
-        # has counted it and not used it yet.
+        # Totals by bucket and directory: the total, its generation of the mirror, and the thread
+        # that has counted it and not used it yet.
         self._totals: dict[tuple[str, str], tuple[Total, int, int]] = {}
 
     def sync(self, caller: Caller, directory: Node) -> None:
@@ -71,8 +71,9 @@ class Control:
                 self._sync_account(caller.cancellation)
             else:
                 self._sync(directory.bucket, directory.key, caller.cancellation)
-        finally:  # a sync that failed half way has changed things too
-            # Difference or not: a user who asks for a refresh does not believe what is shown.
+        finally:  # a sync that failed half way has changed things, too
+            # The kernel is told even without a difference: a user who asks for a refresh does not
+            # believe what is shown.
             self._kernel.distrusted(directory)
             self._kernel.told(_TELL_KERNEL_S)
 
@@ -93,7 +94,7 @@ class Control:
 
     def _sync(self, bucket: str, prefix: str, cancellation: Cancellation) -> None:
         self._afford(f"s3://{bucket}/{prefix}", cancellation)
-        pages = 1  # the first is paid for: also one that S3 refuses costs
+        pages = 1  # the first is paid for: a page that S3 refuses costs, too
 
         def spend(so_far: Progress) -> None:
             nonlocal pages
@@ -102,11 +103,11 @@ class Control:
 
         self._syncer.sync(bucket, prefix, spend, cancellation, _WISH)
         marker = self._mimicdb.entry(bucket, prefix) if prefix else None
-        if marker is not None and marker.kind == OBJECT:  # a listing has nothing of its mode
+        if marker is not None and marker.kind == OBJECT:  # a listing does not have its mode
             heads.learn(self._mimicdb, self._s3, bucket, [prefix], cancellation)
 
     def _afford(self, about: str, cancellation: Cancellation) -> None:
-        """Wait until a request may be spent on a refresh: so a loop of them cannot run up a
+        """Wait until a request may be spent on a refresh: a loop of refreshes must not run up a
         bill. Raises PosixError EAGAIN where that would take long, Interrupted."""
         wait_s = self._allowance.wait_s()
         if wait_s > _PATIENCE_S:
@@ -135,11 +136,13 @@ class Control:
         self.allow(caller)
         if node.kind == NodeKind.OBJECT:
             self._afford(f"s3://{node.bucket}/{node.key}", caller.cancellation)
-            self._s3.head(node.bucket, node.key)  # mimicked, and announced if it is news
+            # the mirror takes the answer in, and announces it if it is news
+            self._s3.head(node.bucket, node.key)
             self._kernel.told(_TELL_KERNEL_S)
 
     def xattr(self, node: Node, name: bytes) -> bytes:
-        """Return the value of what `user.mimicfs.*` says of a place. Raises PosixError ENODATA."""
+        """Return the value of an attribute `user.mimicfs.*` of a place. Raises PosixError ENODATA.
+        Return the value of an attribute `user.mimicfs.*` of a place. Raises PosixError ENODATA."""
         if node.is_nameless:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         values: dict[bytes, Callable[[], str]] = {
@@ -159,8 +162,8 @@ class Control:
         return value().encode()
 
     def count(self, missing: Uncounted) -> None:
-        """Count what `xattr` did not know. Raises PosixError ENODATA where not all of it is
-        known: an answer is never too small."""
+        """Count what `xattr` did not know. Raises PosixError ENODATA where a part is not known: no
+        total is too small."""
         where = (missing.bucket, missing.directory)
         generation = self._mimicdb.generation
         try:
@@ -177,8 +180,8 @@ class Control:
             self._totals[where] = (total, generation, threading.get_ident())
 
     def _total(self, node: Node) -> Total:
-        """Return what is below a directory, counted once for each state of the mirror; where
-        that changes all the time, by whoever has just counted."""
+        """Return the total below a directory, counted once for each state of the mirror. Where that
+        changes all the time, a thread gets the total that it has just counted."""
         where = (node.bucket, node.key)
         with self._lock:
             total, generation, counter = self._totals.get(where, _UNCOUNTED)
@@ -188,7 +191,7 @@ class Control:
         return total
 
     def text(self, directory: Node) -> bytes:
-        """Return what the control file of *directory* reads as."""
+        """Return the text of the control file of *directory*."""
         if directory.kind == NodeKind.ACCOUNT:
             return self._account_text().encode()
         lines = [f"scope: s3://{directory.bucket}/{directory.key}"]
@@ -217,7 +220,7 @@ class Control:
         return "\n".join(lines) + "\n"
 
     def _freshness(self, node: Node) -> Fresh | None:
-        """Return the time until which the directory that *node* is, or is in, is true, and why."""
+        """Return until when the directory that *node* is, or is in, is true, and why."""
         directory = node if node.is_directory or node.parent is None else node.parent
         return freshness(self._mimicdb, directory.bucket, directory.key)
 
