@@ -1,4 +1,4 @@
-"""copy_file_range(2) of a whole object: a copy within S3, of which no byte comes here.
+"""copy_file_range(2) of a whole object: a copy within S3, so that no byte comes here.
 
 Threading: any thread.
 """
@@ -18,7 +18,7 @@ ONLY_WHOLE = "only whole objects are copied by S3"
 
 
 class WholeCopier:
-    """Copies within *s3* what files stand on."""
+    """Copies within *s3* the versions that files stand on."""
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
@@ -49,8 +49,8 @@ class WholeCopier:
         return self._s3.copy((old.bucket, source), new.bucket, new.key, content), content
 
     def _s3_has_no_other(self, file: File, cancellation: Cancellation) -> None:
-        """Raise PosixError EOPNOTSUPP if S3 has what the mirror does not: a copy replaces it, and
-        an upload knows whether it may."""
+        """Raise PosixError EOPNOTSUPP if S3 has an object that the mirror does not: a copy would
+        replace it, and only an upload knows whether it may."""
         condition = Condition(file.etag, absent=file.entry is None)
         check = self._s3.pool.submit(self._s3.conditions.check, file.bucket, file.key, condition)
         try:

@@ -46,7 +46,7 @@ class Creating:
         place = (directory.bucket, directory.key + component)
         if component:
             content = self._content(caller, directory, component, mode)
-        else:  # the bytes of a marker, which has the attributes of its directory
+        else:  # the bytes of a marker; its attributes are those of its directory
             content = self._stored.of_marker(*place)
         with (
             self._vacated.inherited(place, content, caller.cancellation) as inherited,
@@ -59,8 +59,8 @@ class Creating:
     def file_at_once(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Node, Opened] | None:
-        """The same, if that needs no waiting. None: nothing has happened."""
-        if self._options.suid:  # the group may be that of the directory, which is to be learned
+        """Do the same, if that needs no wait. None: nothing has happened."""
+        if self._options.suid:  # the group may be that of the directory, which must be looked up
             return None
         directory = self._directory(parent)
         component = self._tree.new_name_at_once(directory, name)
@@ -93,6 +93,6 @@ class Creating:
 
 def _conditions(flags: int) -> dict[str, bool]:
     """Return what must not be there when a file that was made with *flags* is uploaded. A caller
-    with O_TRUNC replaces what is there, as in any file; one without would lose it."""
+    with O_TRUNC may replace what is there, as with any file; one without would destroy it."""
     exclusive = bool(flags & os.O_EXCL)
     return {"absent": exclusive or not flags & os.O_TRUNC, "exclusive": exclusive}

@@ -77,7 +77,7 @@ FALLOC_PUNCH_HOLE = 0x02 | FALLOC_KEEP_SIZE
 FALLOC_ZERO_RANGE = 0x10
 
 
-# The size of the file system that df shows: S3 has no limit, df needs one.
+# The size that df shows of the file system: S3 has no limit, and df needs one.
 _CAPACITY = 1 << 50
 
 
@@ -129,12 +129,13 @@ class VFS:
             self._tree,
         )
         self._change_names_by(roots, Intents(journal.directory / RENAMES, s3.account()))
-        mimicdb.subscribe(self._look.changed)  # first: the kernel asks at once what it is told of
+        # first: the kernel asks at once about whatever it is told of
+        mimicdb.subscribe(self._look.changed)
         mimicdb.subscribe(roots.changed)
         mimicdb.subscribe(self._kernel.changed)
 
     def _change_names_by(self, roots: RootAttributes, intents: Intents) -> None:
-        """Build what makes, creates, renames and removes."""
+        """Build the parts that make, create, rename and remove."""
         mimicdb, s3, syncer, options = self._mimicdb, self._s3, self._syncer, self._options
         tree, handles = self._tree, self._handles
         ownership = Ownership(options, self._attr)
@@ -153,7 +154,7 @@ class VFS:
         )
 
     def locks(self, shared: SharedLocks, catch_up: Callable[[str, float], bool]) -> VFSLocks:
-        """Return the locks of open files, which are kept in *shared*."""
+        """Return the locks of open files; *shared* keeps them."""
         return VFSLocks(shared, self._handles, self._kernel, catch_up)
 
     def close(self) -> None:
@@ -185,7 +186,7 @@ class VFS:
             return "?"
 
     def figures(self) -> dict[str, int]:
-        """Return how much is open and not saved."""
+        """Return how many files are open, and how many are not saved."""
         return self._handles.figures()
 
     # Names and attributes
@@ -271,7 +272,7 @@ class VFS:
             with self._handles.held(node, self._tree.entry, caller.cancellation) as stands:
                 self._set(caller, stands, new, handle)
                 attr = self._attr(caller, node, handle)
-        # A directory and the content of its marker are one object, of which the kernel has two.
+        # A directory and the content of its marker are one object, but two inodes in the kernel.
         twin = self.inodes.find(node, "") if node.slot else node.parent
         if twin is not None:
             self._kernel.attributes_changed(twin)
@@ -293,8 +294,8 @@ class VFS:
                 self._stored.set_attributes(node, now, new)
 
     def drop_privileges(self, caller: Caller, ino: int, mode: int, handle: int | None) -> None:
-        """*ino* was changed, and has *mode* from now on, without set-user-id and set-group-id.
-        The kernel is told before the change is answered: it would let the file run with them."""
+        """Give *ino*, which was changed, *mode*, without set-user-id and set-group-id. The kernel
+        is told before the change is answered: otherwise it would let the file run with them."""
         self.setattr(caller, ino, NewAttr(mode=mode), handle)
         self._kernel.attributes_changed(self.inodes.get(ino))
         self._kernel.told(TELL_KERNEL_S)
@@ -391,7 +392,7 @@ class VFS:
         seen = partial(self._admission.seen, caller)
         opened = self._handles.open(node, seen, flags, caller.cancellation)
         if not opened.keep_cache:
-            # Of a version that is new the kernel must not believe to know the size.
+            # The kernel must not believe that it knows the size of a new version.
             self._kernel.told(TELL_KERNEL_S)
         return opened
 
@@ -465,7 +466,7 @@ class VFS:
             self._handles.allocate(handle, offset, size, caller.cancellation)
 
     def lseek(self, caller: Caller, handle: int, offset: int, whence: int) -> int:
-        """Find data or a hole: S3 has no holes but the one that every file ends with."""
+        """Find data or a hole: S3 has no holes, except the one at the end of every file."""
         file = self._handles.file(handle)
         size = self.getattr(caller, self._handles.node(handle).ino, None).size
         size = size if file is None else file.size

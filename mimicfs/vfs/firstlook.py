@@ -1,23 +1,23 @@
-"""True at the first look: what is stored with objects (mode, owner, times, a link) is asked for
+"""True at the first look: S3 is asked what is stored with objects (mode, owner, times, a link)
 before anybody is shown their attributes. A listing does not say it.
 
-Most buckets have nothing of the kind, so a directory is *sampled* first: the name that somebody
-looks at, the directory's marker, and of the others those that tell most, are asked: four HEADs,
-at the same time, once. If nothing is stored with any of them, the directory is *plain*, and the
-others are believed to be like them. Else it is *rich*, and every name is asked before it is
-shown; the more names of a directory are looked at, the more are asked beforehand. The kind that was
-found is noted of the directory in the store (an old note does no harm: a plain directory is looked
-at again for what is new), and what a HEAD has said stays with the version of its object.
+Most buckets have nothing of the kind, so a directory is *sampled* first. Four HEADs, all at the
+same time, ask about the name that somebody looks at, the directory's marker, and the other names
+that tell most. If nothing is stored with any of them, the directory is *plain*, and the other names
+are believed to be like them. Otherwise it is *rich*, and every name is asked about before it is
+shown; the more names of a directory somebody looks at, the more are asked about ahead. The store
+notes which of the two the directory is. (An old note does no harm: a plain directory is looked at
+again for new names.) The answer to a HEAD stays with the version of its object.
 
-An object that appears in a plain directory later may be of another kind: then the newest are asked.
-And after so many plain directories, and not one that is rich, those of the same bucket that have no
-marker object (mounts make one with each directory) are believed to be plain as well: a `find` over
-a data lake costs no request for each of its directories. Until then the directories that a walk
-comes to next are sampled together with the one that it is in, so that it waits a few times and not
-for each.
+An object that appears in a plain directory later may be of another kind: then the newest ones are
+asked about. After _MANY plain directories and no rich one, other directories of the bucket without
+a marker object (mounts make one with each directory) are believed to be plain as well: a `find`
+over a data lake does not cost a request for each directory. Until then, the directories that a walk
+comes to next are sampled together with the one that it is in, so that the walk waits a few times
+and not for each.
 
-Threading: any thread; `needs` and `check` wait for nothing but the store. Of several threads that
-want the same directory asked, one asks.
+Threading: any thread; `needs` and `check` wait only for the store. If several threads want to know
+the same directory, one asks.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from mimicfs.sync import heads, ranges
 
 log = logging.getLogger(__name__)
 
-_ALL = "look"  # the note of how many were found plain, or that one is rich
+_ALL = "look"  # the note that says how many were found plain, or that one is rich
 _MANY = 64  # plain directories, after which others of the bucket are believed to be like them
 _RICH, _PLAIN = "rich", "plain"
-_SAMPLE = 4  # HEADs for a directory in which nothing is stored with anything
-_AGAIN_S = 10.0  # after which S3 is asked again that could not be
-_AHEAD = 1024  # names asked at once, at most
-_FASTER = 8  # so many times as many as before, each time
-_SCANNED = 20_000  # entries of a directory looked through for a sample
-_REMEMBERED = 100_000  # directories; and objects that S3 does not tell of
+_SAMPLE = 4  # HEADs for a directory whose objects have nothing stored with them
+_AGAIN_S = 10.0  # after S3 could not be asked, it is asked again
+_AHEAD = 1024  # names that are asked about at once, at most
+_FASTER = 8  # each time so many times as many as before
+_SCANNED = 20_000  # entries of a directory that are searched for a sample
+_REMEMBERED = 100_000  # directories, and objects that S3 does not tell about
 _NEWS_MAX = 100  # keys of a directory that are remembered as new
-_WALK = 3  # directories looked at in order before a reader is taken to walk the tree
-_FAR = 16  # the most of them, and entries that are looked through, where a server is asked
-_WIDER = 4  # so many times as many directories are sampled ahead, each time
+_WALK = 3  # after so many directories in order, a reader is taken to walk the tree
+_FAR = 16  # where a server is asked: the most of them, and of entries to search
+_WIDER = 4  # each time so many times as many directories are sampled ahead
 
 _Where = tuple[str, str]  # bucket and directory
 
@@ -103,14 +103,15 @@ class FirstLook:
         self._buckets = buckets
         self._lock = threading.Lock()  # protects writing to all below
         self._verdicts: dict[_Where, _Verdict | None] = {}  # None: nothing is noted
-        # Plain, but what is new may not be: these keys, and what came while nobody looked.
+        # Directories that are plain, though new objects in them may not be: these keys, and those
+        # that came while nobody looked.
         self._doubtful: dict[_Where, list[str]] = {}
-        self._unsampled: dict[_Where, float] = {}  # S3 could not be asked then (time.monotonic)
+        self._unsampled: dict[_Where, float] = {}  # when S3 could not be asked (time.monotonic)
         self._plain: dict[str, int] = {}  # by bucket: directories found plain; -1: one is rich
-        self._ahead: dict[_Where, int] = {}  # how many were asked at once the last time
+        self._ahead: dict[_Where, int] = {}  # how many were asked about at once the last time
         self._ways: dict[str, _Way] = {}  # by bucket: the latest
         self._asking: dict[_Where, Future[None]] = {}
-        # The objects of which S3 tells us nothing: bucket, key, ETag.
+        # The objects about which S3 tells us nothing: bucket, key, ETag.
         self._refused: set[tuple[str, str, str]] = set()
         self._warned: set[str] = set()  # buckets
 
@@ -135,7 +136,7 @@ class FirstLook:
         if self._refused and self._is_refused(bucket, key, entry):
             return True
         is_object = entry is not None and entry.kind == OBJECT
-        # A directory that was listed would have shown its marker.
+        # A listing of the directory would have shown a marker.
         return not is_object and (not key or self._mimicdb.covered(bucket, key))
 
     def _is_refused(self, bucket: str, key: str, entry: Entry | None) -> bool:
@@ -149,7 +150,7 @@ class FirstLook:
             raise Unlearned(bucket, directory, key)
 
     def changed(self, bucket: str, difference: Difference | None) -> None:
-        """The mirror has learned of *difference* (a listener of it)."""
+        """Take note of *difference*, which the mirror has learned of and announces."""
         with self._lock:
             if difference is None:
                 self._verdicts.clear()
@@ -245,7 +246,7 @@ class FirstLook:
             self._ask(where, self._window(where, key), cancellation)
 
     def _is_rich(self, where: _Where, key: str, cancellation: Cancellation) -> bool:
-        """Return what *where* is, by a sample if that is not known, or doubtful."""
+        """Return whether *where* is rich, by a sample if that is not known, or is doubtful."""
         verdict = self._verdict(where)
         with self._lock:
             unsampled = self._unsampled.pop(where, None)
@@ -267,10 +268,10 @@ class FirstLook:
         return rich
 
     def _sample_of(self, where: _Where, key: str, verdict: _Verdict | None) -> _Sample:
-        """Return what to ask to know what *where* is, of which *verdict* was known. *key* is looked
-        at; "": its first name will be."""
+        """Return what to ask about to learn what *where* is; *verdict* was known of it. Somebody
+        looks at *key*; "": somebody will look at its first name."""
         bucket, directory = where
-        with self._lock:  # what changes from here on is for the next one
+        with self._lock:  # a change from here on is for the next sample
             news = set(self._doubtful.pop(where, ()))
         entries = self._scanned(where)
         if _any_rich(entries):
@@ -284,7 +285,7 @@ class FirstLook:
         return _Sample(where, verdict, entries, keys)
 
     def _unknown(self, bucket: str, entries: list[Entry]) -> list[Entry]:
-        """Return those of *entries* of which nobody knows what is stored with them. A store that is
+        """Return the *entries* of which nobody knows what is stored with them. A store that must be
         asked is asked once, not for each directory."""
         listed: set[str] | None = None
         if self._mimicdb.asks:
@@ -299,21 +300,21 @@ class FirstLook:
         return [each for each in entries if not is_known(each)]
 
     def _conclude(self, sample: _Sample) -> bool:
-        """Return whether what *sample* was taken of is rich, and remember it."""
+        """Return whether the directory of *sample* is rich, and remember it."""
         (bucket, _), entries = sample.where, sample.entries
         asked = (self._mimicdb.entry(bucket, key) for key in sample.keys)
         rich = _any_rich(entries) or _any_rich(entry for entry in asked if entry is not None)
         found = _Verdict(rich, max((entry.mtime_ns for entry in entries), default=0))
         if rich or not self._refused or self._is_said(bucket, entries, sample.keys):
             self._decide(sample.where, found, sample.before)
-        else:  # what S3 does not say may be anything: nothing is noted of it
+        else:  # what S3 does not say may be anything: note nothing
             self._remember(sample.where, found)
         return rich
 
     @contextmanager
     def _coming(self, where: _Where | None) -> Iterator[list[_Sample]]:
-        """Within, the directories that a walk comes to behind *where* are sampled for those who
-        look at them."""
+        """Within, sample the directories that a walk comes to behind *where*, for the threads that
+        will look at them."""
         mine: dict[_Where, Future[None]] = {}
         with self._lock:
             way = self._way_of(*where) if where is not None else None
@@ -325,17 +326,17 @@ class FirstLook:
                 self._asking |= mine
         try:
             samples = (self._sample_of(each, "", None) for each in mine if not self._verdict(each))
-            # One in which nothing is asked, as it has only directories, tells nothing.
+            # A directory of directories, about which nothing is asked, tells nothing.
             yield [each for each in samples if each.keys or _any_rich(each.entries)]
         finally:
             with self._lock:
                 for each in mine:
                     del self._asking[each]
             for done in mine.values():
-                done.set_result(None)  # whoever has waited looks again
+                done.set_result(None)  # a thread that has waited looks again
 
     def _way_of(self, bucket: str, directory: str) -> _Way:
-        """Return the way of whoever looks at *directory* now."""
+        """Return the way of the reader that looks at *directory* now."""
         way = self._ways.get(bucket)
         if way is None or directory <= way.last:
             way = _Way(directory, directory, 1)
@@ -346,8 +347,8 @@ class FirstLook:
         return way
 
     def _behind(self, bucket: str, way: _Way) -> list[str]:
-        """Return the listed directories that *way* comes to next, as far as one page shows them:
-        no more than are needed until the others count as plain."""
+        """Return the listed directories that *way* comes to next, as far as one page shows them,
+        but no more than are needed until the others count as plain."""
         plain = self._found_plain(bucket)
         most = min(_WIDER ** (way.run - _WALK + 1), _MANY - plain - 1)
         if plain < 0 or most <= 0:
@@ -361,8 +362,8 @@ class FirstLook:
         return self._mimicdb.listed(bucket, behind)[:most]
 
     def _sampled(self, where: _Where, sample: list[str], cancellation: Cancellation) -> bool:
-        """Ask about *sample*. False if S3 cannot be asked now: what is known is shown as of the
-        mount then, for a while."""
+        """Ask about *sample*. Return False if S3 cannot be asked now: then, for a while, everything
+        is shown with the mode and owner of the mount."""
         try:
             self._ask(where, sample, cancellation)
         except NOTHING_SAID as exc:
@@ -373,7 +374,7 @@ class FirstLook:
         return True
 
     def _is_said(self, bucket: str, entries: list[Entry], sample: list[str]) -> bool:
-        """Whether S3 has refused nothing that was asked about these."""
+        """Whether S3 has answered everything that it was asked about these."""
         known = {entry.key: entry for entry in entries}
         found = [(key, known.get(key) or self._mimicdb.entry(bucket, key)) for key in sample]
         return not any(self._is_refused(bucket, *each) for each in [*known.items(), *found])
@@ -405,7 +406,8 @@ class FirstLook:
             self._refuse(bucket, refused)
 
     def _refuse(self, bucket: str, refused: dict[str, S3Error]) -> None:
-        """S3 does not say what is stored with these; they are shown as if nothing were."""
+        """Note that S3 does not say what is stored with these: they are shown as if nothing were.
+        Note that S3 does not say what is stored with these: they are shown as if nothing were."""
         entries = [(key, self._mimicdb.entry(bucket, key)) for key in refused]
         versions = {(bucket, key, each.etag if each is not None else "") for key, each in entries}
         with self._lock:
@@ -424,7 +426,7 @@ class FirstLook:
     # What to ask
 
     def _scanned(self, where: _Where) -> list[Entry]:
-        """Return the entries of a directory, its own first, as far as they are looked through."""
+        """Return the entries of a directory, its own first, as far as they are searched."""
         bucket, directory = where
         found: list[Entry] = []
         try:
@@ -434,20 +436,20 @@ class FirstLook:
                 found += page
                 if len(page) < PAGE:
                     break
-        except Unlisted:  # only some names are known
+        except Unlisted:  # the mirror knows only some names
             log.debug("s3://%s/%s is not listed", bucket, directory)
         own = self._mimicdb.entry(bucket, directory) if directory else None
         return [own, *found] if own is not None else found
 
     def _window(self, where: _Where, key: str) -> list[str]:
-        """Return *key* and the unknown names behind it that are asked together with it."""
+        """Return *key* and the unknown names behind it that are asked about together with it."""
         bucket, directory = where
         with self._lock:
             count = min(_AHEAD, self._ahead.get(where, 0) * _FASTER or 1)
             self._ahead[where] = count
         found = dict.fromkeys([key])
         try:
-            for after in (key, ""):  # behind it, and from the beginning
+            for after in (key, ""):  # behind the key, and from the beginning
                 room = count - len(found)
                 page = self._mimicdb.children(bucket, directory, after, 4 * room) if room else []
                 unknown = [each.key for each in page if not self.knows(bucket, each.key, each)]
@@ -468,7 +470,7 @@ def _any_rich(entries: Iterable[Entry]) -> bool:
 
 
 def _sample(key: str, directory: str, unknown: list[Entry]) -> list[str]:
-    """Return the keys that say most about whether *unknown* have metadata, *key* first."""
+    """Return the keys that tell most about whether *unknown* have metadata, *key* first."""
     keys = dict.fromkeys([key] if key else [])
     for entry in _telling(directory, unknown):
         keys.setdefault(entry.key)
@@ -478,8 +480,9 @@ def _sample(key: str, directory: str, unknown: list[Entry]) -> list[str]:
 
 
 def _telling(directory: str, unknown: list[Entry]) -> Iterator[Entry]:
-    """Yield those of *unknown* that tell most first: the directory's own marker, the smallest (a
-    link), the newest (of a mount), an empty one (a pipe), a subdirectory; then the small ones."""
+    """Yield *unknown*, those that tell most first: the directory's own marker, the smallest (it may
+    be a link), the newest (it may be from a mount), an empty one (a pipe), a subdirectory; then the
+    small ones."""
     objects = [entry for entry in unknown if entry.kind == OBJECT]
     yield from (entry for entry in objects if entry.key == directory)
     small = sorted((entry for entry in objects if entry.size), key=lambda entry: entry.size)

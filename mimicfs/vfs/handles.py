@@ -1,7 +1,7 @@
 """Open files: reading and writing through their handles.
 
-When their bytes go to S3 is in the layer below, `closing.py`; which File a handle has, and how one
-is opened, in the one below that, `opening.py`.
+The layer below, `closing.py`, says when their bytes go to S3. The one below that, `opening.py`,
+says which File a handle has, and how one is opened.
 
 Threading: any method, many threads. `_lock` protects the table and the counts, and is never held
 during a request; docs/design.md says which locks are taken within it.
@@ -25,7 +25,7 @@ from mimicfs.vfs.opening import NOT_READ, WRITES
 
 log = logging.getLogger(__name__)
 
-_RENEWALS_MAX = 100  # so often may others replace an object while an append begins
+_RENEWALS_MAX = 100  # how often others may replace an object while an append begins
 
 
 class Handles(ClosingFiles):
@@ -36,10 +36,10 @@ class Handles(ClosingFiles):
     def open(
         self, node: Node, look: Callable[[Node], Entry], flags: int, cancellation: Cancellation
     ) -> Opened:
-        """Open the object of *node*, which the mirror has as *look* says; or share what is open
-        of it and S3 does not have, or not any more. Raises PosixError ENOENT; ESTALE where
-        *node* is not what its name stands for: then the kernel looks the name up again, and
-        opens what it finds."""
+        """Open the object of *node*, which the mirror has as *look* says; or share an open file of
+        it that S3 does not have, or no longer has. Raises PosixError ENOENT; ESTALE where the name
+        does not stand for *node*: then the kernel looks the name up again, and opens what it finds.
+        """
         opened = self._open_latest(node, look, flags, cancellation)
         file = self._open[opened.handle].file
         if file is not None and flags & WRITES:
@@ -65,9 +65,9 @@ class Handles(ClosingFiles):
     def held(
         self, node: Node, look: Callable[[Node], Entry], cancellation: Cancellation
     ) -> Iterator[Node]:
-        """Yield what *node*, or its name by now, stands for; within, it has a file, whatever
-        happens to the name. The kernel has not opened it: its pages are what they are, and nobody
-        writes: a reader goes on with the version that it has."""
+        """Yield the node that *node*, or its name by now, stands for; within, that has a file,
+        whatever happens to the name. As the kernel has not opened it, its pages stay as they are;
+        and as nobody writes, a reader goes on with the version that it has."""
         opened = self._open_latest(node, look, os.O_WRONLY | NOT_READ, cancellation)
         try:
             yield self.node(opened.handle)
@@ -105,8 +105,8 @@ class Handles(ClosingFiles):
         return len(changed), sum(file.size for file in changed)
 
     def has_writers(self) -> bool:
-        """Whether something is open for writing: the kernel may have pages of a mapping that it
-        has not written yet."""
+        """Whether something is open for writing: the kernel may have unwritten pages of a mapping.
+        Whether something is open for writing: the kernel may have unwritten pages of a mapping."""
         with self._lock:
             return any(handle.writes for handle in self._open.values())
 
@@ -183,7 +183,7 @@ class Handles(ClosingFiles):
             raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
         with self.turn(node, cancellation):
             self.guard(new)
-            new.settle(cancellation)  # else S3 may take its bytes after the copy
+            new.settle(cancellation)  # otherwise S3 may take its bytes after the copy
             entry = WholeCopier(self._s3).copy_whole(old, new, cancellation)
         self._kernel.wrote(node, entry.etag)
         return entry.size
@@ -208,12 +208,13 @@ class Handles(ClosingFiles):
             raise
 
     def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
-        """Write *data* if nobody is to be waited for; return whether it is written."""
+        """Write *data* if that waits for nobody; return whether it is written."""
         _, file, view, *_ = self._handle(handle)
         return file is not None and file.write_at_once(offset, data, view)
 
     def append(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
-        """Write *data* at the end of the file. *offset*: where the kernel believes that to be."""
+        """Write *data* at the end of the file. *offset* is where the kernel believes the end to be.
+        Write *data* at the end of the file. *offset* is where the kernel believes the end to be."""
         node, (file, view) = self._handle(handle).node, self._writable(handle)
         for _ in range(_RENEWALS_MAX):
             try:

@@ -1,16 +1,16 @@
 """Inode numbers: which node stands for which bucket, directory or object, and which of them
 the kernel holds.
 
-Nodes form a tree that mirrors the keys: a directory is renamed by moving one node. A node is
-there while the kernel holds it (each lookup counts one, until forgotten), while it is open,
-or while a node below it is there.
+Nodes form a tree that mirrors the keys: a directory is renamed by moving one node. A node exists
+while the kernel holds it (each lookup counts one, until forgotten), while it is open, or while a
+node below it exists.
 
     INVARIANT: a node is in its parent's `children` under its slot unless it was unlinked;
     it is in the table under its number until it is dropped.
 
 Numbers are hashes of the path, so that they are the same after a remount: backup programs
-and git recognise files by them. Where two collide, the later one takes a free number. A file that
-is renamed keeps its number as long as this mount lives, also when the kernel has forgotten it.
+and git recognise files by them. Where two collide, the later one takes a free number. A renamed
+file keeps its number as long as this mount lives, even when the kernel has forgotten it.
 
 Thread-safe: one lock, taken last and held for a few instructions.
 """
@@ -39,28 +39,29 @@ if TYPE_CHECKING:
 class NodeKind(IntEnum):
     ACCOUNT = 0  # the root over all buckets
     DIRECTORY = 1  # a bucket, or a prefix in one
-    VERSIONS = 2  # the directory `.versions` of a directory
+    VERSIONS = 2  # the directory `.versions` in a directory
     HISTORY = 3  # a directory in that: the versions of one key
     OBJECT = 4
     CONTROL = 5  # the file `.sync` of a directory
     VERSION = 6  # a file in a HISTORY
 
 
-# Names of this module are looked up faster than attributes: these are used for each entry of
-# a listing.
+# Python looks up names of this module faster than attributes, and each entry of a listing uses
+# these.
 _ACCOUNT, _OBJECT = NodeKind.ACCOUNT, NodeKind.OBJECT
 _PAST = frozenset({NodeKind.VERSIONS, NodeKind.HISTORY, NodeKind.VERSION})
 _from_bytes = int.from_bytes
 
 _MOVED_MAX = 65_536  # renamed names whose numbers are remembered
 _TABLE_MIN = 4096  # nodes; a table of fewer is not worth it
-_SPARSE = 4  # a table that had so many times as many nodes is made anew
+_SPARSE = 4  # a table that once had so many times as many nodes is made anew
 CONTROL_SLOT = "//"  # the slot of no key: a component has no "/", and its slot at most one
 VERSIONS_SLOT = "///"  # likewise
 
 
 class _Rest:
-    """What most nodes do not have: directories do, and what was opened, changed or removed."""
+    """The attributes that most nodes do not need: directories do, and nodes that were opened,
+    changed or removed."""
 
     __slots__ = (
         "asked",
@@ -81,25 +82,26 @@ class _Rest:
         self.children: dict[str, Node] | None = None  # by slot; None while there are none
         self.opens = 0  # handles
         self.leaving = False  # object: it is being unlinked or replaced; an open waits
-        # object: where it was, if this mount has unlinked or replaced it.
+        # object: the place where it was, if this mount has unlinked or replaced it
         self.former: tuple[Node, str] | None = None
-        self.gone: Entry | None = None  # directory: removed; what was stored with it lives here
-        self.turn: Turn | None = None  # object: of who changes it in S3; made when needed
+        self.gone: Entry | None = None  # directory: what was stored with it before it was removed
+        # object: the turn of threads that change it in S3; made when needed
+        self.turn: Turn | None = None
         self.mtime_ns = 0  # directory: its latest change through this mount
         self.pages_etag = ""  # the version of which the kernel may hold pages
-        self.special = False  # object: it was shown as something else than a regular file
+        self.special = False  # object: it was shown as something other than a regular file
         self.content = False  # directory: its marker object has content
         self.asked = False  # directory: the kernel may hold a listing, or a name's absence
-        self.away = False  # the kernel may hold its name as absent, and a listing without it
+        self.away = False  # the kernel may hold its name as absent, or a listing without it
 
 
-_NOTHING = _Rest()  # of all that have nothing of it. Nobody writes to it.
-_resting = threading.Lock()  # of two threads that find a node without, one makes it; a leaf
+_NOTHING = _Rest()  # shared by all nodes without one. Nobody writes to it.
+_resting = threading.Lock()  # if two threads find a node without one, one of them makes it; a leaf
 
 
 def _rare(name: str) -> Any:
-    """Return the attribute *name* of a `_Rest` as one of its node: a name that the kernel knows
-    takes half as much memory without."""
+    """Return the attribute *name* of a `_Rest` as an attribute of its node. Without a `_Rest`, a
+    name that the kernel knows takes half as much memory."""
 
     def put(node: Node, value: object) -> None:
         if node.rest is _NOTHING:
@@ -119,8 +121,8 @@ _SLOTS = ("bucket", "component", "file", "holds", "ino", "kind", "parent", "rest
 class Node:
     """One file or directory that somebody holds."""
 
-    __slots__ = _SLOTS  # named, for mypy would take what is written here for all that there is
-    prefix = ""  # bucket: what its keys begin with, where not all of it is shown (_PartOfBucket)
+    __slots__ = _SLOTS  # named, because mypy would take a literal for all that there is
+    prefix = ""  # bucket: the prefix of its keys, where only a part is shown (_PartOfBucket)
 
     children: dict[str, Node] | None = _rare("children")
     opens: int = _rare("opens")
@@ -141,10 +143,11 @@ class Node:
         self.ino = ino
         self.kind = kind
         self.parent = parent  # None: the root, or unlinked
-        self.component = component  # of the key; the root of a prefix mount has that prefix
+        # the last part of the key; the root of a prefix mount has the prefix
+        self.component = component
         self.bucket = bucket  # "" for the account
         self.holds = 0  # how often the kernel holds it
-        self.file: File | None = None  # what its handles share; the newest, after a change
+        self.file: File | None = None  # the file that its handles share: the newest one
         self.rest = _NOTHING
 
     @property
@@ -153,12 +156,13 @@ class Node:
 
     @property
     def is_nameless(self) -> bool:
-        """Whether it was removed, or replaced by another one: no key is its own any more."""
+        """Whether it was removed, or replaced by another one, and has no key of its own any more.
+        Whether it was removed, or replaced by another one, and has no key of its own any more."""
         return self.parent is None and self.ino != ROOT_INO
 
     @property
     def is_past(self) -> bool:
-        """Whether it is `.versions`, or in it: nothing can be changed there."""
+        """Whether it is `.versions`, or is in it: nothing can be changed there."""
         return self.kind in _PAST
 
     @property
@@ -192,10 +196,10 @@ class _PartOfBucket(Node):
 
 
 class VersionNode(Node):
-    """A version of a key, which is what it is for good."""
+    """A version of a key: it never changes."""
 
     __slots__ = ("version",)
-    version: Version  # set by whoever makes the node
+    version: Version  # the maker of the node sets it
 
 
 def check_present(node: Node) -> None:
@@ -205,8 +209,8 @@ def check_present(node: Node) -> None:
 
 
 def _path_hash(parent: Node) -> Callable[[], blake2b]:
-    """Return what makes a hash that has read *parent* and awaits a slot: 63 of its 64 bits are
-    the inode number, because programs keep those in an off_t."""
+    """Return a hash that has read *parent* and awaits a slot. 63 of its 64 bits become the inode
+    number, because programs keep those in an off_t."""
     return blake2b(b"%x/" % parent.ino, digest_size=8).copy
 
 
@@ -220,8 +224,8 @@ def slot_of(component: str, directory: bool) -> str:
 
 
 class Inodes:
-    """The table of nodes. *bucket* and *prefix* say what the root stands for, *prefixes* which
-    part of a bucket its directory does, where that is not all of it."""
+    """The table of nodes. *bucket* and *prefix* say what the root stands for; *prefixes* says which
+    part of a bucket its directory shows, where that is not all of it."""
 
     def __init__(
         self, bucket: str = "", prefix: str = "", prefixes: Mapping[str, str] | None = None
@@ -230,8 +234,10 @@ class Inodes:
         kind = NodeKind.DIRECTORY if bucket else NodeKind.ACCOUNT
         self.root = Node(ROOT_INO, kind, None, prefix, bucket)
         self.root.holds = 1  # the kernel never forgets the root
-        self._lock = threading.Lock()  # protects all nodes' tree fields and counts, and the three
-        # The numbers of what was renamed: by the directory's number and the slot; and all of them.
+        # protects the tree fields and counts of all nodes, and the three below
+        self._lock = threading.Lock()
+        # The numbers of renamed nodes: by the number of the directory and the slot; and all of
+        # them.
         self._moved: dict[int, dict[str, int]] = {}
         self._taken: set[int] = set()
         self._nodes: dict[int, Node] = {ROOT_INO: self.root}
@@ -253,7 +259,7 @@ class Inodes:
         return children.get(slot) if children else None
 
     def child(self, parent: Node, slot: str, kind: NodeKind, hold: bool) -> Node:
-        """Return the child of *parent* in *slot*, made if nobody had it, held once more."""
+        """Return the child of *parent* in *slot*, held once more; it is made if nobody had it."""
         with self._lock:
             children = parent.children
             if children is None:
@@ -267,8 +273,8 @@ class Inodes:
 
     @contextmanager
     def holding(self, parent: Node, slot: str, kind: NodeKind) -> Iterator[Node]:
-        """Within, the kernel is about to get the child of *parent* in *slot*, which is held once
-        more, unless that fails."""
+        """Within, the kernel is about to get the child of *parent* in *slot*. It is held once more,
+        unless that fails."""
         node = self.child(parent, slot, kind, hold=True)
         try:
             yield node
@@ -293,7 +299,7 @@ class Inodes:
                     if slot[-1:] == "/" or slot in moved:
                         kind = NodeKind.DIRECTORY if slot[-1:] == "/" else _OBJECT
                         node = self._make(parent, slot, kind)
-                    else:  # as _make does, without a call for each
+                    else:  # does what _make does, without a call for each
                         digest = hash_of()
                         digest.update(slot.encode())
                         ino = _from_bytes(digest.digest()) >> 1
@@ -308,7 +314,8 @@ class Inodes:
 
     def numbers(self, parent: Node, slots: list[str]) -> list[int]:
         """Return the numbers of the children of *parent* in *slots*, as a listing shows them,
-        whether anybody holds them or not. (Where two collide, the later one has another.)"""
+        whether anybody holds them or not. (Where two collide, the later one gets another number.)
+        """
         with self._lock:
             held, moved = parent.children or {}, self._moved.get(parent.ino, {})
             known = {slot: moved[slot] for slot in slots if slot in moved} if moved else {}
@@ -335,7 +342,7 @@ class Inodes:
             self._drop_unused(node)
 
     def move(self, node: Node, parent: Node, component: str) -> None:
-        """*node* was renamed. The node that stood in its new place is unlinked."""
+        """Move *node*, which was renamed. The node that stood in its new place is unlinked."""
         with self._lock:
             slot = slot_of(component, node.is_directory)
             children = parent.children
@@ -355,8 +362,8 @@ class Inodes:
                 below.bucket = node.bucket
 
     def unlink(self, node: Node) -> None:
-        """*node* has no name any more, nor has what is still known below it; each lives until it
-        is forgotten and closed."""
+        """Take its name from *node*, and from the nodes below it; each lives until it is forgotten
+        and closed."""
         with self._lock:
             if node.parent is not None:
                 self._no_longer_moved(node.parent.ino, node.slot)
@@ -424,8 +431,8 @@ class Inodes:
             node = parent
 
     def _leave_table(self, node: Node) -> None:
-        """Take *node* out. A dict keeps the memory of all that it had: it is made anew when most
-        are gone."""
+        """Take *node* out. A dict keeps the memory of everything that it had, so the table is made
+        anew when most nodes are gone."""
         self._most = max(self._most, len(self._nodes))
         del self._nodes[node.ino]
         if len(self._nodes) * _SPARSE < self._most:

@@ -1,10 +1,12 @@
-"""The record of the rename of a directory, for when its mount dies: on local disk, written before
-the first object is copied; it says what becomes what and which copies S3 has confirmed.
+"""The record of the rename of a directory, in case its mount dies. It is on the local disk, and
+written before the first object is copied. It says what becomes what, and which copies S3 has
+confirmed.
 
-A record is a file NAME.rename of lines of JSON: what is renamed; then each copy; then, once all
-are made, that they are. NAME is random. While its mount lives the file is locked (flock), so that
-another mount of the same directory leaves it alone; it gets its name only once it is locked. As
-with the journal of files nothing is fsynced: this guards against the end of the process.
+A record is a file NAME.rename of lines of JSON: the first says what is renamed, the next are the
+copies, and the last, once all are made, says so. NAME is random. While its mount lives the file is
+locked (flock), so that another mount of the same directory leaves it alone; it gets its name only
+once it is locked. As in the journal of files, nothing is fsynced: this guards against the end of
+the process.
 
 Threading: a record belongs to the thread that renames.
 """
@@ -40,8 +42,8 @@ class KeyTree(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """The ETags of an original and of its copy; the time of the original, and what was stored with
-    it (None: not known)."""
+    """An original and its copy: the ETags of both, the time of the original, and what was stored
+    with it (None: not known)."""
 
     original: str
     copy: str
@@ -63,23 +65,23 @@ class Intent:
         self._fd = fd
 
     def note(self, key: str, copy: Copy) -> None:
-        """S3 has confirmed the copy of *key*."""
+        """Note that S3 has confirmed the copy of *key*."""
         self.copies[key] = copy
         meta = None if copy.meta is None else dict(copy.meta)
         self._append([key, *copy[:3], meta])
 
     def all_copied(self) -> None:
-        """From now on originals are deleted: there is no way back."""
+        """Note that from now on originals are deleted: there is no way back."""
         self.copied = True
         self._append("copied")
 
     def end(self) -> None:
-        """The rename is done, or undone."""
+        """Remove the record: the rename is done, or undone."""
         self._path.unlink(missing_ok=True)
         self.leave()
 
     def leave(self) -> None:
-        """It is neither: the next mount finds the record."""
+        """Leave the record to the next mount: the rename is neither done nor undone."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -114,7 +116,7 @@ class Intents:
         return intent
 
     def left(self) -> list[Intent]:
-        """Return the records that nobody works on any more, locked."""
+        """Return the records on which nobody works any more, and lock them."""
         found = (self._taken(path) for path in sorted(self._directory.glob("*.rename")))
         return [intent for intent in found if intent is not None]
 
@@ -123,7 +125,7 @@ class Intents:
             fd = os.open(path, _OPEN)
         except FileNotFoundError:  # its mount has just ended it
             return None
-        except OSError as exc:  # of a directory or a link: no record of ours
+        except OSError as exc:  # a directory or a link: no record of ours
             log.warning("%s: cannot be read; mimicfs leaves it alone: %s", path, exc.strerror)
             return None
         try:
@@ -141,8 +143,8 @@ class Intents:
         return intent
 
     def _read(self, path: Path, fd: int) -> Intent | None:
-        """Return what the record says; None: it is of another account. A last line that was
-        not written to its end says nothing: S3 is looked at anyway."""
+        """Return what the record says; None: it is of another account. A last line that was not
+        written to its end is passed over: S3 is asked anyway."""
         first, *lines = path.read_text().split("\n")[:-1] or [""]
         head = json.loads(first)
         if head["account"] != self._account:

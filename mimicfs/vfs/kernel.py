@@ -1,4 +1,4 @@
-"""The one owner of what the kernel holds of us and must be told.
+"""The one owner of the kernel's view: what it holds of us, and what it must be told.
 
 The kernel keeps names, attributes and pages until it is told otherwise. Every event that makes one
 of them wrong comes here: a listing, a GET, a HEAD, another mount (`changed`), and what this mount
@@ -7,8 +7,9 @@ speaks to the notifier, and nobody else sets `Node.pages_etag`, the version whos
 may have. The kernel needs not be told of a change that it has itself asked for.
 
 Threading: any thread; `changed` runs in the thread that merged the change. The kernel is told by
-the notifier's own thread, so nothing here waits for it but `told` with a timeout: a thread calls
-that under no lock that answering a request needs. It may hold `OpenFiles._lock` for the rest.
+the notifier's own thread, so nothing here waits for it except `told`, with a timeout. A thread that
+calls `told` holds no lock that an answer to a request needs; for the rest it may hold
+`OpenFiles._lock`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from mimicfs.posix import KernelCache
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 
-_PAGES_S = 10.0  # what is written goes to the local disk only
+_PAGES_S = 10.0  # written pages go to the local disk only
 
 
 class Kernel:
-    """Tells *cache*, the kernel's, what the mirror and this mount have made wrong in it."""
+    """Tells *cache*, that of the kernel, what the mirror and this mount have made wrong in it."""
 
     def __init__(
         self,
@@ -48,30 +49,32 @@ class Kernel:
 
     @staticmethod
     def has_pages(node: Node, entry: Entry) -> bool:
-        """Whether the pages that the kernel may have of *node* are those of the version *entry*."""
+        """Whether the pages that the kernel may have of *node* are of the version *entry*."""
         return bool(entry.etag) and node.pages_etag == entry.etag
 
     @staticmethod
     def reads(node: Node, entry: Entry) -> None:
-        """The kernel is going to have pages of *node* that are of the version *entry*."""
+        """Note that the kernel is going to have pages of *node*, of the version *entry*."""
         node.pages_etag = entry.etag
 
     def wrote(self, node: Node, etag: str) -> None:
-        """The kernel's pages of *node* became the version *etag*: it wrote through them."""
+        """Note that the kernel's pages of *node* became the version *etag*: it wrote through them.
+        Note that the kernel's pages of *node* became the version *etag*: it wrote through them."""
         node.pages_etag = etag
         self.returned(node)
 
     @staticmethod
     def copied(node: Node, old: Entry, new: Entry) -> None:
-        """The version *old* of *node* was copied within S3: its bytes are those of *new*."""
+        """Note that the version *old* of *node* was copied within S3: its bytes are those of *new*.
+        Note that the version *old* of *node* was copied within S3: its bytes are those of *new*."""
         node.pages_etag = new.etag if node.pages_etag == old.etag else ""
 
     # What this mount did and the kernel cannot see
 
     def replaced(self, node: Node) -> None:
-        """The object of *node*, which is open, is another one now. That gets a node of its own:
-        the kernel has one set of pages for each, and whoever reads on in the old one must not
-        find there what somebody has read of the new one, nor the other way round."""
+        """Note that another object has replaced that of *node*, which is open. The new one gets a
+        node of its own: the kernel has one set of pages for each node, and a reader of the old
+        object must not find pages of the new one, nor the other way round."""
         parent, slot = node.parent, node.slot
         self._inodes.unlink(node)
         if parent is not None:
@@ -79,9 +82,10 @@ class Kernel:
             self._listing_changed(parent.ino)
 
     def followed(self, node: Node, file: File) -> None:
-        """*file*, which is open, stands on another version now, of which the kernel has no page
-        yet. Of a shorter one it is told when the file is closed (File.shrunk)."""
-        if file.follows or file.pages_before:  # of the old one it may have some
+        """Note that *file*, which is open, stands on another version now, of which the kernel has
+        no page yet. If that is shorter, the kernel is told when the file is closed (File.shrunk).
+        """
+        if file.follows or file.pages_before:  # it may have pages of the old one
             file.pages_before = False
             self.grew(node)
             return
@@ -90,20 +94,21 @@ class Kernel:
             self._kernel.attr_changed(node.ino)
 
     def refused(self, node: Node) -> None:
-        """S3 refused what was written to *node*: its name shows S3's version again."""
+        """Note that S3 refused what was written to *node*: its name shows S3's version again."""
         if node.parent is not None:
             self._kernel.data_changed(node.ino)
             self._name_changed(node.parent, node.slot)
             self._listing_changed(node.parent.ino)
 
     def name_gone(self, directory: Node, component: str) -> None:
-        """One name of the object *component* went, as the kernel knows; it may have had two."""
+        """Note that one name of the object *component* went, as the kernel knows. The object may
+        have had two."""
         for beside in (False, True):
             self._kernel.entry_changed(directory.ino, self._name(component, beside))
 
     def returned(self, node: Node) -> None:
-        """S3 has *node*, or something in that directory: what others had deleted of it and of the
-        directories above is there again. Somebody has held their inodes all the time."""
+        """Note that *node*, and the directories above it, are there again after others had deleted
+        them. Somebody has held their inodes all the time."""
         away = [(each, above) for each, above in _way_up(node) if each.away]
         for each, above in away:
             each.away = False
@@ -111,43 +116,46 @@ class Kernel:
             self._listing_changed(above.ino)
 
     def grew(self, node: Node) -> None:
-        """Correct the pages of *node*: what was appended stands elsewhere than the kernel believes,
-        which has put it into its pages."""
+        """Correct the pages of *node*: the appended bytes are not where the kernel has put them in
+        its pages."""
         node.pages_etag = ""
         self._kernel.data_changed(node.ino)
 
     def gives_up_pages(self, nodes: Iterable[Node]) -> bool:
-        """Have the kernel give up its pages of *nodes*; before, it writes what was stored in them.
-        Return whether it has done so."""
+        """Have the kernel write, and then give up, its pages of *nodes*. Return whether it has done
+        so."""
         inos = [node.ino for node in nodes]
         for ino in inos:
             self._kernel.data_changed(ino)
         return not inos or self.told(_PAGES_S)
 
     def attributes_changed(self, node: Node) -> None:
-        """The mode, owner, size or times of *node* are others than the kernel was told."""
+        """Tell the kernel that the mode, owner, size or times of *node* have changed."""
         self._kernel.attr_changed(node.ino)
 
     def unheard(self, ino: int) -> None:
-        """Something in *ino* was changed after the kernel had been told that it was not."""
+        """Tell the kernel that something in *ino* was changed, which it had been told was not."""
         self._kernel.attr_changed(ino)
         self._kernel.names_changed()
         self._kernel.listing_changed(ino)
 
     def passing(self, directory: Node) -> None:
-        """The names in *directory* are good for the one who has just listed them."""
+        """Note that the names in *directory* are good only for the process that has just listed
+        them."""
         self._kernel.listing_changed(directory.ino)
 
     def told(self, timeout_s: float) -> bool:
-        """Wait until the kernel was told all of the above; False when *timeout_s* ran out."""
+        """Wait until the kernel was told all of the above; return False if *timeout_s* was not
+        enough."""
         return self._kernel.flush(timeout_s)
 
     # What the mirror learned
 
     @contextmanager
     def locked(self, ino: int) -> Iterator[None]:
-        """Within, this thread answers a request for which the kernel keeps directory *ino*
-        locked, and it is going to wait for the kernel: no name in it may be told singly."""
+        """Within, this thread answers a request for which the kernel keeps directory *ino* locked,
+        and is going to wait for the kernel: so the kernel must not be told of a single name in it.
+        """
         self._locked.ino = ino
         try:
             yield
@@ -171,7 +179,8 @@ class Kernel:
             self._listing_changed(ino)
 
     def _listing_changed(self, ino: int) -> None:
-        if self._is_locked(ino):  # nobody reads it meanwhile: its pages can just be dropped
+        # nobody reads the directory meanwhile: its pages can just be dropped
+        if self._is_locked(ino):
             self._kernel.data_changed(ino)
         else:
             self._kernel.listing_changed(ino)
@@ -210,12 +219,12 @@ class Kernel:
             listings.add(node.ino)
             if known is not None:
                 self._version_changed(known, key)
-        # The directories above may have gone with their last key. Once the kernel is told of
-        # one it may give it up, and a node that was given up has no parent any more.
+        # The directories above may have gone with their last key. The kernel may give up a
+        # directory once it is told of it, and a node that was given up has no parent any more.
         for below, below_key, above in above_it:
             if not self._gone(bucket, below_key):
                 return
-            below.away = True  # before the kernel is told, and asks
+            below.away = True  # set before the kernel is told, and asks
             self._name_changed(above, below.slot)
             listings.add(above.ino)
 
@@ -225,8 +234,9 @@ class Kernel:
             self._deleted(parent, node)
 
     def _deleted(self, parent: Node, node: Node) -> None:
-        """The object of *node* is gone. Its directory is not told so: it may be back soon, and
-        nothing could be made in a directory that the kernel takes for dead."""
+        """Tell the kernel that the object of *node* is gone. It is not told that a directory is:
+        that may be back soon, and nothing could be made in a directory that the kernel takes for
+        dead."""
         if self._is_locked(parent.ino):
             return
         for beside in (False, True):
@@ -239,8 +249,9 @@ class Kernel:
             return
         self.returned(node)
         if node.asked and node.ino not in read and not self._is_locked(node.ino):
-            # A listing with the old attributes may be on its way to the kernel. Its reader
-            # holds the lock of the directory, for which this (of a name that never is) waits.
+            # A listing with the old attributes may be on its way to the kernel. Its reader holds
+            # the lock of the directory. This message, about a name that never exists, waits for
+            # that lock.
             self._kernel.entry_changed(node.ino, b".")
             read.add(node.ino)
         known = self._inodes.find(node, slot) if slot else node
@@ -252,7 +263,8 @@ class Kernel:
             self._version_changed(known, key)
 
     def _version_changed(self, node: Node, key: str) -> None:
-        """The kernel may hold attributes and pages of an object that is another one now."""
+        """Tell the kernel that an object, of which it may hold attributes and pages, has changed.
+        Tell the kernel that an object, of which it may hold attributes and pages, has changed."""
         if node.is_directory:
             self._kernel.listing_changed(node.ino)
             return
@@ -264,11 +276,11 @@ class Kernel:
             self._name_changed(node.parent, node.slot)
         file = node.file
         if file is not None and file.shrunk and file.etag == etag:
-            return  # told when it is closed
+            return  # the kernel is told when it is closed
         if file is not None and not file.dirty and file.etag != etag:
             if entry is not None and file.follow(entry):
                 self.followed(node, file)
-            elif entry is None or not file.follows:  # else it is at work, and is renewed later
+            elif entry is None or not file.follows:  # otherwise it is at work, and is renewed later
                 file.expire(deleted=entry is None)
                 self.replaced(node)
             return
@@ -288,8 +300,8 @@ class Kernel:
         self._kernel.names_changed()
 
     def _may_differ(self, node: Node) -> None:
-        """Nobody has said that the object of *node* changed. An open file goes on where the mirror
-        is not certain: it may have lost all that it knew."""
+        """Tell the kernel that the object of *node* may have changed, though nobody has said so. An
+        open file goes on where the mirror is not certain: that may have lost all that it knew."""
         key = node.key
         if node.file is None or self._mimicdb.is_certain(node.bucket, key):
             self._version_changed(node, key)
@@ -331,7 +343,7 @@ class Kernel:
         key is not below the root."""
         node = self._inodes.root
         if node.kind == NodeKind.ACCOUNT:
-            if not bucket:  # a change in the list of buckets: *key* is a bucket
+            if not bucket:  # in the list of buckets, *key* is a bucket
                 return node, slot_of(key, directory=True)
             found = self._inodes.find(node, slot_of(bucket, directory=True))
             if found is None or not key.startswith(found.prefix):
@@ -355,8 +367,8 @@ class Kernel:
 
 
 def _way_up(node: Node) -> Iterator[tuple[Node, Node]]:
-    """Yield *node* and the directory that it is in, then the same of that, up to the root of
-    the bucket or of the mount."""
+    """Yield *node* and its directory, then that and its own, up to the root of the bucket or of the
+    mount."""
     while (above := node.parent) is not None and above.kind != NodeKind.ACCOUNT:
         yield node, above
         node = above

@@ -70,7 +70,7 @@ class Leaving:
         node = self._tree.named(directory, name)
         if node.is_directory:
             raise PosixError(errno.EISDIR, repr(name))
-        key = node.key  # it has none once it is found to be another version
+        key = node.key  # the node has no key once its object was found to be another version
         with self._handles.leaving(node, caller.cancellation) as file:
             if file is None or file.entry is not None:
                 with self._replacing.losing(directory, key):
@@ -125,8 +125,8 @@ class Leaving:
         return source, target
 
     def _stayed(self, directory: Node) -> None:
-        """*directory* has lost a name. If others had deleted it before, it is there again, unless
-        they did so for good."""
+        """Note that *directory* has lost a name. If others had deleted the directory before, it is
+        there again, unless it is gone for good."""
         if self._replacing.is_there(directory):
             self._kernel.returned(directory)
 
