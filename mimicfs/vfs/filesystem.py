@@ -129,8 +129,7 @@ class VFS:
             self._tree,
         )
         self._change_names_by(roots, Intents(journal.directory / RENAMES, s3.account()))
-        # first: the kernel asks at once about whatever it is told of
-        mimicdb.subscribe(self._look.changed)
+        mimicdb.subscribe(self._look.changed)  # first: once it is told, the kernel asks at once
         mimicdb.subscribe(roots.changed)
         mimicdb.subscribe(self._kernel.changed)
 

@@ -1,27 +1,28 @@
 """Locks of open files that all mounts of a store share (-o locks=shared).
 
-locks/shared.py says who has a lock. Here is what a lock means for the bytes, as in NFS: whoever
-gets one sees what the one who had it before has written, and whoever gives one up has written it to
-S3 before. So after a lock was granted
+locks/shared.py says who has a lock. This module says what a lock means for the bytes, as in NFS: a
+program that gets a lock sees what the holder before it has written, and a program that gives one up
+has its bytes written to S3 first. So after a lock was granted
 
   1. the follower has read the log of the file's bucket up to now, and the kernel was told;
   2. the open file stands on the version that the name stands for now, whatever it had before;
 
-and before one is given up, or a descriptor is closed, what was written is uploaded. An upload of a
-file that is locked looks first whether it still is.
+and before a lock is given up, or a descriptor is closed, what was written is uploaded. An upload of
+a locked file looks first whether the lock still holds.
 
 A lock is of a name: of the key that the file had when it was first locked through a handle.
 
 A close(2) returns before the kernel sends the release of the handle, and flock(2) ends with that.
-So a flock that is asked for without waiting may meet one that is closed already. If that is of this
-mount, its release was read before, and is waited for. If it is of another mount, nobody here can
-know: the flock waits _CLOSES_S for it, as any other waits, before it is refused.
+So a flock that is asked for without waiting may meet the lock of a handle that is closed already.
+In this mount, the release of that handle has been read before, and the flock waits for it. In
+another mount, nobody here can know: the flock waits for _CLOSES_S, as any other wait, before it is
+refused.
 
-Who owns a lock. A lock of flock belongs to its handle, and ends with it. A lock of fcntl belongs to
-whomever the kernel names: a process, which has one number for all that it has open, and whose locks
-of a file end when it closes any descriptor of that file; or an open file (OFD), whose locks end
-with its handle. The kernel does not say which of the two it is: a lock that no close has ended ends
-with the handle.
+The owner of a lock. A lock of flock belongs to its handle, and ends with it. A lock of fcntl
+belongs to the owner that the kernel names. That is a process, which has one number for all its open
+files, and whose locks of a file end when it closes any descriptor of that file; or an open file
+(OFD), whose locks end with its handle. The kernel does not say which of the two it is: a lock that
+no close has ended ends with the handle.
 
 Threading: any thread. `_lock` protects the tables and is taken last.
 """
@@ -45,15 +46,15 @@ from mimicfs.vfs.kernel import Kernel
 
 log = logging.getLogger(__name__)
 
-_LEAVES_S = 10.0  # how long somebody waits for a release that is on its way
-_CLOSES_S = 1.0  # how long for one that may be on its way to another mount
-_CATCH_UP_S = 5.0  # how long for the follower, and for the kernel
+_LEAVES_S = 10.0  # how long a caller waits for a release that is on its way
+_CLOSES_S = 1.0  # how long it waits for one that may be on its way to another mount
+_CATCH_UP_S = 5.0  # how long it waits for the follower, and for the kernel
 
 
 class VFSLocks:
     """The locks of what is open in *handles*. *catch_up* returns once this mount knows, and has
-    told the kernel, what others have changed until now in a bucket; False if that takes longer than
-    it is given, in seconds. Raises StoreError."""
+    told the kernel, what others have changed in a bucket until now. It returns False if that takes
+    longer than the seconds that it is given, and raises StoreError."""
 
     def __init__(
         self,
@@ -67,14 +68,15 @@ class VFSLocks:
         self._kernel = kernel
         self._catch_up = catch_up
         self._lock = threading.Condition()  # protects the three below
-        self._names: dict[int, str] = {}  # by handle: what is locked through it
-        self._owners: dict[int, set[tuple[str, bool]]] = {}  # and who has, and whether by flock
-        self._leaving: set[int] = set()  # handles whose release comes
+        self._names: dict[int, str] = {}  # by handle: the name that is locked through it
+        # by handle: the owners, and whether by flock
+        self._owners: dict[int, set[tuple[str, bool]]] = {}
+        self._leaving: set[int] = set()  # handles whose release is on its way
         shared.when_lost = self._lost
         handles.guard = self._check
         handles.shares_locks = True
 
-    # As posix.FileLocks
+    # The methods of posix.FileLocks
 
     def get(self, handle: int, owner: int, asked: FileLock) -> FileLock | None:
         wanted = self._wanted(self._owner(handle, owner, flock=asked.flock), asked)
@@ -136,7 +138,7 @@ class VFSLocks:
             return
         with self._lock:
             name, owners = self._names.pop(handle), self._owners.pop(handle)
-            for newer in self._handles_of(name):  # the kernel gives numbers of files again
+            for newer in self._handles_of(name):  # the kernel uses numbers of files again
                 owners = owners - self._owners[newer]
         try:
             self._unlock_all(name, owners)
@@ -148,8 +150,8 @@ class VFSLocks:
     # What they are made of
 
     def _name(self, handle: int) -> str:
-        """Return what is locked through *handle*: an object, whose name no other file has; or what
-        only this mount has."""
+        """Return the name that is locked through *handle*: that of an object, which no other file
+        has, or one that only this mount knows."""
         name = self._names.get(handle)
         if name is not None:
             return name
@@ -166,7 +168,8 @@ class VFSLocks:
         return any(self._shared.holds(name, who) for who, _ in owners)
 
     def _ended(self, name: str, who: str) -> None:
-        """*who* has closed *name*: it owns no lock there any more, by whichever handle it came."""
+        """Note that *who* has closed *name*, and owns no lock there any more, by whichever handle
+        it came."""
         with self._lock:
             for handle in self._handles_of(name):
                 self._owners[handle].discard((who, False))
@@ -181,18 +184,19 @@ class VFSLocks:
     def _get(
         self, name: str, wanted: Lock, cancellation: Cancellation, *, wait: bool
     ) -> tuple[Lock, ...]:
-        """Return what the owner of *wanted* had there before."""
+        """Get the lock *wanted*; return what its owner had there before."""
         others_s = _CLOSES_S if wanted.flock else 0.0
         try:
             return self._shared.lock(name, wanted, cancellation, wait=wait, others_s=others_s)
         except PosixError as exc:
-            # A close(2) has returned before its release is answered.
+            # A close(2) may have returned although its release is not answered yet.
             if exc.errno != errno.EAGAIN or not self._have_left(name):
                 raise
             return self._shared.lock(name, wanted, cancellation, wait=False, others_s=others_s)
 
     def _have_left(self, name: str) -> bool:
-        """Whether handles were released through which *name* was locked: wait for them."""
+        """Wait for the releases of handles through which *name* was locked; return whether there
+        were any."""
         with self._lock:
             left = {each for each in self._leaving if self._names.get(each, name) == name}
             if left:
@@ -207,11 +211,11 @@ class VFSLocks:
         before: tuple[Lock, ...],
         cancellation: Cancellation,
     ) -> None:
-        """Show the owner of a new lock what was written before. If that fails, the owner has what
-        it had *before*: what is written under that is still to be safe. Nobody else can have
-        written where it had as much: SQLite takes it for a damaged disk if a lock to write cannot
-        become one to read. But it may have had that through another handle: others replaced the
-        file of this one."""
+        """Show the owner of a new lock what was written before. If that fails, the owner keeps what
+        it had *before*: what it writes under that must still be safe. Where it had as much before,
+        nobody else can have written, and there is nothing to show: SQLite takes it for a damaged
+        disk if a lock to write cannot become one to read. But it may have had the lock through
+        another handle, and others may have replaced the file of this one."""
         try:
             if self._is_expired(handle) or not is_covered(wanted, before):
                 self._show(handle, name, cancellation)
@@ -235,7 +239,7 @@ class VFSLocks:
     def _leave(self, name: str, wanted: Lock, kept: tuple[Lock, ...]) -> None:
         try:
             self._shared.leave(name, wanted, kept)
-        except StoreError as exc:  # it hears of it when it answers again
+        except StoreError as exc:  # the store hears of it when it answers again
             log.debug("%s: %s", name, exc)
 
     def _unlock(
@@ -249,15 +253,15 @@ class VFSLocks:
             self._let_go(name, self._wanted(who, asked))
 
     def _let_go(self, name: str, gone: Lock) -> None:
-        """Raises PosixError ENOLCK: then the store hears of it later."""
+        """Give up the lock. Raises PosixError ENOLCK; then the store hears of it later."""
         try:
             self._shared.leave(name, gone, ())
         except StoreError as exc:
             raise _no_locks(exc) from exc
 
     def _unlock_all(self, name: str, owners: Collection[tuple[str, bool]]) -> None:
-        """Raises the first error, after trying all. A caller that waited for a flock finds all
-        free."""
+        """Give up all locks; raises the first error, after trying all. A caller that waited for a
+        flock then finds everything free."""
         failed: PosixError | None = None
         for who, flock in sorted(owners, key=lambda owner: owner[1]):
             try:
@@ -270,7 +274,8 @@ class VFSLocks:
     # What was locked, and is not certain any more
 
     def _check(self, file: File) -> None:
-        """*file* is about to be uploaded. Raises PosixError EIO, StoreError."""
+        """Check the locks of *file*, which is about to be uploaded. Raises PosixError EIO,
+        StoreError."""
         self._shared.check(_name_of(file))
 
     def _lost(self, name: str) -> None:
@@ -286,7 +291,7 @@ def _name_of(file: File) -> str:
 
 
 def _all_of(who: str, *, flock: bool) -> Lock:
-    """Return what covers each lock of a file that *who* can have."""
+    """Return locks that cover every lock of a file that *who* can have."""
     return Lock(who, flock, False, 0, END, 0)
 
 

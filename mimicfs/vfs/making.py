@@ -1,4 +1,5 @@
-"""Making what is no regular file: directories and buckets, links, pipes, sockets, devices."""
+"""Making everything except regular files: directories and buckets, links, pipes, sockets, devices.
+Making everything except regular files: directories and buckets, links, pipes, sockets, devices."""
 
 from __future__ import annotations
 
@@ -70,8 +71,9 @@ class Making:
             mode |= stat.S_ISGID
         uid, gid = self._ownership.of_new(caller, parent)
         meta = metadata.written(metadata.directory_mode(mode), uid, gid, time.time_ns())
-        if covered:  # nothing begins with that key, so all below it is known: nothing
-            # Before the key is known: what S3 tells of it would be passed over until then.
+        if covered:  # no key begins with this one: so it is known that nothing is below it
+            # This comes before the key is known: until then, what S3 tells of the key is passed
+            # over.
             self._mimicdb.complete(parent.bucket, Scope(key, True, time.time_ns()))
         try:
             self._stored.markers.make(parent.bucket, key, meta)
@@ -113,8 +115,8 @@ class Making:
             attr = self._attr(caller, node)
         if stat.S_IFMT(attr.mode) == kind:
             return attr
-        # Another mount has put something else there since. The kernel takes no other type from
-        # the call that made one (EIO): it is to ask again.
+        # Another mount has put something else there since. The kernel takes no other type from the
+        # call that made a file (EIO), so it must ask again.
         return PassingAttr(*attr._replace(mode=kind | stat.S_IMODE(attr.mode)))
 
 

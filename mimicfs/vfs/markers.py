@@ -1,8 +1,8 @@
 """The objects that mark directories (`d/`), where the server keeps them.
 
-There are servers to which `d/` is the name of a file `d` (rclone): then nothing can be stored below
-it. A look at `d`, after the first marker, shows it; mimicfs deletes such a marker again, and from
-then on the mirror alone remembers directories, as with -o no_markers.
+To some servers (rclone) `d/` is the name of a file `d`, and then nothing can be stored below it. A
+look at `d` after the first marker shows that. mimicfs deletes such a marker again, and from then on
+only the mirror remembers directories, as with -o no_markers.
 
 Threading: any thread.
 """
@@ -27,22 +27,22 @@ log = logging.getLogger(__name__)
 
 
 class Markers:
-    """Of the server of *s3*."""
+    """The markers on the server of *s3*."""
 
     def __init__(self, mimicdb: Mirror, s3: S3, options: VFSOptions) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
         self._options = options
-        self._denied = False  # to look whether they are kept: asked once
+        self._denied = False  # S3 refused a look whether they are kept: it is asked once
 
     @property
     def are_kept(self) -> bool:
-        """Whether directories have markers here, as far as it is known."""
+        """Whether directories have markers here, as far as that is known."""
         return self._options.markers and self._s3.capabilities["markers"] != "no"
 
     def make(self, bucket: str, key: str, meta: Mapping[str, str]) -> None:
-        """Make the directory *key*: its marker, or what the mirror remembers in the place of one.
-        Raises PosixError EEXIST."""
+        """Make the directory *key*: its marker, or a row of the mirror in the place of one. Raises
+        PosixError EEXIST."""
         if self.are_kept and self._is_made(bucket, key, meta):
             return
         keeps = self._options.buckets.of(bucket).keeps_metadata
@@ -52,7 +52,7 @@ class Markers:
         try:
             made = self._put(bucket, key, meta)
         except S3Unavailable as exc:
-            # What rclone says of each directory that has names.
+            # rclone says this of each directory that has names.
             if exc.status != 500 or self._is_known or self._mimicdb.entry(bucket, key) is None:
                 raise
             if self._file_of_own(bucket, key, meta) is None:
@@ -67,7 +67,7 @@ class Markers:
     def _is_kept(self, bucket: str, made: Entry) -> bool:
         """Whether *made* is a marker; if not, it is gone again. Raises PosixError EEXIST."""
         beside = self._file_beside(bucket, made)
-        if beside is None or beside.size > 0:  # a file of somebody's own, which tells nothing
+        if beside is None or beside.size > 0:  # somebody's own file, which tells nothing
             return True
         try:
             own = self._file_of_own(bucket, made.key, made.meta or {})
@@ -76,16 +76,16 @@ class Markers:
             return True
         if own is None:
             return True
-        if beside.etag:  # else there is nothing of ours
+        if beside.etag:  # otherwise nothing there is ours
             if not _is_same(beside, made, keeps_metadata=bool(own.meta)):
                 raise PosixError(errno.EEXIST, f"s3://{bucket}/{beside.key}")
             self._s3.conditions.delete(bucket, made.key, made.etag)
         return False
 
     def _file_beside(self, bucket: str, made: Entry) -> Entry | None:
-        """Return what is there by the name of *made* without its slash. None: nothing, and *made*
-        is a marker, as far as it can be known. What another mount has deleted meanwhile, because it
-        found a file, is a file that nobody has seen: without an ETag."""
+        """Return the object that has the name of *made* without its slash. None: there is none, and
+        *made* is a marker, as far as one can know. If another mount found a file and has deleted it
+        meanwhile, return that file, without an ETag, as nobody has seen it."""
         name = made.key.rstrip("/")
         try:
             try:
@@ -100,13 +100,13 @@ class Markers:
         return None
 
     def _not_known(self, bucket: str, made: Entry, exc: MimicError) -> None:
-        """Whether *made* is a marker cannot be seen. It is made all the same."""
+        """Keep *made*, though nobody can see whether it is a marker."""
         log.debug("s3://%s/%s: whether it is a marker is not known: %s", bucket, made.key, exc)
         self._denied = self._denied or isinstance(exc, AccessDenied)
 
     def _file_of_own(self, bucket: str, key: str, meta: Mapping[str, str]) -> Entry | None:
-        """Return the file that the server makes of a marker, of one of our own beside *key*, which
-        nobody else touches. None: it keeps markers."""
+        """Make a marker of our own beside *key*, which nobody else touches, and return the file
+        that the server makes of it. None: it keeps markers."""
         own = self._put(bucket, own_key_beside(key.rstrip("/")) + "/", meta)
         try:
             file = self._s3.look(bucket, own.key.rstrip("/"))
@@ -122,7 +122,7 @@ class Markers:
     def _remove(self, bucket: str, own: str) -> None:
         try:
             self._s3.delete(bucket, own)
-        except MimicError as exc:  # what was seen is seen
+        except MimicError as exc:  # what was seen counts all the same
             log.warning("s3://%s/%s is left: %s", bucket, own, exc)
 
     def _put(self, bucket: str, key: str, meta: Mapping[str, str]) -> Entry:
@@ -130,7 +130,7 @@ class Markers:
 
 
 def _is_same(beside: Entry, made: Entry, *, keeps_metadata: bool) -> bool:
-    """Whether the file *beside* is *made*: the bytes of empty files are the same, the metadata,
-    where the server keeps them, have the moment in them."""
+    """Whether the file *beside* is *made*. The bytes of empty files are the same, but the metadata,
+    where the server keeps them, have the time in them."""
     same = not keeps_metadata or (beside.meta or {}) == (made.meta or {})
     return same and beside.etag == made.etag

@@ -1,7 +1,7 @@
-"""Renames. S3 has none: an object is copied on the server, then the old one is deleted.
+"""Renames. S3 has none: the server copies an object, then the old one is deleted.
 
-Files that are open go along: from the copy on they are read and written at the new place.
-Directories are renames.py's. The mirror follows each request that S3 confirmed.
+Open files go along: after the copy they are read and written at the new place. renames.py renames
+directories. The mirror follows each request that S3 has confirmed.
 
 Threading: called by one thread for one rename; the kernel holds the locks of both parents.
 """
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class NamePlace:
-    """A directory and a component in it: where something is, or is to be."""
+    """A directory and a component in it: the place of something, before or after the rename."""
 
     def __init__(self, parent: Node, component: str) -> None:
         self.parent = parent
@@ -72,7 +72,8 @@ class Mover:
         self, cancellation: Cancellation, source: NamePlace, target: NamePlace, *, replace: bool
     ) -> None:
         """Move one object; with *replace*, over another one if there is one. Raises PosixError
-        EEXIST else; ObjectChanged where somebody replaced the source meanwhile: that stays."""
+        EEXIST if there is one, without *replace*; ObjectChanged where somebody replaced the source
+        meanwhile: then that stays."""
         node = self._inodes.find(source.parent, source.component)
         file = node.file if node is not None else None
         if node is not None:
@@ -80,7 +81,7 @@ class Mover:
         entry = self._mimicdb.entry(source.bucket, source.key)
         if entry is None:
             raise PosixError(errno.ENOENT, str(source))
-        if not replace:  # the mirror does not know of it; S3 may
+        if not replace:  # the mirror knows of none; S3 may
             self._s3.conditions.check(target.bucket, target.key, Condition(absent=True))
         entry, content, new = self._copied_as_it_is(cancellation, source, entry, target, replace)
         if file is not None:  # first: a read between the two requests must find the object
@@ -104,8 +105,8 @@ class Mover:
         target: NamePlace,
         replace: bool,
     ) -> tuple[Entry, Content | None, Entry]:
-        """Copy *entry* to *target*, and again if others have changed meanwhile what is stored with
-        it, which no ETag shows. Return the original, and what `_copied` does."""
+        """Copy *entry* to *target*, and do it again if others have meanwhile changed what is stored
+        with it, which no ETag shows. Return the original, and what `_copied` returns."""
         for tried in range(ROUNDS):
             made = self._s3.pool.submit(self._copied, source, entry, target, replace)
             content, new = cancellation.wait(made)
@@ -119,7 +120,8 @@ class Mover:
     def _copied(
         self, source: NamePlace, entry: Entry, target: NamePlace, replace: bool
     ) -> tuple[Content | None, Entry]:
-        """Copy *entry* to *target*; return what is stored with it, if that is not what was."""
+        """Copy *entry* to *target*; return what is stored with the copy, if that differs from the
+        original."""
         kept, content, replaced = self._s3.kept, None, None
         known = self._mimicdb.entry(target.bucket, target.key)
         if replace and known is not None and known.kind == OBJECT:
@@ -154,7 +156,7 @@ class Mover:
             rename.copy(cancellation)
             self._go_along(node, rename, cancellation)
             rename.settle(cancellation)
-            self._go_along(node, rename, cancellation)  # before the originals go
+            self._go_along(node, rename, cancellation)  # before the originals are deleted
             rename.commit()
         except BaseException:
             self._go_back(node, rename)
@@ -164,13 +166,13 @@ class Mover:
         self._go_along(node, rename)  # files that were opened meanwhile
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
-        if rename.late:  # what others did at the old place, the kernel may have as it was before
+        if rename.late:  # the kernel may not know yet what others did at the old place
             late = [new.prefix + name for name in rename.late]
             self._mimicdb.announce(new.bucket, Difference(late, [], [], 0))
 
     def _know_all(self, cancellation: Cancellation, tree: KeyTree) -> None:
-        """Keys that the mirror has not seen would be copied in the second round only: list the
-        directory to its depth unless that was done once."""
+        """List the directory to its depth unless that was done once. Keys that the mirror has not
+        seen would be copied only in the second round."""
         cover = self._mimicdb.cover(*tree)
         if cover is None or not cover.deep:
             self._syncer.sync(*tree, cancellation=cancellation)
@@ -185,8 +187,8 @@ class Mover:
                 self._stand(file, rename.new, name, copy.copy if copy is not None else "")
 
     def _go_back(self, node: Node | None, rename: Rename) -> None:
-        """Let them stand on the originals again; not those that were uploaded to the new place,
-        where their bytes stay."""
+        """Let the files stand on the originals again, except those that were uploaded to the new
+        place: their bytes stay there."""
         for file, name in self._open_below(node, rename.new):
             copy = rename.copies.get(name)
             if file.entry is None or (copy is not None and copy.copy == file.etag):
@@ -196,18 +198,19 @@ class Mover:
         self, node: Node | None, tree: KeyTree, cancellation: Cancellation = NEVER
     ) -> Iterator[tuple[File, str]]:
         """Yield the open files below *node* that stand in *tree*, and their keys in it. Nobody
-        changes or uploads what was yielded."""
+        changes or uploads a file that was yielded."""
         for below in self._inodes.below(node) if node is not None else ():
             file = below.file
             if below.kind != NodeKind.OBJECT or file is None or not _stands_in(tree, file):
                 continue
-            with file.still(cancellation):  # S3 has by then what is being uploaded
+            with file.still(cancellation):  # by then S3 has what is being uploaded
                 if _stands_in(tree, file):
                     yield file, file.key[len(tree.prefix) :]
 
     def _stand(self, file: File, tree: KeyTree, name: str, etag: str) -> None:
         """Let *file* stand in *tree*, on the version *etag* of its bytes. If others have put
-        another one there, it stands on what is gone (ESTALE): its bytes are none of theirs."""
+        another version there, the file stands on one that is gone (ESTALE): its bytes are not
+        theirs."""
         key = tree.prefix + name
         entry = self._mimicdb.entry(tree.bucket, key) if file.entry is not None else None
         entry = entry if entry is not None and entry.etag == etag else None

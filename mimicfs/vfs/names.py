@@ -1,8 +1,7 @@
 """S3 key components and file names, both ways.
 
-A key is cut at each "/"; what lies between is a component. A component is shown as it is,
-in UTF-8, with these exceptions, because the kernel cannot carry it or because two things
-would have one name:
+A key is cut at each "/"; the pieces are its components. A component is shown as it is, in UTF-8,
+except for these, which the kernel cannot carry or which would give two things one name:
 
     component                                     shown as
     "" of a directory (the key has "//")          %empty
@@ -17,14 +16,13 @@ would have one name:
                                                   a NUL, FD for the % of a last %file, %name,
                                                   %nul or %raw, FC behind it for %file
 
-S3 keys are UTF-8: a name that is not (`caf\\xe9`) is stored as the last of these, and shown
-as it was given. The escaped form of a name never equals another name's form: what would read
-as an escape is escaped itself. A name that reads as an escape of nothing (`x%name`) does not
-exist. No name of the last kind is also that of a component ending in %raw: percent-coded it
-would be longer than a key.
+S3 keys are UTF-8: a name that is not (`caf\\xe9`) is stored as a component that ends in %raw, and
+shown as it was given. No two components are shown alike: one that would read as an escape is escaped
+itself. A name that reads as an escape of nothing (`x%name`) does not exist. No name of the last row
+is also that of a component that ends in %raw: percent-coded it would be longer than a key.
 
-An object is found as NAME%file also while nothing has its plain name, so that `rm -r` of both
-works in any order; it is listed under one name.
+An object is found as NAME%file even while nothing has its plain name, so that `rm -r` of both works
+in any order; it is listed under one name only.
 Pure functions; any thread may call them.
 """
 
@@ -38,13 +36,13 @@ from urllib.parse import unquote_to_bytes
 from mimicfs.errors import PosixError
 
 CONTROL = b".sync"  # the control file, in every directory
-VERSIONS = b".versions"  # with -o versions: what the names of a directory were
+VERSIONS = b".versions"  # with -o versions: the directory of earlier versions
 NAME_MAX = 1024  # bytes; FUSE_NAME_MAX of the kernel's fs/fuse/fuse_i.h
 
 _WHOLE = {"": "%empty", ".": "%dot", "..": "%dotdot"}
 _WHOLE_BACK = {shown: component for component, shown in _WHOLE.items()}
 _LOOKS_ESCAPED = frozenset({*_WHOLE_BACK, "%object"})
-# What stands for something else than the key of that name.
+# Names that stand for something other than the key of that name.
 RESERVED = frozenset({CONTROL.decode()})
 WITH_VERSIONS = RESERVED | {VERSIONS.decode()}
 _ENDINGS = ("%file", "%name", "%nul")
@@ -52,19 +50,20 @@ _LONG_ENDINGS = tuple(ending.encode() for ending in (*_ENDINGS, "%raw"))
 _NUL, _PERCENT, _BESIDE = b"\xfe", b"\xfd", b"\xfc"
 _MARKER_CONTENT = "%object"
 _RAW = "%raw"
-_SURROGATE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of a byte
+_SURROGATE = re.compile("[\udc80-\udcff]")  # the characters that surrogateescape makes of bytes
 
 
 class Component(NamedTuple):
-    """The meaning of a file name. *beside*: the object that has a directory of its name beside it
-    (or a marker's content), and no directory."""
+    """The meaning of a file name. *beside*: it means the object that has a directory of its name
+    beside it (or the content of a marker), not the directory."""
 
     text: str
     beside: bool = False
 
 
 def _raw(component: str) -> bytes | None:
-    """Return the bytes, not UTF-8, that *component* stands for; None if it stands for itself."""
+    """Return the bytes that are not UTF-8 and for which *component* stands; None if it stands for
+    itself."""
     if not component.endswith(_RAW):
         return None
     raw = unquote_to_bytes(component.removesuffix(_RAW))
@@ -84,9 +83,9 @@ def _coded(name: bytes) -> str | None:
 
 
 def file_name(component: str, beside: bool = False, reserved: frozenset[str] = RESERVED) -> bytes:
-    """Return the file name of *component*. *beside*: it is an object, and a directory of the
-    same name (for "": the directory that it marks) has the plain name. *reserved*: what no key
-    is shown as."""
+    """Return the file name of *component*. *beside*: it is an object, and a directory of the same
+    name (for "": the directory that it marks) has the plain name. *reserved* are names as which no
+    key is shown."""
     if not beside and component not in _WHOLE and "%" not in component and "\0" not in component:
         return (f"{component}%name" if component in reserved else component).encode()
     if beside and not component:
@@ -115,8 +114,9 @@ def component(name: bytes, reserved: frozenset[str] = RESERVED) -> Component:
 
 
 def _long_name(component: bytes, beside: bool) -> bytes:
-    """Return the name of a component whose escaped form no name can have. It is as long as the
-    component, or up to two bytes longer: room enough, a key beside "KEY/" has 1,023."""
+    """Return the name of a component whose escaped form is too long for a name. The name has at
+    most two bytes more than the component. That is room enough: a key beside "KEY/" has at most
+    1,023."""
     if component.endswith(_LONG_ENDINGS):
         head, _, tail = component.rpartition(b"%")
         component = head + _PERCENT + tail

@@ -1,19 +1,20 @@
-"""Reading ahead over files: a reader that goes through the files of a directory one after the
+"""Reading ahead across files: a reader that goes through the files of a directory one after the
 other finds the next ones already here.
 
 The mirror knows sizes and etags, so nothing is asked of S3 but the bytes. Programs go through a
-directory in one of two orders: that of the names (grep -r, tar, a shell's *, rsync), or that of
-the inode numbers (cp -r: coreutils sort so, for disks on which that is quicker). Once the
-second file follows the first in one of them, the next small ones are fetched: 4, then 8, up to 32
-ahead. A wrong guess ends it, at the cost of what was fetched; several in a row, once it was right:
-of many threads that read, some lag behind. Files that were passed over are dropped when 64 others
-were opened. A reader goes through a tree in one order: after it has read one directory like that,
-the next one is foreseen from its first file on; if S3 must be asked first what is stored with that,
-at the same time. If it is not opened then, the directory behind it is not foreseen.
+directory in one of two orders: that of the names (grep -r, tar, a shell's *, rsync), or that of the
+inode numbers (cp -r: coreutils sort so, for disks on which that is quicker). Once the second file
+follows the first in one of them, the next small ones are fetched: 4, then 8, up to 32 ahead. A
+wrong guess ends that, and has cost what was fetched. After a right guess only several wrong ones in
+a row end it: where many threads read, some lag behind. Files that were passed over are dropped when
+64 others were opened. A reader goes through a tree in one order: after it has read one directory
+like that, the next one is foreseen from its first file on. If S3 must first be asked what is stored
+with that file, both happen at the same time. If the file is not opened then, the directory behind
+it is not foreseen.
 
 Threading: any thread may open. `Neighbours._lock` protects the table of walks, and is held for a
-few instructions; a walk's own lock all of the walk, also while its next names are looked up in the
-mirror: `opened_at_once` does not wait for it. Nobody waits for what is fetched.
+few instructions. The lock of a walk protects the walk, and is held while the mirror looks up its
+next names: `opened_at_once` does not wait for it. Nobody waits for the files that are fetched.
 """
 
 from __future__ import annotations
@@ -35,23 +36,22 @@ from mimicfs.vfs.inodes import Inodes, Node
 
 log = logging.getLogger(__name__)
 
-_SMALL = 1 * MIB  # larger files have a read-ahead of their own
+_SMALL = 1 * MIB  # a larger file has a read-ahead of its own
 _BYTES = 8 * MIB  # of one directory, fetched and not opened yet
 _MOST = 32  # files foreseen: 1,600 a second where each takes 20 ms
-_LATE = 64  # opened since, after which a file that was passed over is dropped
-_PRESUMED_ROW = 2  # as if so many had been foreseen: 16 files ahead at once
-_NEAR = 4  # the next file is one of so many: several threads may read at once
-_MISSES = 3  # files in a row that were not foreseen end a walk that was right so often before
-_SORTED = 20_000  # a directory with more files is gone through by name, or not foreseen
+_LATE = 64  # a file that was passed over is dropped after so many others were opened
+_PRESUMED_ROW = 2  # begin as if so many had been foreseen: 16 files ahead at once
+_NEAR = 4  # the next file is one of the next so many: several threads may read at once
+_MISSES = 3  # so many unforeseen files in a row end a walk that was right so often before
+_SORTED = 20_000  # a directory with more files is foreseen by name, or not at all
 _ORDERS = 8  # directories of which the order of the inode numbers is kept
-_AGAIN_S = 5.0  # a name that is not in it may be new then
+_AGAIN_S = 5.0  # by then a name that is not in the order may be new
 _WALKS = 64  # directories that are remembered
-_SOON_S = 2.0  # a directory that is begun so soon after another one was read goes on with the tree
+_SOON_S = 2.0  # a directory that is begun so soon after another one goes on with its tree
 
 
 class _Habit(NamedTuple):
-    """The habit by which programs go through directories of a bucket, as it was seen at
-    *seen_s*."""
+    """The order in which programs go through directories of a bucket, as was seen at *seen_s*."""
 
     bucket: str
     by_number: bool
@@ -61,20 +61,20 @@ class _Habit(NamedTuple):
 class _Foreseen(NamedTuple):
     entry: Entry
     reader: Reader | None  # None: not fetched
-    since: int  # files that had been opened by then
+    since: int  # how many files had been opened by then
 
 
 class _OpenInWalk(NamedTuple):
     """The place of an open in its walk."""
 
     found: _Foreseen | None
-    before: str  # the key that it followed, where it was not foreseen
+    before: str  # the key before it, where it was not foreseen
     dropped: list[Reader]  # to be closed
-    look: bool  # whether the next names are to be looked up
+    look: bool  # whether to look the next names up
 
 
 class _Order(NamedTuple):
-    """The files of a directory, in the order of their inode numbers, as it was at *made_s*; none
+    """The files of a directory in the order of their inode numbers, as it was at *made_s*; no files
     of a directory that has too many."""
 
     made_s: float
@@ -92,21 +92,21 @@ class _DirectoryWalk:
         self.missed = 0  # files in a row that were not
         self.last = ""  # key of the file that was opened last, or foreseen last
         self.by_number = False  # the order is that of the inode numbers
-        self.presumed = False  # it is foreseen because others were, and not seen itself yet
+        self.presumed = False  # it is foreseen because others were, and no file of it was read yet
         self.order: _Order | None = None  # replaced in one step, also without the lock
         self.foreseen: OrderedDict[str, _Foreseen] = OrderedDict()
         self.looking = False  # somebody looks the next names up
 
     def begin(self, key: str) -> list[Reader]:
-        """Begin anew behind *key*; return what is to be closed."""
+        """Begin anew behind *key*; return the readers to be closed."""
         readers = [each.reader for each in self.foreseen.values() if each.reader is not None]
         self.foreseen.clear()
         self.row, self.missed, self.last = 0, 0, key
         return readers
 
     def goes_on(self, key: str) -> bool:
-        """Whether it goes on though *key*, which a thread opens, was not foreseen: that thread lags
-        behind the others, or they were quicker than what is foreseen."""
+        """Whether the walk goes on though a thread opens *key*, which was not foreseen: that thread
+        lags behind the others, or they were quicker than the walk foresees."""
         self.missed += 1
         if self.presumed or self.row < _MISSES or self.missed > _MISSES:
             return False
@@ -115,18 +115,18 @@ class _DirectoryWalk:
         return True
 
     def is_behind(self, key: str) -> bool:
-        """Whether *key* comes behind what was foreseen."""
+        """Whether *key* comes behind the files that were foreseen."""
         if not self.by_number:
             return key > self.last
         places = self.order.places if self.order is not None else {}
         return places.get(key, -1) > places.get(self.last, -1)
 
     def presume(self, habit: _Habit) -> None:
-        """Take it to be as *habit* says."""
+        """Presume that the walk goes as *habit* says."""
         self.presumed, self.by_number, self.row = True, habit.by_number, _PRESUMED_ROW
 
     def late(self) -> list[Reader]:
-        """Forget what was passed over long ago; return what is to be closed."""
+        """Forget files that were passed over long ago; return the readers to be closed."""
         dropped: list[Reader] = []
         while self.foreseen:
             key, first = next(iter(self.foreseen.items()))
@@ -137,7 +137,7 @@ class _DirectoryWalk:
         return dropped
 
     def wanted(self) -> int:
-        """Return how many more files are to be foreseen."""
+        """Return how many more files to foresee."""
         ahead = min(_MOST, 4 << min(self.row, 4))
         missing = ahead - len(self.foreseen)
         return missing if self.row and 4 * missing >= ahead else 0
@@ -160,22 +160,22 @@ class Neighbours:
         self._submit = submit
         self._habit: _Habit | None = None  # replaced in one step; None: nothing is known
         self._expected: _DirectoryWalk | None = (
-            None  # the latest whose first file was only looked up
+            None  # the latest walk whose first file was only looked up
         )
         self._lock = threading.Lock()  # protects the two below
         self._walks: OrderedDict[tuple[str, str], _DirectoryWalk] = OrderedDict()
-        self._ordered: deque[_DirectoryWalk] = deque()  # those that have an order, the latest last
+        self._ordered: deque[_DirectoryWalk] = deque()  # walks that have an order, the latest last
 
     def opened(self, node: Node, entry: Entry) -> Reader | None:
-        """Note that *node* is opened to be read. Return its reader if that was foreseen; it is
-        the caller's from then on."""
+        """Note that *node* is opened for reading. Return its reader if it was foreseen; from then
+        on the caller owns that."""
         walk = self._walk(node.bucket, _directory(entry.key))
         with walk.lock:
             noted = self._noted(walk, node.bucket, entry.key)
         return self._went_on(walk, node, entry, noted)
 
     def opened_at_once(self, node: Node, entry: Entry) -> tuple[bool, Reader | None]:
-        """Note the same if nobody is to be waited for; return whether it was noted, too."""
+        """Note the same if that waits for nobody; return also whether it was noted."""
         walk = self._walk(node.bucket, _directory(entry.key))
         if not walk.lock.acquire(blocking=False):
             return False, None
@@ -186,7 +186,7 @@ class Neighbours:
         return True, self._went_on(walk, node, entry, noted)
 
     def looked_up(self, directory: Node, key: str) -> None:
-        """Note that somebody who looks up *key*, in *directory*, waits until S3 was asked what is
+        """Note that somebody looks up *key*, in *directory*, and waits until S3 was asked what is
         stored with it. Never waits itself."""
         habit, expected = self._habit, self._expected
         where = (directory.bucket, directory.key)
@@ -236,8 +236,9 @@ class Neighbours:
         return self._of_version(noted.found, entry)
 
     def _presume(self, walk: _DirectoryWalk, bucket: str, before: str) -> None:
-        """The file that was opened was not foreseen. If it is the first one of its directory,
-        what others were like will do; if that was presumed already, it was wrong."""
+        """Presume the order of a walk whose opened file was not foreseen. If it is the first file
+        of its directory, the order of the directory before will do; if that was presumed already,
+        it was wrong."""
         habit = self._habit
         if habit is None or habit.bucket != bucket:
             return
@@ -254,7 +255,7 @@ class Neighbours:
             return None
         if found.entry.etag == entry.etag and found.entry.size == entry.size:
             return found.reader
-        found.reader.close()  # replaced since
+        found.reader.close()  # the file was replaced since
         return None
 
     def close(self) -> None:
@@ -277,8 +278,8 @@ class Neighbours:
     # In another thread
 
     def _look(self, walk: _DirectoryWalk, directory: Node, before: str, key: str) -> None:
-        """Foresee the next files. *before* "": more of them; else those behind *key*, if that
-        follows *before* in some order."""
+        """Foresee the next files. If *before* is "", these are more of the same; otherwise those
+        behind *key*, if that follows *before* in some order."""
         with walk.lock:
             walk.looking = False
             if before and not self._is_next(walk, directory, before, key):
@@ -290,7 +291,7 @@ class Neighbours:
             )
 
     def _look_from(self, walk: _DirectoryWalk, directory: Node, key: str) -> None:
-        """Foresee *key*, the first file that somebody looks at, and those behind it."""
+        """Foresee *key*, the first file that somebody looks at, and the files behind it."""
         with walk.lock:
             walk.looking = False
             first = self._mimicdb.entry(directory.bucket, key)
@@ -318,7 +319,7 @@ class Neighbours:
     def _following(
         self, walk: _DirectoryWalk, directory: Node, key: str, count: int
     ) -> list[Entry]:
-        """Return what comes behind *key*, up to *count* entries."""
+        """Return up to *count* entries behind *key*."""
         if not count:
             return []
         bucket = directory.bucket
@@ -332,8 +333,8 @@ class Neighbours:
         return [entry for entry in found if entry is not None]
 
     def _put_in_order(self, walk: _DirectoryWalk, directory: Node) -> _Order:
-        """Note the order of the inode numbers in *directory*, as a listing shows them: the kernel
-        may hold none of the names, if it must ask what is stored with them."""
+        """Note the order of the inode numbers in *directory*, as a listing shows them. (The kernel
+        may hold none of the names, if it must ask what is stored with them.)"""
         above = directory.key
         cut = len(above)
         entries = self._mimicdb.children(directory.bucket, above, "", _SORTED + 1)
@@ -353,7 +354,7 @@ class Neighbours:
         return order
 
     def _fetched(self, directory: Node, walk: _DirectoryWalk, entry: Entry) -> Reader | None:
-        """Return a reader that fetches *entry*; None if that is not to be fetched ahead."""
+        """Return a reader that fetches *entry*; None if it is not to be fetched ahead."""
         node = (directory.children or {}).get(entry.key[len(_directory(entry.key)) :])
         if node is not None and node.pages_etag == entry.etag:
             return None  # the kernel has its pages
@@ -385,7 +386,7 @@ def _close(readers: list[Reader]) -> None:
 
 
 def _tell(looked: Future[None]) -> None:
-    """A guess that failed costs nothing but the reading ahead."""
+    """Log an error. A guess that failed costs only the reading ahead."""
     error = None if looked.cancelled() else looked.exception()
     if isinstance(error, MimicError):
         log.debug("reading ahead failed: %s", error)

@@ -1,7 +1,7 @@
 """The attributes that S3 keeps with an object, as extended attributes `user.mimicfs.*`: headers,
-user metadata, tags, ACL, retention, storage class, the state of a restore, a link. Reading one
-costs a request at most, setting one is one change in S3 (behind what must be asked so that nothing
-else is lost).
+user metadata, tags, ACL, retention, storage class, the state of a restore, a link. To read one
+costs a request at most. To set one is one change in S3, after the requests that keep everything
+else from being lost.
 
 They are not listed: `cp -a` would copy them to other files.
 
@@ -35,7 +35,7 @@ from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.stored import StoredAttributes, checked
 
 PREFIX = "user.mimicfs."
-_GOOD_S = 2.0  # the kernel asks twice, first for the length: the second time S3 is not asked
+_GOOD_S = 2.0  # the kernel asks twice, first for the length: the second answer is remembered
 _REMEMBERED = 64  # answers
 _TAG, _META = "tag.", "meta."
 _HEADERS = {
@@ -46,7 +46,8 @@ _HEADERS = {
     "content_language": "ContentLanguage",
     "expires": "Expires",
 }
-_TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # what may be in the name of a header (RFC 9110)
+# the characters of the name of a header (RFC 9110)
+_TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _DAYS = re.compile(r"[0-9]{1,10}")
 _DAYS_MAX = (1 << 31) - 1
 _URL_S = 3600  # how long a link is good for
@@ -68,8 +69,8 @@ class ObjectAttributes:
     # Reading
 
     def get(self, bucket: str, entry: Entry, name: str, version: str = "") -> str | None:
-        """Return the value of *name* of *entry*, which is the version with the id *version* where
-        one is named; None: there is none. Raises Unasked, S3Error."""
+        """Return the value of *name* of *entry* (its version with the id *version*, if that is
+        given); None: there is none. Raises Unasked, S3Error."""
         version = version or self._s3.version_shown(entry)
         known, key = _known(bucket, entry, version).get(name), entry.key
         if known is not None:
@@ -115,8 +116,8 @@ class ObjectAttributes:
     # Setting
 
     def set(self, node: Node, name: str, value: bytes, flags: int) -> None:
-        """Set *name* of the object *node*. Raises PosixError EPERM where it can only be read,
-        EINVAL, EEXIST or ENODATA as *flags* say; S3Error."""
+        """Set *name* of the object *node*. Raises PosixError EPERM if it can only be read, EINVAL,
+        EEXIST or ENODATA as *flags* say; S3Error."""
         text = _text(value, name)
         change: Callable[[Node, str, str | None, int], None] | None = self._change_of(name)
         if name == "storage_class":
@@ -213,7 +214,7 @@ _CLASS = "StorageClass"
 
 
 def _known(bucket: str, entry: Entry, version: str) -> dict[str, str]:
-    """Return what need not be asked."""
+    """Return the value if S3 need not be asked for it."""
     known = {
         "bucket": bucket,
         "key": entry.key,
@@ -226,7 +227,7 @@ def _known(bucket: str, entry: Entry, version: str) -> dict[str, str]:
 
 
 def _said(name: str, answer: Answer) -> str | None:
-    """Return what *answer*, to a HEAD, says of *name*; None: nothing."""
+    """Return what *answer*, to a HEAD, says of *name*; None if it says nothing."""
     if name.startswith(_META):
         meta = {each.lower(): value for each, value in answer.get("Metadata", {}).items()}
         return meta.get(name.removeprefix(_META).lower())
@@ -252,7 +253,7 @@ def _retention(answer: Answer) -> str | None:
     return f"{answer.get('ObjectLockMode')} until {until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-# The fields of the answer to a HEAD, by the name of the attribute.
+# The fields in the answer to a HEAD, by the name of the attribute.
 _TOLD: Mapping[str, Callable[[Answer], str | None]] = {
     **{name: methodcaller("get", header) for name, header in _HEADERS.items()},
     "expires": _expires,
@@ -286,8 +287,8 @@ def _same(one: Entry | None, other: Entry | None) -> bool:
 
 
 def _text(value: bytes, name: str) -> str:
-    """Return *value* as text that a header, or a tag, can carry as it is: spaces around it would
-    be lost, and a header that is empty is none. Raises PosixError EINVAL."""
+    """Return *value* as text that a header, or a tag, can carry as it is. (Spaces around it would
+    be lost, and an empty header is no header.) Raises PosixError EINVAL."""
     try:
         text = value.decode("utf-8" if name.startswith(_TAG) else "ascii")
     except UnicodeDecodeError as exc:
@@ -305,7 +306,7 @@ def _http_date(text: str) -> str:
     try:
         at = _date(text)
         at = at.replace(tzinfo=at.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError) as exc:  # of what is none, or in no year from 1 to 9999
+    except (ValueError, OverflowError) as exc:  # it is no time, or in no year from 1 to 9999
         raise PosixError(errno.EINVAL, f"{text}: no date") from exc
     return format_datetime(at, usegmt=True)
 
