@@ -17,9 +17,9 @@ except for these, which the kernel cannot carry or which would give two things o
                                                   %nul or %raw, FC behind it for %file
 
 S3 keys are UTF-8: a name that is not (`caf\\xe9`) is stored as a component that ends in %raw, and
-shown as it was given. No two components are shown alike: one that would read as an escape is escaped
-itself. A name that reads as an escape of nothing (`x%name`) does not exist. No name of the last row
-is also that of a component that ends in %raw: percent-coded it would be longer than a key.
+shown as it was given. No two components are shown alike: one that would read as an escape is
+escaped itself. A name that reads as an escape of nothing (`x%name`) does not exist. No name of the
+last row is also that of a component that ends in %raw: percent-coded it would be longer than a key.
 
 An object is found as NAME%file even while nothing has its plain name, so that `rm -r` of both works
 in any order; it is listed under one name only.

@@ -1,8 +1,8 @@
 """The table of handles, opening, and the turns that are taken at a name.
 
-All handles of one inode share one File, so that writers see each other. When the object was
-replaced behind our back, handles that were open keep their version (or get ESTALE); a new
-open gets a new File.
+All handles of one inode share one File, so that writers see each other. When somebody replaces the
+object behind our back, open handles keep their version (or get ESTALE), and a new open gets a new
+File.
 
 Threading: as said in handles.py, which is the layer above.
 """
@@ -42,11 +42,12 @@ NOT_READ = os.O_PATH  # with the flags of an open(2) that is ours, and not the k
 
 class Handle(NamedTuple):
     node: Node
-    file: File | None  # None: what is never written
-    view: HandleView  # what is known of the file through it
-    text: bytes = b""  # what the control file reads as
+    file: File | None  # None: it is never written
+    view: HandleView  # what this handle knows of the file
+    text: bytes = b""  # the text of the control file
     reader: Reader | None = None  # of a version
-    asked: Node | None = None  # what the kernel has opened, where the name stands for *node* now
+    # the node that the kernel has opened, where the name stands for *node* now
+    asked: Node | None = None
     writes: bool = False  # a program may write through it, also into a mapping
 
 
@@ -71,7 +72,7 @@ class OpenFiles(ABC):
         self._options = options
         self._budget = Budget(options.read_memory, cache)
         self._neighbours = Neighbours(mimicdb, inodes, self._reader, s3.pool.submit)
-        self.shares_locks = False  # what is open for writing follows what others write
+        self.shares_locks = False  # a file that is open for writing follows what others write
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
@@ -91,16 +92,16 @@ class OpenFiles(ABC):
         return opened
 
     def open_at_once(self, node: Node, entry: Entry) -> Opened | None:
-        """Open *node*, whose version in S3 is *entry*, to be read. None: somebody would have to be
-        waited for, or it takes more than this; then nothing has happened.
+        """Open *node*, whose version in S3 is *entry*, for reading. None: that would have to wait
+        for somebody, or takes more than this; then nothing has happened.
 
-        The kernel gets pages of a version that it does not know only where it was told of all
-        that changed before: a worker waits for that.
+        Before the kernel gets pages of a version that is new to it, it must have been told of all
+        earlier changes: a worker waits for that.
         """
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            there = node.parent is not None and node.key == entry.key  # else it was renamed
+            there = node.parent is not None and node.key == entry.key  # otherwise it was renamed
             if node.leaving or not there or not self._is_plain(node.file, entry):
                 return None
             known = self._kernel.has_pages(node, entry)
@@ -119,11 +120,11 @@ class OpenFiles(ABC):
             self._lock.release()
 
     def looked_up(self, directory: Node, key: str) -> None:
-        """Somebody looks up *key*, and waits until it is known what is stored with it."""
+        """Note that somebody looks up *key*, and waits until it is known what is stored with it."""
         self._neighbours.looked_up(directory, key)
 
     def _is_plain(self, file: File | None, entry: Entry) -> bool:
-        """Whether *file*, if there is one, is open and just the version *entry*."""
+        """Whether *file*, if there is one, is open and is exactly the version *entry*."""
         if file is None:
             return bool(entry.etag)
         clean = file.state is State.CLEAN and file in self._users
@@ -137,7 +138,8 @@ class OpenFiles(ABC):
         flags: int,
         cancellation: Cancellation,
     ) -> Opened | None:
-        """Open *stands* for whoever asks for *node*; None: it changed since it was looked up."""
+        """Open *stands* for a caller that asks for *node*; None: it changed since it was looked up.
+        Open *stands* for a caller that asks for *node*; None: it changed since it was looked up."""
         self._wait_until_left(stands, cancellation)
         own = stands.file is not None and stands.file.entry is None
         try:
@@ -153,13 +155,13 @@ class OpenFiles(ABC):
 
     @contextmanager
     def _standing(self, node: Node) -> Iterator[Node]:
-        """Yield what the name of *node* stands for, where this mount has just replaced it: the
-        kernel looked the name up a moment before. *node* itself in all other cases."""
+        """Yield the node that the name of *node* stands for now, if this mount has just replaced
+        it: the kernel looked the name up a moment before. Otherwise yield *node*."""
         if node.parent is not None or node.former is None or node.file is not None:
             yield self._opened_for(node)
             return
         parent, component = node.former
-        if parent.is_nameless:  # nothing that has the same key elsewhere is meant
+        if parent.is_nameless:  # a node with the same key elsewhere is not meant
             yield node
             return
         known = self._inodes.find(parent, component)
@@ -175,19 +177,19 @@ class OpenFiles(ABC):
             self._inodes.forget(stands.ino, 1)
 
     def _is_asked(self, asked: Node) -> bool:
-        """Whether a handle is open that the kernel has got for *asked*."""
+        """Whether a handle is open that the kernel got for *asked*."""
         return any(each.asked is asked for each in self._open.values())
 
     def _also(self, asked: Node, handle: int) -> None:
-        """*handle* is what the kernel gets when it opens *asked*."""
+        """Note that the kernel gets *handle* when it opens *asked*."""
         with self._lock:
             self._open[handle] = self._open[handle]._replace(asked=asked)
             asked.file = asked.file or self._open[handle].file
         self._kernel.grew(asked)
 
     def _opened_for(self, asked: Node) -> Node:
-        """Return what is open where the kernel has opened *asked*: that, or what its name stood
-        for by then."""
+        """Return the node that is open where the kernel has opened *asked*: that one, or the one
+        that its name stood for by then."""
         if asked.parent is not None or asked.file is None:
             return asked
         with self._lock:
@@ -217,7 +219,7 @@ class OpenFiles(ABC):
             return self._opened(node, node.file, entry, flags)
 
     def _shared(self, node: Node, entry: Entry | None, flags: int) -> Opened | None:
-        """Open the File that *node* has; None if it has none, or not of *entry*."""
+        """Open the File that *node* has; None if it has none, or one that is not of *entry*."""
         if node.file is not None and node.file not in self._users:
             node.file = None  # it is being closed
         file = node.file
@@ -237,7 +239,7 @@ class OpenFiles(ABC):
         return None  # or it was uploaded since the mirror was asked
 
     def _outdated(self, node: Node, file: File, entry: Entry) -> None:
-        """The mirror has *entry*, another version than *file* stands on."""
+        """Note that the mirror has *entry*, another version than *file* stands on."""
         if file.follow(entry):
             self._kernel.followed(node, file)
             return
@@ -248,8 +250,8 @@ class OpenFiles(ABC):
         raise PosixError(errno.ESTALE, f"{entry.key}: the name now refers to a new version")
 
     def _nameless(self, node: Node, flags: int) -> Opened:
-        """Open what this mount unlinked just before. Nobody can find it any more: a writer who
-        cannot see what it had writes to an empty file."""
+        """Open a file that this mount has just unlinked. As nobody can find it any more, a writer
+        that cannot see its bytes writes to an empty file."""
         if node.former is None:
             raise PosixError(errno.ESTALE, "the name now refers to another file")
         if not flags & WRITES or not (flags & os.O_TRUNC or not flags & os.O_RDWR):
@@ -273,8 +275,8 @@ class OpenFiles(ABC):
     def create(
         self, node: Node, content: Content, *, absent: bool, exclusive: bool = False
     ) -> Opened:
-        """Open a file that S3 does not have yet. *absent*: nor must it have one when the file
-        is uploaded. *exclusive*: not even appends may go behind what is there."""
+        """Open a file that S3 does not have yet. *absent*: S3 must have none when the file is
+        uploaded, either. *exclusive*: not even appends may go behind what is there."""
         file = self._file(node, None, content, absent=absent, exclusive=exclusive)
         file.follows = self.shares_locks
         with self._lock:
@@ -286,7 +288,7 @@ class OpenFiles(ABC):
     def create_at_once(
         self, node: Node, content: Content, *, absent: bool, exclusive: bool
     ) -> Opened | None:
-        """The same, if nobody, and no disk, is to be waited for. None: nothing has happened."""
+        """Do the same, if that waits for nobody and no disk. None: nothing has happened."""
         if self.shares_locks:
             return None
         if not self._lock.acquire(blocking=False):
@@ -311,7 +313,7 @@ class OpenFiles(ABC):
         with self._lock:
             handle = self._add(node, None)
             self._open[handle] = self._open[handle]._replace(reader=reader)
-        # The version "null" can be another one in the same second, with the same name.
+        # The version "null" can be replaced within the same second, under the same name.
         return Opened(handle, keep_cache=version != "null", quiet=True)
 
     # Taking turns
@@ -329,7 +331,7 @@ class OpenFiles(ABC):
 
     @contextmanager
     def moving(self, node: Node, cancellation: Cancellation) -> Iterator[None]:
-        """Within, *node* gets another name, and no file of it is opened."""
+        """Within, *node* gets another name, and nobody opens a file of it."""
         with self.turn(node, cancellation):
             with self._lock:
                 node.leaving = True
@@ -340,14 +342,14 @@ class OpenFiles(ABC):
 
     @contextmanager
     def leaving(self, node: Node, cancellation: Cancellation) -> Iterator[File | None]:
-        """Within, the object of *node* goes, and no file of it is opened. Processes that have it
-        open go on with a local copy; yields that. Where it does not go, it is written on, and
-        uploaded if it was closed meanwhile."""
+        """Within, the object of *node* goes, and nobody opens a file of it. Processes that have it
+        open go on with a local copy, which is yielded. If the object stays after all, they go on
+        writing to it, and it is uploaded if it was closed meanwhile."""
         with self.moving(node, cancellation), ExitStack() as stack:
             with self._lock:
                 file, parent, component = node.file, node.parent, node.component
                 if file is not None and file in self._users:
-                    # Else its bytes would go with its last handle, and the object may stay.
+                    # Otherwise its bytes would go with its last handle, though the object may stay.
                     stack.callback(self.release, self._add(node, file))
             try:
                 if file is not None:
@@ -369,14 +371,14 @@ class OpenFiles(ABC):
         """Close one handle; with the last one of a File, the File."""
 
     def file(self, handle: int) -> File | None:
-        """Return the File of *handle*; None for what is never written."""
+        """Return the File of *handle*; None if it is never written."""
         return self._handle(handle).file
 
     def node(self, handle: int) -> Node:
         return self._handle(handle).node
 
     def _writable(self, handle: int) -> tuple[File, HandleView]:
-        """Return the File of *handle*, and what is known of it through that."""
+        """Return the File of *handle*, and what the handle knows of it."""
         found = self._handle(handle)
         if found.file is None:
             raise PosixError(errno.EINVAL, "never written")
@@ -436,9 +438,9 @@ class OpenFiles(ABC):
 
 
 def has_open(pid: int, ino: int) -> bool:
-    """Whether process *pid* has a descriptor of inode *ino*; False where it cannot be seen.
+    """Whether process *pid* has a descriptor of inode *ino*; False where nobody can see that.
 
-    Asks /proc only: a stat of the file itself would come back to us.
+    This asks only /proc: a stat of the file itself would come back to us.
     """
     line = f"ino:\t{ino}\n".encode()
     try:

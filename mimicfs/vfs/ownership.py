@@ -1,4 +1,4 @@
-"""To whom a new file belongs."""
+"""The owner and the group of a new file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Ownership:
         self._attr = attr
 
     def of_new(self, caller: Caller, directory: Node) -> tuple[int, int]:
-        """Return the owner and the group of what *caller* makes in *directory*: its own, unless the
-        mount shows all as one user's."""
+        """Return the owner and the group of a file that *caller* makes in *directory*: those of the
+        caller, unless the mount shows all files as one user's."""
         mounter = caller.uid == os.getuid()
         uid = self._options.uid if mounter else caller.uid
         gid = self._options.gid if mounter else caller.gid
@@ -28,8 +28,8 @@ class Ownership:
         return uid, gid if inherited is None else inherited
 
     def inherited_group(self, caller: Caller, directory: Node) -> int | None:
-        """Return the group that *directory* gives to what is made in it, by its set-group-id
-        bit; that is believed only with -o suid."""
+        """Return the group that *directory* gives to new files by its set-group-id bit, which is
+        believed only with -o suid."""
         if not self._options.suid:
             return None
         above = self._attr(caller, directory)

@@ -1,13 +1,13 @@
 """Reading a directory page by page, from any place that was once handed out.
 
-A reader's place is a cookie: an index, and in its last bits the number of a listing. So each
-number up to a cookie that was handed out is a place, too: seekdir(3) may be given any. A listing
-is that of one directory: whoever makes up a cookie is shown no other.
+A reader's place is a cookie: an index, and in its last bits the number of a listing. So each number
+up to a cookie that was handed out is a place, too: a program may give any of them to seekdir(3). A
+listing is of one directory: a made-up cookie shows no other.
 
-The page that the reader is in is kept; what comes next begins after the last name, so that a name
-that was there all the time is seen exactly once whatever else comes and goes. A page is good for
-one generation of the mirror: the kernel keeps what it is shown, and of a change that was told
-before, it would never hear again.
+The page that the reader is in is kept. The next one begins after the last name, so that a reader
+sees a name that was there all the time exactly once, whatever else comes and goes. A page is good
+for one generation of the mirror: the kernel keeps what it is shown, and would never hear again of a
+change that it was told before.
 
 Thread-safe: the table of listings has a lock; a listing is locked while it is read.
 """
@@ -30,9 +30,9 @@ from mimicfs.vfs.inodes import Node
 
 log = logging.getLogger(__name__)
 
-_PAGE = 256  # names asked of the mirror at a time, at least
-_LISTINGS_MAX = 256  # readers whose place is remembered
-_FORESEEN_S = 1.0  # how long names that were read before anybody asked are good
+_PAGE = 256  # names that the mirror is asked for at a time, at least
+_LISTINGS_MAX = 256  # readers whose places are remembered
+_FORESEEN_S = 1.0  # how long names are good that were read before anybody asked
 
 _OWN = PREFIX.encode()
 
@@ -49,10 +49,10 @@ def index_of(cookie: int) -> int:
 
 class DirectoryPage(NamedTuple):
     rows: list[ListedRow]
-    after: str  # the key that it begins behind
-    upto: str  # the key that the next one begins behind
+    after: str  # the key behind which it begins
+    upto: str  # the key behind which the next one begins
     ended: bool  # there is no next one
-    generation: int  # of the mirror, when it was read, or before
+    generation: int  # of the mirror, when the page was read, or before
 
 
 _NOTHING = DirectoryPage([], "", "", False, -1)
@@ -77,9 +77,9 @@ class Listing:
         return index << 30 | self.number
 
     def rows(self, index: int, generation: int, want: int = 1) -> list[ListedRow]:
-        """Return the rows from *index* on, *want* or more as far as there are as many. Nothing
-        in them is older than *generation* of the mirror."""
-        if index < self._start:  # rewound to an earlier page: go there again
+        """Return the rows from *index* on, *want* or more if there are so many. None of them is
+        older than *generation* of the mirror."""
+        if index < self._start:  # the reader went back to an earlier page: read that again
             self._start, self._page = 0, _NOTHING
         elif self._page.generation != generation:
             self._keep(index - self._start)
@@ -111,7 +111,7 @@ class Listing:
         self._page = self._page._replace(rows=rows, upto=upto, ended=False)
 
     def ended_at(self, index: int, generation: int) -> bool:
-        """Whether it is known already that nothing comes at *index*. Needs no lock."""
+        """Whether it is already known that nothing comes at *index*. Needs no lock."""
         page = self._page
         return (
             page.ended and page.generation == generation and index == self._start + len(page.rows)
@@ -127,7 +127,8 @@ class Listings:
         self._lock = threading.Lock()  # protects the two below
         self._open: OrderedDict[int, Listing] = OrderedDict()
         self._last = 0
-        # What will be asked for next: of which directory, and when it was read (time.monotonic).
+        # The page that will be asked for next: its directory, and when it was read
+        # (time.monotonic).
         self._foreseen: tuple[Node, Listing, float] | None = None
 
     def foresee(self, node: Node, want: int, unsaved: Callable[[], Sequence[str]]) -> None:
@@ -139,7 +140,7 @@ class Listings:
         self._foreseen = node, listing, time.monotonic()
 
     def _taken(self, node: Node, unsaved: Callable[[], Sequence[str]]) -> Listing | None:
-        """Return what was foreseen of *node*, once."""
+        """Return, once, the page that was foreseen of *node*."""
         foreseen, self._foreseen = self._foreseen, None
         if foreseen is None:
             return None
@@ -158,7 +159,8 @@ class Listings:
 
     def at(self, node: Node, cookie: int, unsaved: Callable[[], Sequence[str]]) -> Listing:
         """Return the listing that *cookie* is a place in; a new one for cookie 0, or when its
-        listing was given up. *unsaved* names the files of the directory that S3 lacks yet."""
+        listing was given up. *unsaved* names the files of the directory that S3 does not have yet.
+        """
         foreseen = self._taken(node, unsaved) if not cookie and self._foreseen else None
         with self._lock:
             number = cookie & _NUMBER
@@ -174,8 +176,8 @@ class Listings:
         return found
 
     def _least_wanted(self) -> int:
-        """Return whose place is given up: of one who has read all, if there is one. Whoever goes
-        through a tree reads many directories between two looks at the one above them."""
+        """Return the reader whose place is given up: one that has read everything, if there is one.
+        A reader of a tree reads many directories between two looks at the one above them."""
         ended = (number for number, each in self._open.items() if each.read_all)
         return next(ended, next(iter(self._open)))
 
@@ -210,8 +212,8 @@ class Listings:
         cut, reserved = len(directory), self._reserved
         slots = [entry.key[cut:] for entry in entries]
         directories = {slot[:-1] for slot in slots if slot[-1] == "/"}
-        # "a/" comes after "a-": whether a directory "a/" follows cannot be seen on this
-        # page for the few names that the page's last one begins with.
+        # "a/" comes after "a-": for the few names with which the last name of the page begins, this
+        # page does not show whether a directory follows.
         last = "" if ended or not slots else slots[-1]
         rows: list[ListedRow] = []
         for slot, entry in zip(slots, entries, strict=True):
@@ -223,7 +225,7 @@ class Listings:
             else:
                 name = names.file_name(slot, reserved=reserved)
             if name.startswith(_OWN) and is_zeros(slot):
-                continue  # of an upload: it is nobody's file
+                continue  # an object of an upload: it is nobody's file
             if len(name) > names.NAME_MAX:
                 log.warning("not shown because its name is too long: s3://%s/%s", bucket, entry.key)
             else:
@@ -247,7 +249,7 @@ def _merged(entries: list[Entry], news: list[Entry]) -> list[Entry]:
 
 
 def first_fitting(rows: Iterable[ListedRow], size: int, overhead: int) -> list[ListedRow]:
-    """Return the first *rows*, as many as *size* bytes have room for."""
+    """Return as many of the first *rows* as *size* bytes have room for."""
     found: list[ListedRow] = []
     for row in rows:
         name, _, _ = row

@@ -1,18 +1,19 @@
-"""Renames of directories in S3: every object is copied on the server, then every old one deleted.
+"""Renames of directories in S3: the server copies every object, then every old one is deleted.
 
-Nothing is deleted before all is copied, and before a fresh listing has shown that what was
-copied is still what is there. A failure before that is undone: the old tree is whole, and of the
-new one nothing stays. After a later failure the next mount finishes the work, as after `kill -9`
-(intents.py): copies are undone, or deletions finished.
+Nothing is deleted before everything is copied, and before a fresh listing has shown that the copied
+versions are still there. A failure before that is undone: the old tree is whole, and nothing stays
+of the new one. After a later failure the next mount finishes the work, as after `kill -9`
+(intents.py): it undoes copies, or finishes deletions.
 
-Others change the old tree meanwhile: its bytes, and what is stored with them, which no ETag shows.
-Whatever is not as it was copied is copied again: before the first deletion, and then, one by one,
-before that of the original. What somebody is about to change is waited for, a moment.
+Meanwhile others may change the old tree: its bytes, and what is stored with them, which no ETag
+shows. An object that is not as it was copied is copied again: all of them before the first
+deletion, and then each one before its original is deleted. The rename waits a moment for an object
+that somebody is about to change.
 
 INVARIANT: no original is deleted unless S3 confirmed a copy of just that version, and of what was
-stored with it, as far as the mirror knew by then. When a rename is undone, nothing is deleted at
-the new place but what S3 confirmed to be a copy, and what is the same as its original, which is
-there.
+stored with it, as far as the mirror knew by then. When a rename is undone, an object at the new
+place is deleted only if S3 confirmed that it is a copy, or if it is the same as its original, which
+is there.
 
 Threading: one thread for each rename; copies are made by S3.pool.
 """
@@ -38,9 +39,9 @@ from mimicfs.vfs.intents import Copy, Intent, Intents, KeyTree
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT = 16  # copies at once
-ROUNDS = 5  # how often what others write meanwhile is copied again
-_WAITS_S = 2.0  # how long for what others are about to change
-_GLANCE_S = 0.02  # between two looks whether they have
+ROUNDS = 5  # how often objects that others write meanwhile are copied again
+_WAITS_S = 2.0  # how long to wait for an object that others are about to change
+_GLANCE_S = 0.02  # between two looks whether they have done so
 
 
 class Renames:
@@ -54,7 +55,7 @@ class Renames:
         self._intents = intents
 
     def begin(self, cancellation: Cancellation, old: KeyTree, new: KeyTree) -> Rename:
-        """Return the rename of *old* to *new*, of which nothing is done yet. Raises PosixError
+        """Return the rename of *old* to *new*, which has done nothing yet. Raises PosixError
         ENOTEMPTY if S3 has anything at *new*, whatever the mirror says."""
         self.recover()
         replaces = self._is_there(cancellation, new)
@@ -74,7 +75,7 @@ class Renames:
         return bool(marker) or self._mimicdb.entry(*new) is not None
 
     def recover(self) -> None:
-        """Undo or finish what was begun and is not done, and say so."""
+        """Undo or finish the renames of dead mounts, and log that."""
         for intent in self._intents.left():
             rename = Rename(*self._parts, intent)
             try:
@@ -90,9 +91,9 @@ class Renames:
 
 
 class Rename:
-    """One rename, to be made step by step: `copy`, `settle`, `commit`, `delete`; what fails before
-    `delete` is to be undone. *copies* are by key, without *old*'s prefix; so is `_moved_kept`, the
-    metadata of directories that only the mirror has."""
+    """One rename, made step by step: `copy`, `settle`, `commit`, `delete`. After a failure before
+    `delete` the caller undoes it. *copies* are by key, without the prefix of *old*; so is
+    `_moved_kept`, the metadata of directories that only the mirror has."""
 
     def __init__(self, mimicdb: Mirror, s3: S3, syncer: Syncer, intent: Intent) -> None:
         self._mimicdb = mimicdb
@@ -103,27 +104,27 @@ class Rename:
         self.new = intent.new
         self.copies = intent.copies
         self.late: set[str] = set()  # the names that were copied behind the first round
-        self._seen: set[str] = set()  # those of the old tree, as it was copied last
+        self._seen: set[str] = set()  # the names of the old tree when it was copied last
         self._is_first = True
         self._moved_kept: dict[str, Mapping[str, str] | None] = {}
 
     def state(self) -> str:
-        """Say what is where."""
+        """Which objects are where, as a text for people."""
         if self._intent.copied:
             return f"all of {self.old} is at {self.new}, and some of it is still at both places"
         return f"all of {self.old} is still there, and copies of some of it are at {self.new}"
 
     def copy(self, cancellation: Cancellation) -> int:
-        """Copy what is not copied yet, by what the mirror knows; return how many objects."""
+        """Copy the objects that the mirror knows and that are not copied yet; return how many."""
         self._seen.clear()
         count = self._copy(cancellation, self._entries(self.old))
         self._is_first = False
         return count
 
     def settle(self, cancellation: Cancellation) -> None:
-        """Look whether what was copied is what S3 has, and copy what others wrote meanwhile,
-        until it is; what they deleted goes at the new place too. Raises PosixError EBUSY where
-        that has no end, EIO if S3 refuses."""
+        """Look whether S3 still has what was copied, and copy what others wrote meanwhile, until it
+        has; objects that they deleted go at the new place, too. Raises PosixError EBUSY where that
+        has no end, EIO if S3 refuses."""
         waited = False
         for _ in range(ROUNDS):
             self._syncer.sync(*self.old, cancellation=cancellation)
@@ -140,11 +141,12 @@ class Rename:
         raise PosixError(errno.EBUSY, f"{self.old} is being written to")
 
     def commit(self) -> None:
-        """From now on the rename is finished, whatever happens, and not undone."""
+        """Note that from now on the rename is finished, whatever happens, and not undone."""
         self._intent.all_copied()
 
     def delete(self) -> None:
-        """Delete the originals. Raises PosixError EIO, and says what is where, if S3 refuses."""
+        """Delete the originals. Raises PosixError EIO, whose text says which objects are where, if
+        S3 refuses."""
         try:
             left = self._delete_all()
         except MimicError as exc:
@@ -216,7 +218,7 @@ class Rename:
                 self._collect(running, most=_IN_FLIGHT - 1)
             self._collect(running, most=0)
         except BaseException:
-            wait(running)  # then nothing comes behind what undoes it
+            wait(running)  # then no copy can arrive after it was undone
             for copy, entry in running.items():
                 if copy.exception() is None:
                     self._note(entry, copy.result())
@@ -224,12 +226,12 @@ class Rename:
         return count
 
     def _is_due(self, entry: Entry) -> bool:
-        """Whether *entry* is to be copied. Not over what was written to the new place since: a
-        process that has a file open writes there from then on. Raises PosixError EBUSY where others
-        have written to both places: neither has all."""
+        """Whether *entry* is to be copied. It is not copied over what was written to the new place
+        since: a process that has a file open writes there from then on. Raises PosixError EBUSY
+        where others have written to both places: neither has everything."""
         known = self.copies.get(self._name(entry))
         if known is None and (self._is_first or entry.key == self.old.prefix):
-            return True  # S3 was asked whether anything is there, but a marker
+            return True  # S3 was asked whether anything except a marker is there
         if self._is_copied(entry):
             return False
         copy = self._mimicdb.entry(self.new.bucket, self._moved(entry.key))
@@ -243,7 +245,7 @@ class Rename:
 
     def _is_copied(self, entry: Entry, *, there: bool = False) -> bool:
         """Whether *entry* was copied as it is, with what is stored with it. *there*: it was listed
-        since, which may show another time of the same version."""
+        since, and a listing may show another time of the same version."""
         known = self.copies.get(self._name(entry))
         if known is None or known.original != entry.etag:
             return False
@@ -257,7 +259,7 @@ class Rename:
                 try:
                     self._note(entry, copy.result())
                 except (ObjectChanged, KeyNotFound) as exc:
-                    log.debug("%s", exc)  # the mirror knows better now; `settle` sees to it
+                    log.debug("%s", exc)  # the mirror knows better now; `settle` deals with it
 
     def _note(self, original: Entry, copy: Entry) -> None:
         name, etags = self._name(original), (original.etag, copy.etag)
@@ -266,7 +268,7 @@ class Rename:
         self._intent.note(name, Copy(*etags, original.mtime_ns, original.meta))
 
     def _delete_all(self) -> list[str]:
-        """Delete the originals; what others have changed is copied again before. Return what is
+        """Delete the originals, after copying again those that others have changed. Return what is
         left, and why."""
         refused, changed = self._delete_originals()
         for _ in range(ROUNDS):
@@ -280,8 +282,8 @@ class Rename:
         return [*refused, *(self._why(entry) for entry in changed)]
 
     def _delete_originals(self, *, there: bool = False) -> tuple[list[str], list[Entry]]:
-        """Delete what was copied; with *there*, only where the copy is still. Return what S3
-        refused, and what is not as it was copied, or has no copy any more."""
+        """Delete what was copied; with *there*, only where the copy still exists. Return what S3
+        refused, and the originals that are not as they were copied, or have no copy any more."""
         refused: list[str] = []
         others: list[Entry] = []
         for page in self._pages(self.old):
@@ -299,7 +301,7 @@ class Rename:
     def _delete_copied(
         self, originals: Sequence[Entry], *, there: bool = False
     ) -> tuple[list[str], list[Entry]]:
-        """Delete those of *originals* that were copied. Return what S3 refused, and the others."""
+        """Delete the *originals* that were copied. Return what S3 refused, and the others."""
         others = [entry for entry in originals if self._why(entry, there=there)]
         left = {entry.key for entry in others}
         going = {entry.key: entry.etag for entry in originals if entry.key not in left}
@@ -313,7 +315,7 @@ class Rename:
         return _said(self.old.bucket, refused), others
 
     def _why(self, entry: Entry, *, there: bool = False) -> str:
-        """Return why the original *entry* is not to be deleted; "": it is."""
+        """Return why not to delete the original *entry*; "" if it is to be deleted."""
         about = f"s3://{self.old.bucket}/{entry.key}"
         if not self._is_copied(entry, there=there):
             return f"{about} was changed meanwhile"
@@ -322,18 +324,18 @@ class Rename:
         return ""
 
     def _forget_emptied(self) -> None:
-        """Another mount may have said that a directory stays where it removed the last name, which
-        was an original here (replacing.py)."""
+        """Forget that directories stay: another mount may have said so when it removed a last name
+        that was an original here (replacing.py)."""
         self._mimicdb.forget_kept(*self.old, self._was_above)
 
     def _was_above(self, directory: str) -> bool:
-        """Whether something that was moved was in *directory*, or its marker."""
+        """Whether something that was moved was in *directory*, or was its marker."""
         below = directory[len(self.old.prefix) :]
         return any(name.startswith(below) for name in (*self.copies, *self._moved_kept))
 
     def _is_moved(self, kept: Entry, *, there: bool) -> bool:
         """Whether the directory *kept* is at the new place, and not one that somebody has made
-        since. *there*: nobody knows what was moved, only what is there."""
+        since. *there*: nobody knows what was moved, but only what is there."""
         if there:
             return self._mimicdb.has_still(self.new.bucket, self._moved(kept.key))
         name = self._name(kept)
@@ -347,7 +349,7 @@ class Rename:
             if copy is not None and copy.etag == self.copies[name].copy:
                 going[copy.key] = copy.etag
         refused = self._deleted(self.new.bucket, going)
-        for key in going.keys() - refused.keys():  # whoever makes it again has it copied again
+        for key in going.keys() - refused.keys():  # if somebody makes it again, it is copied again
             del self.copies[key[len(self.new.prefix) :]]
         return _said(self.new.bucket, refused)
 
@@ -368,8 +370,8 @@ class Rename:
         return left
 
     def _is_copy(self, entry: Entry) -> bool:
-        """Whether *entry* of the new tree is a copy of ours. S3 may have made one whose answer
-        nobody got: that is like its original."""
+        """Whether *entry* of the new tree is a copy of ours. S3 may have made one without anybody
+        getting the answer: that is like its original."""
         name = entry.key[len(self.new.prefix) :]
         known = self.copies.get(name)
         if known is not None and known.copy == entry.etag:
@@ -378,13 +380,13 @@ class Rename:
         return original is not None and original.etag == entry.etag != ""
 
     def _has_copy(self, original: Entry) -> bool:
-        """Whether the new tree has the copy of *original* still, which nobody replaced since."""
+        """Whether the new tree still has the copy of *original*, and nobody has replaced it."""
         copy = self._mimicdb.entry(self.new.bucket, self._moved(original.key))
         return copy is not None and self._is_copy(copy)
 
     def _deleted(self, bucket: str, etags: dict[str, str], *, tell: bool = True) -> dict[str, str]:
-        """Delete the versions *etags*, by key; return what S3 refused, and why. *tell*: nobody else
-        tells the kernel."""
+        """Delete the versions *etags*, by key; return what S3 refused, and why. *tell*: tell the
+        kernel, as nobody else does."""
         refused = dict(self._s3.delete_many(bucket, list(etags), etags)) if etags else {}
         gone = [key for key in etags if key not in refused]
         if tell and gone:
@@ -405,8 +407,8 @@ def _said(bucket: str, refused: Mapping[str, str]) -> list[str]:
 
 
 def is_quiet(mimicdb: Mirror, bucket: str, name: str, cancellation: Cancellation) -> bool:
-    """Return whether nobody is about to change the key *name*, or one below it. If somebody is,
-    that is waited for. Raises Interrupted, StoreError."""
+    """Return whether nobody is about to change the key *name*, or one below it, after waiting a
+    moment for that. Raises Interrupted, StoreError."""
     if mimicdb.intents.is_settled(bucket, name):
         return True
     deadline = time.monotonic() + _WAITS_S
@@ -417,14 +419,14 @@ def is_quiet(mimicdb: Mirror, bucket: str, name: str, cancellation: Cancellation
 
 
 def stored_now(mimicdb: Mirror, bucket: str, key: str) -> Entry | None:
-    """Return what the store, not a copy of it, has of *key*."""
+    """Return what the store itself, not a copy of it, has of *key*."""
     found = mimicdb.scan(bucket, key, "", 1)
     return found[0] if found and found[0].key == key else None
 
 
 def is_alike(one: Entry | Copy, other: Entry, within_ns: int = 0) -> bool:
-    """Whether two sights of one version show the same stored with it, as far as it is known: what
-    is changed without its bytes has another time."""
+    """Whether two sights of one version show the same things stored with it, as far as is known. A
+    change without new bytes gives it another time."""
     both = one.meta is not None and other.meta is not None
     if both and one.meta != other.meta:
         return False

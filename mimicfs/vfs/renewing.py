@@ -1,7 +1,7 @@
 """Open files whose object others have replaced: their handles go on with what S3 has now.
 
-An append goes behind the newest version, and a program that gets a lock sees what was written
-under it before. Every other handle stays with its version (ESTALE once that is gone).
+An append goes behind the newest version, and a program that gets a lock sees what was written under
+it before. Every other handle stays with its version, and gets ESTALE once that is gone.
 
 Threading: as opening.py says; `_give_over` is called with `_lock` held.
 """
@@ -19,11 +19,11 @@ from mimicfs.vfs.opening import OpenFiles
 
 
 class RenewedFiles(OpenFiles):
-    """Open files, some of which go on with another version of their object."""
+    """The open files, some of which go on with another version of their object."""
 
     def renew(self, handle: int, cancellation: Cancellation) -> None:
-        """Renew the file of *handle*, whose holder has locked it and is to see what its name stands
-        for now: all handles of the file go on with that. Not so if something was written."""
+        """Renew the file of *handle*, whose holder has locked it and must see what its name stands
+        for now: all handles of the file go on with that, unless something was written."""
         node, file, *_ = self._handle(handle)
         if file is None:
             return
@@ -39,8 +39,8 @@ class RenewedFiles(OpenFiles):
         self._handle(handle).view.renewed()
 
     def forsake(self, handle: int) -> None:
-        """The lock of the file of *handle* is lost: nothing that was written goes to S3 any more,
-        and nobody reads on in it (ESTALE). Waits for an upload that has begun."""
+        """Give up the file of *handle*, whose lock is lost: written bytes no longer go to S3, and
+        nobody reads on in it (ESTALE). Waits for an upload that has begun."""
         node, file, *_ = self._handle(handle)
         if file is not None:
             file.forsake()
@@ -48,10 +48,10 @@ class RenewedFiles(OpenFiles):
             self._kernel.grew(node)
 
     def _renewed(self, handle: int, cancellation: Cancellation) -> File:
-        """Somebody has replaced the object of *handle*, which is to be appended to. Return the File
-        of what S3 has now, which *handle* has from now on, as the others of its inode that append.
-        Raises ObjectChanged where S3 has none, or where bytes were written that cannot go behind
-        another version."""
+        """Renew *handle* for an append, after somebody has replaced its object. Return the File of
+        the version that S3 has now. *handle* has that from now on, and so have the other handles of
+        its inode that append. Raises ObjectChanged where S3 has none, or where bytes were written
+        that cannot go behind another version."""
         node, old, *_ = self._handle(handle)
         if old is None or old.dirty or old.lost is not None:
             raise ObjectChanged.since_opened(f"s3://{node.bucket}/{node.key}")
@@ -64,7 +64,7 @@ class RenewedFiles(OpenFiles):
             if self._handle(handle).file is not old:  # another thread has come here before
                 file, _ = self._writable(handle)
                 return file
-            new = node.file  # or another handle
+            new = node.file  # another handle may have opened it
             if new is None or new is old or new.apart or new not in self._users:
                 new = node.file = self._file(node, entry, content)
             last = self._give_over([handle], old, new)
@@ -82,14 +82,14 @@ class RenewedFiles(OpenFiles):
             self._kernel.followed(node, file)
 
     def _opened_as(self, file: File) -> set[Node]:
-        """Return what the kernel has opened of *file*."""
+        """Return the nodes that the kernel has opened of *file*."""
         with self._lock:
             users = [each for each in self._open.values() if each.file is file]
         return {each.asked or each.node for each in users} | {each.node for each in users}
 
     def _replace(self, old: File, new: File) -> None:
-        """All handles of *old*, which has expired, are of *new* from now on. Where another thread
-        has come before, there are none."""
+        """Give all handles of *old*, which has expired, to *new*. If another thread was quicker,
+        there are none left."""
         nodes = self._opened_as(old)
         with self._lock:
             users = [number for number, each in self._open.items() if each.file is old]
@@ -99,8 +99,8 @@ class RenewedFiles(OpenFiles):
             self._kernel.grew(node)
 
     def _give_over(self, numbers: list[int], old: File, new: File) -> bool:
-        """The handles *numbers*, of *old*, are of *new* from now on. Return whether *old* has no
-        other; then it is to be closed. `_lock` is held."""
+        """Give the handles *numbers* of *old* to *new*. Return whether *old* has no others; then
+        the caller closes it. `_lock` is held."""
         for number in numbers:
             handle = self._open[number]
             self._open[number] = handle._replace(file=new)

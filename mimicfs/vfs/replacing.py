@@ -1,4 +1,4 @@
-"""The replacement of names: the file that has the name must be empty, or leaves, or is replaced.
+"""Removing the object of a name, and making way for another one that takes the name.
 
 Threading: any thread. Two changes in one directory never meet: the kernel locks the directory.
 """
@@ -27,7 +27,7 @@ _PAGE = 100  # names of a directory that are read at a time
 
 
 class Replacing:
-    """Removing, and making way for another."""
+    """Removes objects, and makes way for others."""
 
     def __init__(
         self, mimicdb: Mirror, s3: S3, syncer: Syncer, handles: Handles, tree: Tree
@@ -39,8 +39,8 @@ class Replacing:
         self._tree = tree
 
     def empty(self, node: Node) -> None:
-        """Raise ENOTEMPTY if the directory *node* has a child, or its marker content. Rests of
-        uploads in it are no children, and are deleted."""
+        """Raise ENOTEMPTY if the directory *node* has a child, or if its marker has content.
+        Remains of uploads in it are no children, and are deleted."""
         about = f"s3://{node.bucket}/{node.key}"
         if node.content or self._handles.unsaved(node):
             raise PosixError(errno.ENOTEMPTY, about)
@@ -49,7 +49,7 @@ class Replacing:
             if not all(_is_leftover(entry) for entry in page):
                 raise PosixError(errno.ENOTEMPTY, about)
             leftovers += [entry.key for entry in page]
-        marker = self._mimicdb.entry(node.bucket, node.key)  # as that listing has shown it
+        marker = self._mimicdb.entry(node.bucket, node.key)  # as the listing above has shown it
         if marker is not None and marker.kind == OBJECT and marker.size:
             raise PosixError(errno.ENOTEMPTY, f"{about}: its marker is not empty")
         for key in leftovers:
@@ -60,7 +60,7 @@ class Replacing:
         return self._syncer.sure(lambda: children(node.bucket, node.key, after, _PAGE))
 
     def remove(self, bucket: str, key: str) -> None:
-        """Delete the object *key*; a directory without one is forgotten."""
+        """Delete the object *key*; forget a directory that has no object."""
         entry = self._mimicdb.entry(bucket, key)
         if entry is None or entry.kind == OBJECT:
             self._s3.delete(bucket, key)
@@ -69,23 +69,24 @@ class Replacing:
 
     @contextmanager
     def losing(self, directory: Node, name: str) -> Iterator[None]:
-        """Within, the key *name*, or all below it, leaves *directory*. One that loses its last name
-        stays until it is removed. That is said before: whoever removes it at the same time, with
-        the names in it, looks for it behind them (renames.py), and it stays only if they were still
-        there when it was said. Where it fails, it stays, too, unless the name is there for certain:
-        S3 may have removed it, or somebody else may, who relies on what was said."""
+        """Within, the key *name*, or all below it, leaves *directory*. A directory that loses its
+        last name stays until it is removed. This mount says so before the name goes: another one
+        that removes the directory with its names at the same time looks for such a word after them
+        (renames.py), and the directory stays only if the names were still there when it was said.
+        After a failure the directory stays, too, unless the name is there for certain: S3 may have
+        removed it, or somebody else may, who relies on what was said."""
         kept = self._is_last(directory, name) and self._keeps(directory, name)
         try:
             yield
         except BaseException:
             if kept:
-                with suppress(MimicError):  # then it stays, as if it had a marker
+                with suppress(MimicError):  # otherwise it stays, as if it had a marker
                     if self._is_certain(directory.bucket, name):
                         self._forget(directory)
             raise
 
     def _is_last(self, directory: Node, name: str) -> bool:
-        """Whether *directory*, which S3 shows only because of the names it has, has no other."""
+        """Whether *name* is the last in *directory*, which S3 shows only because of its names."""
         bucket, key = directory.bucket, directory.key
         own = self._mimicdb.entry(bucket, key) if key else None
         if not key or (own is not None and own.kind != LISTED):
@@ -95,10 +96,10 @@ class Replacing:
         return all(each.key == name for each in first)
 
     def _keeps(self, directory: Node, name: str) -> bool:
-        """Say that *directory* stays; return whether that is ours alone, and *name* was there. What
-        another has said, who removes the last name as well, is not taken back: so it is said only
-        if nobody has said it before, in one step. If *name* was gone by then, and nobody has said
-        it, the directory went with it."""
+        """Say that *directory* stays; return whether only we have said so, and *name* was there.
+        The word of another mount that removes the last name as well must not be taken back: so, in
+        one step, this is said only if nobody has said it before. If *name* was gone by then, and
+        nobody had said so, the directory went with it."""
         mimicdb, bucket, key = self._mimicdb, directory.bucket, directory.key
         said = False
         while not said:
@@ -115,13 +116,13 @@ class Replacing:
         return False
 
     def _forget(self, directory: Node) -> None:
-        """Take back what was said; the kernel has heard that *directory* stays."""
+        """Take back that *directory* stays; the kernel has heard it."""
         self._mimicdb.forget(directory.bucket, directory.key)
         gone = Difference([], [], [directory.key], 0)
         self._mimicdb.announce(directory.bucket, gone)
 
     def _is_certain(self, bucket: str, name: str) -> bool:
-        """Whether *name* is there, and nobody has left open what becomes of it."""
+        """Whether *name* is there, and no change of it is left open."""
         mimicdb = self._mimicdb
         return mimicdb.intents.is_settled(bucket, name) and mimicdb.has_still(bucket, name)
 
@@ -132,14 +133,15 @@ class Replacing:
         return there or self._mimicdb.has_below(bucket, key)
 
     def keep(self, directory: Node) -> None:
-        """A directory that lost its object stays until it is removed."""
+        """Keep a directory that lost its object until it is removed."""
         bucket, key = directory.bucket, directory.key
         if not self._mimicdb.scan(bucket, key, key, 1):
             self._mimicdb.keep(bucket, key)
 
     @contextmanager
     def replacing(self, caller: Caller, node: Node, replaced: Node | None) -> Iterator[None]:
-        """Within, *node* takes the name of *replaced*. Two take their turns in one order."""
+        """Within, *node* takes the name of *replaced*. The turns of the two are taken in one order.
+        Within, *node* takes the name of *replaced*. The turns of the two are taken in one order."""
         with ExitStack() as stack:
             taken = [node] if replaced is None else sorted((node, replaced), key=_ino)
             for each in taken:
@@ -155,7 +157,7 @@ class Replacing:
     def replaceable(
         self, caller: Caller, node: Node, target: Node, name: bytes, flags: int
     ) -> Node | None:
-        """Return what stands at the new name, ready to be replaced. Raises what POSIX says."""
+        """Return the node at the new name, ready to be replaced. Raises the errors of POSIX."""
         try:
             replaced = self._tree.named(target, name)
         except PosixError as exc:
@@ -176,5 +178,5 @@ def _ino(node: Node) -> int:
 
 
 def _is_leftover(entry: Entry) -> bool:
-    """Whether *entry* is an object of zeros that no upload can need any more."""
+    """Whether *entry* is an object of zeros that no upload can still need."""
     return is_zeros(entry.key) and time.time_ns() - entry.mtime_ns > _UPLOAD_MAX_S * NS

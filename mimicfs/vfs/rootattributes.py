@@ -1,9 +1,9 @@
 """Mode, owner, times and extended attributes of directories that have no object which could hold
 them: a bucket, and the root over all buckets. The mirror notes them, in the form of an object's
-user metadata. (A directory with -o no_markers has a row of its own in the mirror: its entry has
+user metadata. (With -o no_markers a directory has a row of its own in the mirror, whose entry has
 them.)
 
-The other mounts of a store show them once they are mounted again.
+Other mounts of the store show a change once they are mounted again.
 
 Threading: any thread. `_lock` is a leaf; `_setting` is held while the store is told.
 """
@@ -23,19 +23,19 @@ _NOTE = "attributes"
 
 class RootAttributes:
     """The attributes that *mimicdb* notes of buckets, by name; "" is the root over all. *buckets*
-    says of which they are believed."""
+    says of which buckets they are believed."""
 
     def __init__(self, mimicdb: Mirror, buckets: Buckets) -> None:
         self._mimicdb = mimicdb
         self._buckets = buckets
-        self._setting = threading.Lock()  # one at a time changes a note
+        self._setting = threading.Lock()  # one thread at a time changes a note
         self._lock = threading.Lock()  # protects the three below
-        self._known: dict[str, Entry | None] = {}  # a bucket's is asked for once
+        self._known: dict[str, Entry | None] = {}  # each is asked for once
         self._created: dict[str, int] = {}  # in ns since the epoch; 0: nobody knows
-        self._changes = 0  # what was read before the latest one may be older than it
+        self._changes = 0  # a note that was read before the latest change may be older than that
 
     def entry(self, bucket: str) -> Entry | None:
-        """Return what is known of *bucket*, as an entry; None: nothing was set. Raises
+        """Return the attributes of *bucket*, as an entry; None: nothing was set. Raises
         StoreUnavailable."""
         if not self._buckets.of(bucket).keeps_metadata:
             return None
@@ -50,7 +50,7 @@ class RootAttributes:
             return self._known.get(bucket, found)
 
     def created_ns(self, bucket: str) -> int:
-        """Return when *bucket* was made; 0 where that is not known."""
+        """Return when *bucket* was made, in ns since the epoch; 0 where that is not known."""
         created_ns = self._created.get(bucket)
         if created_ns is None:
             before = self._changes
@@ -69,15 +69,16 @@ class RootAttributes:
                 self._changes += 1
 
     def forget(self, *buckets: str) -> None:
-        """*buckets* were made or removed: what was set of earlier ones is not of these."""
+        """Forget the attributes of *buckets*, which were made or removed: those of earlier buckets
+        are not theirs."""
         with self._lock:
             for bucket in buckets:
                 self._known.pop(bucket, None)
-            self._created.clear()  # a list of buckets says it of others, too
+            self._created.clear()  # a list of buckets says the time of all
             self._changes += 1
 
     def changed(self, bucket: str, difference: Difference | None) -> None:
-        """The mirror has learned of *difference* (a listener of it)."""
+        """Take note of *difference*, which the mirror has learned of and announces."""
         if difference is None:
             self.forget(*([bucket] if bucket else list(self._known)))
         elif not bucket:

@@ -1,7 +1,7 @@
-"""Makes closed files safe on the local disk, for those who wait for that in close(2).
+"""Makes closed files safe on the local disk, for programs that wait for that in close(2).
 
-One thread does it for all: its first fdatasync(2) makes safe what all have written who came while
-the one before went on (files/segment.py), and no thread is woken for each of them.
+One thread does it for all. One fdatasync(2) makes safe what was written while the one before went
+on (files/segment.py), and no thread is woken for each file.
 
 Threading: any thread may call. `_lock` is a leaf.
 """
@@ -26,7 +26,7 @@ class Securer:
         self._closed = False
 
     def add(self, task: Task) -> bool:
-        """Have *task*, which must not raise, called in the thread; False: it has ended."""
+        """Have the thread call *task*, which must not raise; False: the thread has ended."""
         with self._lock:
             if self._closed:
                 return False
@@ -37,7 +37,7 @@ class Securer:
         return True
 
     def close(self) -> None:
-        """End the thread after all that it was given."""
+        """End the thread after all tasks that it was given."""
         with self._lock:
             self._closed, thread = True, self._thread
             self._tasks.put(None)

@@ -1,10 +1,10 @@
 """Small files of a directory that is listed are brought into the cache on disk, before anybody
 opens them (-o small_files=SIZE).
 
-It is bounded: so many requests at once, a quarter of all at most; so many files and bytes of one
-directory; so many directories that wait, of which the oldest goes. It takes only room that is free
-in the cache for all that is on its way, so nothing is evicted for it, and waits while others wait
-for a connection to S3. A read of a file that is on its way waits for that and asks nothing itself.
+It is bounded: by requests at once, at most a quarter of all; by files and bytes of one directory;
+and by waiting directories, of which the oldest goes. All that is on its way must fit into free room
+of the cache, so nothing is evicted for it; and it waits while others wait for a connection to S3. A
+read of a file that is on its way waits for it, and sends no request itself.
 
 Threading: `listed` is called by any thread, and does not wait; one thread goes through directories,
 requests run in the S3 object's pool. `_lock` is a leaf.
@@ -29,22 +29,22 @@ from mimicfs.vfs.inodes import Node
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # requests
-_SHARE = 4  # of all that may be under way, at most one part in so many
+_SHARE = 4  # at most one part in so many of all requests that may be under way
 _FILES = 2_000  # of one directory
 _BYTES = 64 * MIB  # of one directory
 _WAITING = 64  # directories
-_AGAIN_S = 30.0  # a directory that is listed again so soon is not looked through again
-_SEEN = 1_000  # directories of which that is remembered
-_LOOK_S = 0.2  # while requests do not end: whether the mount does
+_AGAIN_S = 30.0  # a directory that is listed again so soon is not searched again
+_SEEN = 1_000  # directories whose time of that is remembered
+_LOOK_S = 0.2  # while requests go on, how often to look whether the mount ends
 _YIELD_S = 0.02  # between two looks at whether others wait
-_PAGE = 256  # names asked of the mirror at a time
-_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # of which S3 gives nothing
+_PAGE = 256  # names that the mirror is asked for at a time
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # classes whose objects S3 does not give
 _KINDS = ("directories", "fetched", "bytes", "already", "refused", "no_room", "passed_over")
 
 
 class SmallFiles:
-    """Brings objects of up to *most* bytes into *cache*. *connections*: requests that may be
-    under way in all."""
+    """Brings objects of up to *most* bytes into *cache*. *connections* is the number of requests
+    that may be under way in all."""
 
     def __init__(
         self, mimicdb: Mirror, s3: S3, cache: BlockCache, most: int, connections: int
@@ -60,13 +60,13 @@ class SmallFiles:
         self._waiting: OrderedDict[tuple[str, str], Node] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._ended = False
-        self._under_way: list[int] = []  # the size of each object that is fetched now
+        self._under_way: list[int] = []  # the sizes of the objects that are being fetched
         self._seen_s: OrderedDict[tuple[str, str], float] = OrderedDict()  # the thread's own
         self._thread = threading.Thread(target=self._run, name="small-files", daemon=True)
         self._thread.start()
 
     def listed(self, directory: Node) -> None:
-        """Somebody lists *directory*."""
+        """Note that somebody lists *directory*."""
         where = (directory.bucket, directory.key)
         with self._lock:
             self._waiting[where] = directory
@@ -77,7 +77,7 @@ class SmallFiles:
             self._lock.notify()
 
     def figures(self) -> dict[str, int]:
-        """Return what was fetched, what was not and why, and what waits."""
+        """Return how many files were fetched, how many were not and why, and how many wait."""
         with self._lock:
             return {
                 **{kind: self._counts[kind] for kind in _KINDS},
@@ -86,7 +86,7 @@ class SmallFiles:
             }
 
     def close(self) -> None:
-        """Fetch nothing more; what is under way is not waited for."""
+        """Fetch nothing more; do not wait for requests that are under way."""
         with self._lock:
             self._ended = True
             self._waiting.clear()
@@ -107,7 +107,7 @@ class SmallFiles:
                 log.exception("fetching the small files of a directory failed")
 
     def _next(self) -> Node | None:
-        """Wait for the next directory, the one that was listed last; None: it is over."""
+        """Wait for the next directory: the one that was listed last. None: it is over."""
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: self._waiting or self._ended)
@@ -163,7 +163,7 @@ class SmallFiles:
         if not entry.etag or entry.storage_class in _ARCHIVES:
             return False
         node = (directory.children or {}).get(entry.key[len(directory.key) :])
-        return node is None or node.pages_etag != entry.etag  # else the kernel has its pages
+        return node is None or node.pages_etag != entry.etag  # otherwise the kernel has its pages
 
     def _is_here(self, kept: CachedObject, entry: Entry) -> bool:
         here = kept.here_until(0, entry.size) == entry.size
@@ -196,7 +196,7 @@ class SmallFiles:
             buffer = memoryview(bytearray(entry.size))
             self._s3.read_into(bucket, entry.key, entry.etag, 0, buffer)
             kept.write(0, buffer)
-        except NOTHING_SAID as exc:  # others would fail like it
+        except NOTHING_SAID as exc:  # other files would fail like it
             log.debug("no small files are fetched: %s", exc)
             with self._lock:
                 self._waiting.clear()
@@ -213,7 +213,7 @@ class SmallFiles:
             self._let_go(kept)
 
     def _let_go(self, kept: CachedObject) -> None:
-        """*kept*, of which a block may be here and in use, is not waited for any more."""
+        """Let waiting readers go on without *kept*; a block of it may be here and in use."""
         kept.close()
         self._turns.release()
 
