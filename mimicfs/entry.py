@@ -13,16 +13,16 @@ LISTED = 1  # no object: S3 showed this directory (a CommonPrefix), its keys are
 KEPT = 2  # no object: a directory emptied or made through the mount, kept until removed
 
 
-# The limits within which a size and a time are believed. S3 has objects up to 50 TB; stores, and
-# the kernel, have 64 bits, also for the sum of a bucket.
+# Sizes and times are believed within these limits. S3 has objects up to 50 TB; stores, and the
+# kernel, have 64 bits, also for the sum of a bucket.
 SIZE_MAX = 1 << 50  # bytes
 TIME_MAX_NS = (1 << 63) - 1  # in the year 2262
 KEY_MAX = 1024  # bytes of a key in UTF-8 (S3 user guide, "Naming Amazon S3 objects")
 LIST_MAX = 1000  # keys of one answer to a LIST (S3 API reference, "ListObjectsV2": MaxKeys)
 LAST_KEY = "\U0010ffff" * (KEY_MAX // 4)  # behind every key, and every name
-# Entries of the mirror that are read at a time, where nobody says otherwise: as many as a LIST has.
+# The entries of the mirror that are read at a time by default: as many as a LIST has.
 PAGE = LIST_MAX
-LINES = 10_000  # of a log, likewise
+LINES = 10_000  # of a log, read at a time by default
 NS = 1_000_000_000  # nanoseconds in a second
 DAY_S = 86_400
 MONTH_S = 30 * DAY_S
@@ -31,21 +31,21 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def clamped_ns(at: datetime) -> int:
-    """Return the ns of *at*, or the nearest time that a store can hold: some servers have
-    objects of the year 1, which says that they do not know."""
+    """Return the ns of *at*, or the nearest time that a store can hold. (Some servers give the year
+    1 to say that they do not know.)"""
     whole = at.replace(microsecond=0, tzinfo=at.tzinfo or UTC)
     ns = (whole - EPOCH) // timedelta(seconds=1) * NS + at.microsecond * 1000
     return max(-TIME_MAX_NS, min(TIME_MAX_NS, ns))
 
 
 def whole_seconds_ns(at: datetime) -> int:
-    """Return the ns of *at* as a header has it: in whole seconds. Clamped, too."""
+    """Return the ns of *at* in whole seconds, as a header has it; clamped, too."""
     return clamped_ns(at.replace(microsecond=0))
 
 
 def in_utf8(header: str) -> str:
-    """Return *header*, which a parser of HTTP has read as Latin-1, as the UTF-8 that it is; as it
-    came if it is none."""
+    """Return as UTF-8 a *header* that a parser of HTTP has read as Latin-1; as it came if it is no
+    UTF-8."""
     if not header.isascii():
         with suppress(UnicodeError):
             return header.encode("latin-1").decode()
@@ -60,7 +60,8 @@ def unquoted(etag: str | None) -> str:
 
 
 def is_directory_bucket(bucket: str) -> bool:
-    """Whether *bucket* is of S3 Express: its listings are in no order, and know no StartAfter."""
+    """Whether *bucket* is one of S3 Express, whose listings have no order and know no StartAfter.
+    Whether *bucket* is one of S3 Express, whose listings have no order and know no StartAfter."""
     return bucket.endswith("--x-s3")
 
 
@@ -102,8 +103,8 @@ def is_file(entry: Entry) -> bool:
 def pages(
     read: Callable[[str], Sequence[Entry]], after: str = "", size: int = PAGE
 ) -> Iterator[Sequence[Entry]]:
-    """Yield what *read* returns of the keys behind *after*, then behind the last key of that, and
-    so on. A page of fewer than *size* entries is the last one; none is empty."""
+    """Yield the page that *read* returns for the keys behind *after*, then the one behind its last
+    key, and so on. A page of fewer than *size* entries is the last one; no page is empty."""
     while page := read(after):
         yield page
         if len(page) < size:
@@ -132,8 +133,8 @@ class Scope(NamedTuple):
     """A part of a bucket that was listed to its end.
 
     *prefix* is "" (the whole bucket) or ends in "/". A deep scope covers every key below it,
-    another one its direct children. Inside a scope, what the mirror does not have, S3 did
-    not have at *listed_ns*, the time when the listing began.
+    another one its direct children. A key inside a scope that the mirror does not have was not in
+    S3 at *listed_ns*, when the listing began.
     """
 
     prefix: str
@@ -143,11 +144,11 @@ class Scope(NamedTuple):
     added: int = 0
     changed: int = 0
     deleted: int = 0
-    names: int = 0  # that were listed; 0: nobody counted them
+    names: int = 0  # how many were listed; 0: nobody counted them
 
 
 class DirectoryCopy(NamedTuple):
-    """What is to be copied of a directory: its scope, the first page of it, and its note."""
+    """The parts of a directory that are copied: its scope, its first page, and its note."""
 
     scope: Scope | None
     rows: list[Entry]
@@ -155,7 +156,7 @@ class DirectoryCopy(NamedTuple):
 
 
 class StoreSaid(NamedTuple):
-    """What a store says of itself: `Backend.identity`, and the note of its epoch."""
+    """A store's word on itself: `Backend.identity`, and the note of its epoch."""
 
     identity: str
     epoch: str | None
@@ -171,7 +172,7 @@ class Change(NamedTuple):
     seq: int
     first: str
     last: str
-    origin: int  # the writer (Backend.origin); odd: it found the change in S3
+    origin: int  # the writer (Backend.origin); an odd number: it found the change in S3
 
 
 class Difference(NamedTuple):

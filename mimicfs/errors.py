@@ -130,13 +130,14 @@ class CredentialsError(S3Error):
 
 
 class NoSuchBucket(S3Error):
-    """Not ENOENT: that is what a missing name is, and the end of a directory for readdir(3)."""
+    """There is no such bucket. This is not ENOENT: that is a missing name, and for readdir(3) the
+    end of a directory."""
 
     errno = codes.ENODEV
 
 
 class NoSuchPrefix(NoSuchBucket):
-    """The prefix to be mounted is not there: a name that was mistyped, maybe."""
+    """The prefix to be mounted is not there: the name may be mistyped."""
 
 
 class NoSuchQueue(S3Error):
@@ -163,7 +164,7 @@ class ObjectChanged(S3Error):
 
     @classmethod
     def deleted(cls, about: str) -> ObjectChanged:
-        """Return the error for *about*, an object's URL, of which S3 has nothing any more."""
+        """Return the error for *about*, the URL of an object that is no longer in S3."""
         return cls(f"{about}: deleted in S3")
 
 
@@ -235,8 +236,8 @@ class TooManyRequests(S3Error):
     errno = codes.EDQUOT
 
 
-# S3 was not asked, or has said nothing of what it was asked: nobody knows anything more than
-# before, and nothing follows from it.
+# S3 was not asked, or has not answered the question: nobody knows more than before, and nothing
+# follows from that.
 NOTHING_SAID: tuple[type[S3Error], ...] = (
     S3Unavailable,
     Throttled,
@@ -279,7 +280,7 @@ class Unasked(Unlisted):
 
 
 class Unlearned(Unlisted):
-    """Of *key*, which is in *directory* of *bucket*, is not known what is stored with it."""
+    """Nobody knows what is stored with *key*, which is in *directory* of *bucket*."""
 
     def __init__(self, bucket: str, directory: str, key: str) -> None:
         super().__init__(bucket, directory)
@@ -296,11 +297,11 @@ class Unversioned(Unlisted):
 
 
 class Uncounted(Unlisted):
-    """The answer takes longer than the thread that asks may take: it must be counted first."""
+    """The answer takes longer than the asking thread may take: it must be counted first."""
 
 
 class Uncopied(Unlisted):
-    """The answer is in a store that others share, and nobody may be waited for here."""
+    """The answer is in a store that others share, and this thread must not wait."""
 
 
 class NotSynced(MimicError):
@@ -312,7 +313,7 @@ class NotTold(MimicError):
 
 
 class MalformedIndex(MimicError):
-    """A file is not an index, or not a whole one; or an inventory is none."""
+    """A file is no index, or no whole one; or it is no inventory."""
 
 
 class Interrupted(MimicError):
@@ -339,7 +340,7 @@ class PosixError(MimicError):
 
 
 class PassingAbsence(PosixError):
-    """There is no such name now. Nobody is told when there is: the kernel asks again."""
+    """There is no such name now. When there is one, nobody is told: the kernel asks again."""
 
     def __init__(self, name: bytes) -> None:
         super().__init__(codes.ENOENT, repr(name))

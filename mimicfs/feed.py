@@ -1,9 +1,9 @@
 """The feed: what changed in the mirror of a bucket, in order, for people and programs.
 
-The log of a store says which keys may have changed, and not what they were. So a feed keeps what
-it has told last, in a store of its own beside what it told: the difference between that and the
-mirror is the news. No program misses anything, however long it was away: where the log does not
-reach back, all is compared. A key that changed twice between two looks is told of once, as it is
+The log of a store says which keys may have changed, and not what they were. So a feed keeps, in a
+store of its own, what it has told last of each key: the difference between that and the mirror is
+the news. A program misses nothing, however long it was away: where the log does not reach back,
+everything is compared. Of a key that changed twice between two looks, the feed tells once, as it is
 now.
 
 In the store of the feed, a bucket has
@@ -13,8 +13,8 @@ In the store of the feed, a bucket has
     l        the number of the latest (as a size)
     a note   the place in the mirror's log up to which everything was told
 
-INVARIANT: the news and what it makes of s/KEY are stored in one step, so a feed that is killed
-tells nothing twice and leaves nothing out.
+INVARIANT: the news and the new s/KEY are stored in one step, so a feed that is killed tells nothing
+twice and leaves nothing out.
 
 Threading: one thread; several processes may have the same file, one after the other (`_alone`).
 """
@@ -45,7 +45,7 @@ S3, THIS = "S3", "this"
 _KEPT = 100_000  # pieces of news
 _TOGETHER_S = 0.5  # the two halves of a rename come one after the other
 _LOOK_S = 1.0  # most time between two looks
-_COMPARE_S = 60.0  # between two comparisons of all, while something is not certain
+_COMPARE_S = 60.0  # between two comparisons of everything, while something is not certain
 _TOLD_AT_ONCE = 10_000  # lines of the log, and changes
 _PLACE, _UNCERTAIN = "place", "uncertain"
 _LAST = "l"
@@ -60,19 +60,19 @@ class News(NamedTuple):
     change: str  # added, changed, deleted, moved
     bucket: str
     key: str
-    size: int  # of what is there now; of a deletion, what was there
+    size: int  # of what is there now; for a deletion, of what was there
     etag: str
     by: str  # "S3": found there; "this": this process; else its writer, as HOST:MOUNTPOINT
     source: str = ""  # the key that it was moved from
 
 
 class _LogPlace(NamedTuple):
-    """A place in the log of a store: a number, and what tells that it is still the same log, as it
-    is not if the store was made again, or restored from a backup and changed since."""
+    """A place in the log of a store: a number, and a mark of the log itself. The log is another one
+    if the store was made again, or restored from a backup and changed since."""
 
     seq: int
     epoch: str = ""
-    line: str = ""  # of that number, "": there is none, or it is not known
+    line: str = ""  # the line of that number; "": there is none, or it is not known
 
     @staticmethod
     def read(text: str | None) -> _LogPlace:
@@ -93,7 +93,7 @@ class _KeyChange(NamedTuple):
 class Feed:
     """The changes in *bucket* of *mimicdb* below *prefix*. The feed keeps what it told in *store*;
     without one it forgets that at the end. A feed begins when its store is new: what the mirror has
-    by then is no news. *path*: that of the store, for others that use it too."""
+    by then is no news. *path* is that of the store, which others may use, too."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Feed:
                 self._compare()
 
     def end(self) -> None:
-        """S3 has no such bucket: all that was told is gone."""
+        """Tell that everything is gone: S3 has no such bucket."""
         with self._alone():
             gone = self._all_told(self._prefix, "")
             self._tell(_KeyChange(entry.key, entry, None, S3) for entry in gone)
@@ -193,8 +193,8 @@ class Feed:
         return _LogPlace(seq, epoch(self._mirrored), _line_of(found[0]) if found else "")
 
     def _changes_after(self, seq: int) -> list[Change]:
-        """Return the lines of the log behind *seq* that are told of together: the halves of the
-        renames of a large directory are far from each other."""
+        """Return the lines of the log behind *seq* that are told together: the two halves of the
+        rename of a large directory may be far apart."""
         found: list[Change] = []
         while len(found) < _TOLD_AT_ONCE:
             page = self._mirrored.changes(self._bucket, found[-1].seq if found else seq, PAGE)
@@ -207,7 +207,7 @@ class Feed:
 
     def _begin(self) -> None:
         place = self._place_at(self._mimicdb.seq(self._bucket))
-        self._store.drop_bucket(self._bucket)  # of a beginning that was interrupted
+        self._store.drop_bucket(self._bucket)  # the remains of a beginning that was interrupted
         for page in _pages(self._mirrored, self._bucket, self._prefix):
             self._store.apply(self._bucket, [_kept(it) for it in page if it.kind == OBJECT])
         self._keep_place(place)
@@ -215,8 +215,8 @@ class Feed:
     # What is new
 
     def _of_lines(self, changes: Sequence[Change]) -> Iterator[_KeyChange]:
-        """Yield what became of the keys of *changes*: of ranges of keys first, then of single
-        ones, each at its last line."""
+        """Yield what became of the keys of *changes*: first of ranges of keys, then of single ones,
+        each at its last line."""
         names = _names(self._mimicdb.member.others())
         spans = _spans(changes)
         for first, last, origin in spans:
@@ -249,7 +249,7 @@ class Feed:
                 old, new = next(told, None), next(now, None)
 
     def _compare(self) -> None:
-        """Compare all. That the mirror does not have a key means something only where it is
+        """Compare everything. The absence of a key in the mirror means something only where that is
         complete; elsewhere it is looked at again later."""
         self._compared_s = time.monotonic()
         uncertain: list[str] = []
@@ -270,7 +270,7 @@ class Feed:
         return self._store.note(self._bucket, _UNCERTAIN) is not None
 
     def _tell(self, found: Iterator[_KeyChange]) -> None:
-        """Keep the news that *found* is, and what was learned besides."""
+        """Keep the news in *found*, and what was learned besides."""
         other = (each for each in found if each.old != each.new)
         while some := list(islice(other, _TOLD_AT_ONCE)):
             self._keep(some)
@@ -372,8 +372,8 @@ def _pages(store: Backend, bucket: str, prefix: str, first: str = "") -> Iterato
 
 
 def _with_writer(change: Change, before: Change | None) -> Change:
-    """Return *change*, a line of a key, as by whom *before* is, the line before it, if that is a
-    writer and *change* was found in S3: mostly something more was learned of what it wrote."""
+    """Return *change*, a line of a key. If it was found in S3, and *before*, the line before it, is
+    by a writer, give it that writer: mostly something more was learned of what it wrote."""
     if before is None or before.origin & 1 or not change.origin & 1:
         return change
     return change._replace(origin=before.origin)
@@ -384,8 +384,8 @@ def _line_of(change: Change) -> str:
 
 
 def _spans(changes: Sequence[Change]) -> list[tuple[str, str, int]]:
-    """Return the ranges of keys that *changes* are about, with the origin of the last change of
-    each; none overlaps another."""
+    """Return the ranges of keys that *changes* are about, which do not overlap, with the origin of
+    the last change of each."""
     wide = sorted((it.first, it.last, it.seq, it.origin) for it in changes if it.first != it.last)
     found: list[tuple[str, str, int, int]] = []
     for first, last, seq, origin in wide:
@@ -399,7 +399,7 @@ def _spans(changes: Sequence[Change]) -> list[tuple[str, str, int]]:
 
 
 def _same(seen: _KeyChange) -> bool:
-    """Whether nobody needs to be told: what was learned of an object is no change of it."""
+    """Whether nobody needs to be told: to learn more of an object is no change of it."""
     old, new = seen.old, seen.new
     if old is None or new is None:
         return old is new
@@ -408,8 +408,8 @@ def _same(seen: _KeyChange) -> bool:
 
 
 def _with_moves(seen: Sequence[_KeyChange]) -> Iterator[tuple[_KeyChange, str]]:
-    """Yield *seen*, each with the key that it was moved from, or "". A deletion whose object is
-    there again under a new key is not yielded."""
+    """Yield *seen*, each with the key from which it was moved, or "". A deletion whose object is
+    there again under a new key is left out."""
     gone: dict[tuple[str, int], list[str]] = {}
     for each in seen:
         if each.new is None and each.old is not None and each.old.etag and each.old.size:
@@ -428,7 +428,8 @@ def _with_moves(seen: Sequence[_KeyChange]) -> Iterator[tuple[_KeyChange, str]]:
 
 
 def _likeliest(key: str, candidates: Sequence[str]) -> str:
-    """Return which of *candidates*, all of the same bytes, is *key* now: one of the same name."""
+    """Return the one of *candidates*, all with the same bytes, that *key* has become: preferably
+    one of the same name."""
     name = name_of(key)
     return next((it for it in candidates if name_of(it) == name), candidates[0])
 
@@ -456,7 +457,7 @@ def _number(seq: int) -> str:
 
 
 def _names(sessions: Sequence[StoreSession]) -> dict[int, str]:
-    """Return how the members of a store are called, by their origin."""
+    """Return the names of the members of a store, by their origin."""
     found: dict[int, str] = {}
     for each in sessions:
         with suppress(KeyError, ValueError):

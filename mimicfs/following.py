@@ -1,13 +1,13 @@
-"""The follower of a mount: announces what other processes change in a shared store.
+"""The follower of a mount: it announces what other processes change in a shared store.
 
-It reads the logs of the buckets that the mount shows, and of no others: of one bucket, or of the
-list of buckets and of each one in it. A place in a log is moved only when the lines before it
-were told to the listeners, so whatever interrupts the telling, it is told again. Changes that
-cannot be told line by line (a log that was cut or begun anew, a bucket that is new, too many lines,
-an error in a listener) are told as "anything may have changed".
+It reads only the logs of the buckets that the mount shows: of one bucket, or of the list of buckets
+and of each one in it. A place in a log moves on only when the listeners were told the lines before
+it. So if anything interrupts the telling, they are told again. Changes that cannot be told line by
+line (a log that was cut or begun anew, a bucket that is new, too many lines, an error in a
+listener) are told as "anything may have changed".
 
 Each look that succeeds renews the lease of the store (backends/lease.py). Without it nobody knows
-what others do, and what the kernel is given must be short-lived.
+what others do, and answers to the kernel must be short-lived.
 
 Where the mirror is a replica, it takes the lines in before anybody is told of them.
 
@@ -31,12 +31,12 @@ from mimicfs.mimicdb import Mirror
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # most time between two looks
-_COMPARE = 2  # at each so many of those that nothing woke, numbers are compared
+_COMPARE = 2  # of the looks that nothing woke, every second one compares numbers
 _TICK_S = LEASE_S / 6
 _AGAIN_S = 0.2  # between two looks while the store does not answer
-_MANY = 1000  # foreign lines at once from which on everything is told: that costs less
-_PAGE = 2 * _MANY  # of Redis, the client takes 40 us for each
-_NOWHERE = -1  # the place in a log of which nothing is known: everything is told
+_MANY = 1000  # for more foreign lines at once, everything is told: that costs less
+_PAGE = 2 * _MANY  # lines; with Redis, the client takes 40 us for each
+_NOWHERE = -1  # the place in a log about which nothing is known: everything is told
 
 
 class Follower:
@@ -58,18 +58,18 @@ class Follower:
         self.lease = lease or Lease()
         self._waiter = self._store.waiter()
         self._ended = threading.Event()
-        # By bucket: the number of the last line that was told. Changed by the follower's thread
-        # alone.
+        # By bucket: the number of the last line that was told. Only the thread of the follower
+        # changes it.
         self._places: dict[str, int] = {}
         self._looked = threading.Condition()  # told after each look
         self._turn = 0  # counts the looks while all logs are quiet
         self._away = False  # the store did not answer the last look
-        self._telling = False  # the listeners are told, and the store is asked for nothing
+        self._telling = False  # the listeners are being told, and the store is not asked
         self.told = 0  # how many lines of others were told
         self.restarts = 0  # how often everything was told
 
     def begin(self) -> None:
-        """Take note of where the logs are. Raises StoreError; then everything is told later."""
+        """Note where the logs are. Raises StoreError; then everything is told later."""
         self._places = {self._bucket: _NOWHERE}
         names = [self._bucket]
         if not self._bucket:
@@ -97,7 +97,7 @@ class Follower:
                 thread.join(5)
 
     def figures(self) -> dict[str, float]:
-        """Return what a mount says of its follower."""
+        """Return the figures that a mount shows of its follower."""
         return {
             "silent_s": round(self.lease.silent_s, 1),
             "told": self.told,
@@ -135,15 +135,15 @@ class Follower:
         if not self._away and not self._ended.is_set():
             self._away = True
             log.warning("changes by others cannot be followed: %s", exc)
-            if isinstance(exc, StoreReplaced):  # nobody else uses it, perhaps for good
+            if isinstance(exc, StoreReplaced):  # nobody else uses this file, perhaps for good
                 for name in self._places:
                     self._announce(name, None)
         self._ended.wait(_AGAIN_S)
 
     def _unheard(self) -> list[str]:
-        """Return which log has news although nothing was heard of it. They are compared one at a
-        time, and not each time, so that a mount of many buckets asks no more than one of one
-        bucket. Raises StoreError."""
+        """Return the log that has news although nothing was heard of it. Logs are compared one at a
+        time, and not at each look, so that a mount of many buckets asks no more often than a mount
+        of one. Raises StoreError."""
         names = list(self._places)
         self._turn += 1
         turn, now = divmod(self._turn, _COMPARE)
@@ -155,7 +155,7 @@ class Follower:
         while not self._ended.wait(_TICK_S):
             now, before_s = self.lease.held, ticked_s
             ticked_s = time.monotonic()
-            # If we were late ourselves, it was not the store: this process was stopped.
+            # If we are late ourselves, it was not the store: this process was stopped.
             late = ticked_s - before_s >= 2 * _TICK_S
             if self.lease.unheard_s >= LEASE_S and not late and not self._telling:
                 self.lease.lose()
@@ -174,7 +174,7 @@ class Follower:
 
     def look(self, names: Iterable[str] | None = None) -> None:
         """Announce what others changed in the logs *names* (None: in all). Raises StoreError; then
-        what was not told is told by the next look."""
+        the next look tells the rest."""
         if self.lease.away:
             self._come_back()
         for name in list(self._places if names is None else names):
@@ -195,8 +195,8 @@ class Follower:
         return all(self._places.get(name, seq) >= seq for name, seq in places.items())
 
     def _come_back(self) -> None:
-        """The store was away. A copy of it has what others changed meanwhile before anybody is
-        told of it, or answered from it."""
+        """Catch up after the store was away: a copy of it takes in what others changed meanwhile,
+        before anybody is told of it or gets an answer from it."""
         for name in self._places:
             self._store.catch_up(name)
         self._shared.seq(self._bucket)
@@ -210,13 +210,13 @@ class Follower:
                 self.lease.heard()
                 foreign = [each for each in changes if not self._store.is_own(each.origin)]
                 self.told += len(foreign)
-                if len(foreign) > _MANY:  # what else there is need not be read here
+                if len(foreign) > _MANY:  # the rest need not be read here
                     self._restart(name)
                     break
                 self._store.catch_up(name, changes[-1].seq)
                 self._tell(name, foreign)
                 self._places[name] = changes[-1].seq
-                if len(changes) < _PAGE:  # that was the end; a log that grows on has none
+                if len(changes) < _PAGE:  # that was the end; a log that keeps growing has none
                     break
         except LogTrimmed as exc:
             log.info("%s: %s; kernel caches are dropped", name or "the buckets", exc)
@@ -226,14 +226,14 @@ class Follower:
 
     def _restart(self, name: str) -> None:
         """Tell everything of *name*, and go on from where its log is now."""
-        place = self._shared.seq(name)  # before: what comes after it is told again
+        place = self._shared.seq(name)  # read before the telling: lines after it are told again
         self._store.catch_up(name, place)
         self.restarts += 1
         self._announce(name, None)
         self._places[name] = place
 
     def _keep_up_with_buckets(self) -> None:
-        """Follow each bucket that is new in the list, and no more those that are gone."""
+        """Follow each bucket that is new in the list, and stop following those that are gone."""
         if self._bucket:
             return
         known = {bucket.name for bucket in self._shared.buckets()}
@@ -255,12 +255,12 @@ class Follower:
         try:
             self._mimicdb.announce(name, difference)
         finally:
-            self.lease.heard()  # it was asked for nothing meanwhile
+            self.lease.heard()  # the store was not asked meanwhile
             self._telling = False
 
     def _judged(self, bucket: str, keys: list[str]) -> Difference:
-        """Of another's changes only the keys are known: what is there now was added or
-        changed, which needs the same telling; the rest was deleted."""
+        """Judge what others did, of which only the keys are known: a key that is there now was
+        added or changed, which is told the same way; any other was deleted."""
         if bucket:
             there = {key for key in keys if self._store.get(bucket, key) is not None}
         else:

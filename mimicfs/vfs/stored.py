@@ -3,12 +3,12 @@ mode, owner, times, extended attributes, and the special files that are nothing 
 sockets, devices).
 
 S3 changes metadata only by a copy of the object onto itself. That copy keeps the type, storage
-class, encryption, tags and all other metadata; of a file that is open and changed nothing is
-copied, its next upload says it all. Metadata that an S3 object cannot carry (over 2 KiB) is refused
+class, encryption, tags and all other metadata. Where a file is open and changed, nothing is copied:
+its next upload stores everything. Metadata that an S3 object cannot carry (over 2 KiB) is refused
 before anything is sent: ENOSPC.
 
-Threading: any thread; S3 is asked without a lock. Of two changes of one object at the same time
-one may find that it was replaced (ESTALE).
+Threading: any thread; S3 is asked without a lock. If two threads change one object at the same
+time, one may find that it was replaced (ESTALE).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class StoredAttributes:
         if node.is_directory and new.mtime_ns is not None:
             node.mtime_ns = new.mtime_ns
         if not self._options.buckets.of(node.bucket).keeps_metadata:
-            return  # as on a disk that has no owners: cp -a and rsync -a go on
+            return  # as on a disk without owners: cp -a and rsync -a go on
         kind = stat.S_IFMT(now.mode) if node.component else stat.S_IFDIR
         mode = now.mode if new.mode is None else new.mode
         said = metadata.written(
@@ -85,14 +85,15 @@ class StoredAttributes:
         )
         self._change(node, lambda meta: {**meta, **said}, new.mtime_ns)
         if node.parent is not None and not node.is_directory and not node.component:
-            self._kernel.attributes_changed(node.parent)  # a marker's are those of its directory
+            # those of a marker are those of its directory
+            self._kernel.attributes_changed(node.parent)
 
     # Extended attributes
 
     def xattrs(self, node: Node) -> dict[str, bytes]:
         """Return the extended attributes of *node*, as far as the mirror knows them. Attributes of
-        other classes (`security.`), or with our own names, are not believed where a bucket has
-        them."""
+        other classes (`security.`), or with our own names, are not believed if an object has them.
+        """
         found = metadata.xattrs(self._meta(node))
         return {name: value for name, value in found.items() if _is_users(name)}
 
@@ -131,11 +132,11 @@ class StoredAttributes:
         except KeyNotFound:
             return Content(DIRECTORY_TYPE)
 
-    # Special files. What the mirror does not know may be there: none of it is replaced.
+    # Special files. An object that the mirror does not know may be there: it is not replaced.
 
     def make_special(self, bucket: str, key: str, meta: Meta) -> Entry:
         """Make an empty object that is a pipe, a socket or a device by its metadata. Raises
-        PosixError EPERM if such are not believed here."""
+        PosixError EPERM if such files are not believed here."""
         self._check_kept(bucket)
         if metadata.read(meta).kind not in self._kinds:
             raise PosixError(errno.EPERM, f"s3://{bucket}/{key}: devices need -o dev")
@@ -153,7 +154,7 @@ class StoredAttributes:
         return entry
 
     def target(self, node: Node, entry: Entry) -> bytes:
-        """Return where the link *node* points to. Raises PosixError EINVAL if it is none."""
+        """Return where the link *node* points to. Raises PosixError EINVAL if it is no link."""
         if metadata.read(entry.meta or {}).kind != stat.S_IFLNK or not self._options.symlinks:
             raise PosixError(errno.EINVAL, f"s3://{node.bucket}/{entry.key}: not a symbolic link")
         with self._lock:
@@ -183,7 +184,7 @@ class StoredAttributes:
     # What the above is made of
 
     def _check_kept(self, bucket: str) -> None:
-        """Raise PosixError EOPNOTSUPP where nothing is stored with objects."""
+        """Raise PosixError EOPNOTSUPP if this mount stores nothing with objects."""
         if not self._options.buckets.of(bucket).keeps_metadata:
             raise PosixError(errno.EOPNOTSUPP, f's3://{bucket}: metadata = "no" for this bucket')
 
@@ -209,8 +210,8 @@ class StoredAttributes:
         change: Callable[[Meta], dict[str, str]],
         mtime_ns: int | None = None,
     ) -> None:
-        """Store what *change* makes of the metadata of *node*. Raises PosixError ESTALE where
-        the name stands for another node by now: the kernel looks it up again then."""
+        """Store what *change* makes of the metadata of *node*. Raises PosixError ESTALE where the
+        name stands for another node by now: then the kernel looks it up again."""
         stamp = metadata.written(ctime_ns=time.time_ns())
         file = node.file
         if file is not None and file.expired:
@@ -221,7 +222,7 @@ class StoredAttributes:
             return
         key, entry = node.key, self._entry(node)
         self._check_there(node, entry)
-        if not key and not node.is_directory:  # it is found to be another version
+        if not key and not node.is_directory:  # its object was found to be another version
             raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")
         if not key or (
             node.is_directory
@@ -235,7 +236,7 @@ class StoredAttributes:
             try:
                 self.markers.make(node.bucket, key, checked({**change({}), **stamp}, node))
             except PosixError as exc:
-                if exc.errno != errno.EEXIST:  # else somebody has made one: change that
+                if exc.errno != errno.EEXIST:  # otherwise somebody has made one: change that
                     raise
             else:
                 self._kernel.returned(node)
@@ -246,20 +247,20 @@ class StoredAttributes:
         )
 
     def _check_there(self, node: Node, entry: Entry | None) -> None:
-        """Raise PosixError ENOENT if others have deleted the directory *node*, of which the mirror
-        has *entry*: a change of its attributes would make it again."""
+        """Raise PosixError ENOENT if others have deleted the directory *node*, which the mirror has
+        as *entry*: a change of its attributes would make it again."""
         if entry is not None or node.parent is None or not node.is_directory or not node.key:
             return
         try:
             _, below = self._mimicdb.lookup(node.bucket, node.parent.key, node.component)
         except Unlisted:
-            return  # it is not known to be gone
+            return  # nobody knows that it is gone
         if below is None:
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
 
     def _noted(self, node: Node, meta: Meta) -> None:
-        """No object can hold *meta* of the directory *node*: the mirror does, or, once it is
-        removed, the node itself."""
+        """Note *meta* of the directory *node*, which no object can hold: the mirror holds it, or
+        the node itself once it is removed."""
         if node.is_nameless:
             node.gone = (node.gone or Entry("", kind=KEPT))._replace(meta=meta)
         elif node.key:
@@ -269,8 +270,8 @@ class StoredAttributes:
             self._roots.set(node.bucket, meta)
 
     def change_content(self, node: Node, change: Callable[[Content], Content]) -> None:
-        """Store *change* of what is stored with the object *node*. Raises PosixError ESTALE where
-        the name stands for another node by now."""
+        """Store what *change* makes of the content that is stored with the object *node*. Raises
+        PosixError ESTALE where the name stands for another node by now."""
         file = node.file
         if not node.key or (file is not None and file.expired):
             raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.component}")

@@ -1,8 +1,8 @@
 """The tree that is seen: which names a directory has, and what stat(2) says of each. Reads the
 mirror and the open files; changes nothing.
 
-A question that the mirror cannot answer raises `Unlisted`, so that a caller who must not wait is
-never made to. `Syncer.sure` is for callers who may: it has S3 listed, and asks again.
+A question that the mirror cannot answer raises `Unlisted`, so that a caller that must not wait
+never has to. `Syncer.sure` is for callers that may wait: it lists S3, and asks again.
 
 A file that was created and not uploaded is not in the mirror (S3 has not confirmed it). Its
 node has a File without an entry, and its directory shows it from there.
@@ -46,11 +46,11 @@ from mimicfs.vfs.walking import Walking
 log = logging.getLogger(__name__)
 
 
-_SHOWN_MAX = 100_000  # directories of which it is remembered when they were listed
+_SHOWN_MAX = 100_000  # directories whose time of listing is remembered
 _BUCKET_NAME_MAX = 63  # bytes (S3 user guide, "Bucket naming rules")
-_NAME_USUAL = 16  # bytes: how many names of a listing are worth reading for one answer
+_NAME_USUAL = 16  # bytes: how many names to read for one answer is reckoned by this
 
-# What a name stands for: the slot in its directory, and how to show the node in it.
+# The meaning of a name: a slot in its directory, and how to show the node in it.
 SlotFound = tuple[str, Callable[[Node], Attr]]
 
 
@@ -76,8 +76,9 @@ class Tree:
         self._plain = Attributes(options, believed=False)
         self._reserved = names.WITH_VERSIONS if options.versions else names.RESERVED
         self._listings = Listings(mimicdb, self._reserved)
-        self._shown_ns: dict[int, int] = {}  # directories: when what was shown was listed
-        self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read
+        # by directory: when the names that were shown were listed
+        self._shown_ns: dict[int, int] = {}
+        self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read ahead
         self._walking = Walking()
         self._started_ns = time.time_ns()
 
@@ -93,8 +94,8 @@ class Tree:
 
     @contextmanager
     def removing(self, directory: Node) -> Iterator[None]:
-        """Within, *directory* is removed. A process that has it open goes on with what was stored
-        with it."""
+        """Within, *directory* is removed. A process that has it open goes on with the attributes
+        that were stored with it."""
         own, _ = self._own(directory)
         yield
         directory.gone = directory.gone or own
@@ -120,7 +121,7 @@ class Tree:
             raise
 
     def named(self, directory: Node, name: bytes) -> Node:
-        """Return the node of *name*, for a caller who may wait. Raises PosixError ENOENT."""
+        """Return the node of *name*, for a caller that may wait. Raises PosixError ENOENT."""
         self._check_ours(name)
         slot, _ = self._syncer.sure(lambda: self._look(directory, name))
         return self._inodes.child(directory, slot, _kind(slot), hold=False)
@@ -137,7 +138,8 @@ class Tree:
         raise PosixError(errno.EEXIST, repr(name))
 
     def new_name_at_once(self, directory: Node, name: bytes) -> str:
-        """Return the same; "" where that is not known, or is the marker of the directory."""
+        """Return the same without a wait; "" where that is not known, or is the marker of the
+        directory."""
         component = self.component(directory, name)
         try:
             self._look(directory, name)
@@ -150,8 +152,9 @@ class Tree:
         raise PosixError(errno.EEXIST, repr(name))
 
     def component(self, directory: Node, name: bytes, *, of_directory: bool = False) -> str:
-        """Return what a name that something is to get in *directory* stands for. Raises
-        PosixError ENAMETOOLONG if no key can be as long, EINVAL if it is no directory's."""
+        """Return the component for *name*, which something is to get in *directory*. Raises
+        PosixError ENAMETOOLONG if no key can be so long, EINVAL if no directory can have the name.
+        """
         self._check_ours(name)
         component, beside = names.component(name, self._reserved)
         if of_directory and beside:
@@ -162,7 +165,7 @@ class Tree:
 
     @staticmethod
     def name_max(directory: Node) -> int:
-        """Return how many bytes the name of a file in *directory* can have; that of a directory
+        """Return how many bytes the name of a file in *directory* can have. The name of a directory
         can have one less, because its key ends in "/"."""
         if directory.kind == NodeKind.ACCOUNT:
             return _BUCKET_NAME_MAX
@@ -177,7 +180,7 @@ class Tree:
             raise PosixError(errno.ENAMETOOLONG, f"a name has at most {names.NAME_MAX} bytes")
         try:
             component, beside = names.component(name, self._reserved)
-        except PosixError as exc:  # no key has that name
+        except PosixError as exc:  # the name of no key
             raise PosixError(errno.ENOENT, repr(name)) from exc
         self._check_age(directory)
         if directory.kind == NodeKind.ACCOUNT:
@@ -193,17 +196,18 @@ class Tree:
             place = (directory.bucket, directory.key, component)
             entry, below = self._mimicdb.lookup(*place)
             if below is None and self._is_newly_away(directory, component):
-                entry, below = self._mimicdb.lookup(*place)  # what comes from now on is told
+                # the kernel is told of changes from here on
+                entry, below = self._mimicdb.lookup(*place)
         if below is not None and not beside:
             return component + "/", lambda node: self._directory_attr(node, below)
-        if entry is None:  # NAME%file is good also while no directory has the plain name
+        if entry is None:  # NAME%file is valid even while no directory has the plain name
             too_long = len(component.encode()) > self.name_max(directory)
             raise PosixError(errno.ENAMETOOLONG if too_long else errno.ENOENT, repr(name))
         return component, lambda node: self._object_attr(node, entry)
 
     def _is_newly_away(self, directory: Node, component: str) -> bool:
-        """Note that the kernel is going to hold the directory *component*, which somebody holds,
-        as absent; return whether that is news."""
+        """Note that the kernel is going to hold as absent the directory *component*, whose node
+        somebody holds; return whether that is news."""
         held = self._inodes.find(directory, slot_of(component, directory=True))
         if held is None or held.away:
             return False
@@ -219,7 +223,7 @@ class Tree:
 
     def _look_marker(self, directory: Node) -> SlotFound:
         entry = self._mimicdb.entry(directory.bucket, directory.key) if directory.key else None
-        if entry is None or entry.kind != OBJECT:  # it is not known to be there
+        if entry is None or entry.kind != OBJECT:  # nobody knows that it is there
             self._mimicdb.children(directory.bucket, directory.key, "", 1)
         if entry is None or not entry.size:
             raise PosixError(errno.ENOENT, "the content of a directory marker")
@@ -228,7 +232,7 @@ class Tree:
     # Attributes
 
     def attr(self, node: Node, file: File | None = None) -> Attr:
-        """Return the attributes of *node*; of *file*, where the caller has that open."""
+        """Return the attributes of *node*, or those of *file* if the caller has that open."""
         attr = self._attr(node, file)
         return attr._replace(nlink=0) if node.is_nameless else attr
 
@@ -245,17 +249,17 @@ class Tree:
         return self._object_attr(node, self.entry(node))
 
     def entry(self, node: Node) -> Entry:
-        """Return what the mirror has of an object. Raises PosixError ENOENT; ESTALE where the
-        name stands for another node by now: the kernel looks it up again then."""
+        """Return what the mirror has of an object. Raises PosixError ENOENT; ESTALE where the name
+        stands for another node by now: then the kernel looks it up again."""
         entry = self._mimicdb.entry(node.bucket, parent_of(node).key + node.component)
         if entry is None or entry.kind != OBJECT:
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
         return entry
 
     def _own(self, directory: Node) -> tuple[Entry | None, bool]:
-        """Return what the mirror has of a directory itself, and whether that is certain. While
-        the store is away a bucket is shown as if nothing had been set, where nobody has asked
-        before; the kernel asks again."""
+        """Return what the mirror has of a directory itself, and whether that is certain. While the
+        store is away, a bucket about which nobody has asked before is shown as if nothing had been
+        set; the kernel asks again."""
         key = directory.key
         if directory.is_nameless:
             return directory.gone, True
@@ -280,8 +284,8 @@ class Tree:
         return attr
 
     def _file_attr(self, node: Node, file: File) -> Attr:
-        """Return the attributes of an open file; of one that is as S3 has it, with whatever has
-        been learned since it was opened."""
+        """Return the attributes of an open file. If it is as S3 has it, they include what was
+        learned since it was opened."""
         if not (file.dirty or file.apart) and file.entry is not None:
             known = self._mimicdb.entry(file.bucket, file.key)
             if known is not None and (known.etag, known.size) == (file.etag, file.size):
@@ -312,8 +316,8 @@ class Tree:
     # How old it may be
 
     def _check_age(self, directory: Node) -> int:
-        """Return when *directory* was listed (0: nobody wants to know). Raises Unlisted if that is
-        longer ago than its bucket's time-to-live."""
+        """Return when *directory* was listed (0: nobody needs to know). Raises Unlisted if that is
+        longer ago than the time-to-live of its bucket."""
         ttl_s = self._buckets.of(directory.bucket).ttl_s
         if not ttl_s:
             return 0
@@ -327,7 +331,8 @@ class Tree:
         return ended_ns
 
     def opendir(self, directory: Node) -> bool:
-        """As posix.FileSystem.opendir: a listing is right until the directory is listed again."""
+        """Answer posix.FileSystem.opendir: a listing is right until the directory is listed again.
+        Answer posix.FileSystem.opendir: a listing is right until the directory is listed again."""
         ended_ns = self._check_age(directory)
         right = self._shown_ns.get(directory.ino) == ended_ns
         if len(self._shown_ns) > _SHOWN_MAX:
@@ -340,7 +345,7 @@ class Tree:
     def readdir(
         self, directory: Node, cookie: int, size: int, overhead: int, hold: bool
     ) -> list[DirEntry]:
-        """As posix.FileSystem.readdir. May return less than fits; [] only at the end."""
+        """Answer posix.FileSystem.readdir. May return fewer names than fit; [] only at the end."""
         if directory.kind == NodeKind.ACCOUNT:
             return self._read_account(directory, cookie, size, overhead, hold)
         if cookie and self._listings.ended(directory, cookie):
@@ -376,11 +381,11 @@ class Tree:
     def _hold_rows(
         self, directory: Node, listing: Listing, index: int, room: tuple[int, int], hold: bool
     ) -> tuple[list[ListedRow], list[Node], bool]:
-        """Return the rows from *index* on that *room* has place for, their nodes, and whether
-        what is stored with some of them may have to be asked first.
+        """Return the rows from *index* on that fit in *room*, their nodes, and whether S3 may first
+        have to be asked what is stored with some of them.
 
-        Changes from now on are told for these nodes. A change between reading the rows and making
-        the nodes was told to nobody: then the rows are read again.
+        From now on the kernel is told of changes of these nodes. It was not told of a change
+        between reading the rows and making the nodes: then the rows are read again.
         """
         size, overhead = room
         want = size // (overhead + _NAME_USUAL)
@@ -401,8 +406,8 @@ class Tree:
     def _unknown(
         self, directory: Node, rows: list[ListedRow], nodes: list[Node], hold: bool
     ) -> set[Node]:
-        """Return the nodes of which it must be asked what is stored with them, before somebody is
-        shown their attributes. They are not held."""
+        """Return the nodes whose attributes cannot be shown before S3 was asked what is stored with
+        them. They are not held."""
         bucket, look = directory.bucket, self._look_first
         found = {
             node
@@ -414,8 +419,8 @@ class Tree:
         return found
 
     def idle(self) -> None:
-        """Read what will be asked next, of this directory or, after it, of the next one. The
-        kernel takes as long to take in a page of names as it takes us to read one."""
+        """Read ahead what will be asked next, of this directory or, after it, of the next one. The
+        kernel takes as long to take in a page of names as we take to read one."""
         upcoming, self._upcoming = self._upcoming, None
         if upcoming is None:
             return
@@ -425,9 +430,9 @@ class Tree:
                 with self._mimicdb.one_state():
                     if not listing.rows(index, self._mimicdb.generation, want):
                         self._foresee(want)
-            except MimicError as exc:  # it is asked again, by somebody who can be told
+            except MimicError as exc:  # the caller that asks for it gets the error
                 log.debug("reading ahead: %s", exc)
-            except Exception:  # it is work that nobody has asked for: no mount ends by it
+            except Exception:  # nobody has asked for this work: no mount ends by it
                 log.exception("reading ahead failed")
             finally:
                 listing.lock.release()
@@ -437,7 +442,7 @@ class Tree:
         if coming:
             node = self.directory(coming)
             self._listings.foresee(node, want, lambda: self._handles.unsaved(node))
-            self._look_first.needs(node.bucket, node.key)  # remembers it
+            self._look_first.needs(node.bucket, node.key)  # this call remembers the answer
 
     def _row_attr(self, node: Node, entry: Entry, mtime_ns: int) -> Attr:
         if node.file is not None:
@@ -461,14 +466,14 @@ class Tree:
                     held.callback(self._inodes.forget, node.ino, 1)
                 found.append(DirEntry(name, self._bucket_attr(node, bucket.created_ns), place))
             held.pop_all()  # the kernel holds them
-        if any(type(each.attr) is PassingAttr for each in found):  # a page is held as one
+        if any(type(each.attr) is PassingAttr for each in found):  # the kernel holds a page as one
             return [each._replace(attr=PassingAttr(*each.attr)) for each in found]
         return found
 
 
 class _asked:  # noqa: N801  reads as a statement; a generator would cost 1 us a name
-    """Within, the mirror is read for an answer that the kernel will hold: what changes from
-    now on must be told. Not so if there is no answer, because the directory is not known."""
+    """Within, the mirror is read for an answer that the kernel will hold: from now on it must be
+    told of changes, unless there is no answer, because the directory is not known."""
 
     __slots__ = ("_before", "_directory")
 

@@ -2,10 +2,10 @@
 
 Many programs save so: they rename the file to its backup, and write a new one (emacs, `sed -i.bak`,
 `cp -b`, `rsync -b`, `patch -b`). A file that comes to such a name takes over what is stored with
-the object that stood there, as it would if it replaced it. NTFS calls that tunnelling, and has the
-same time for it.
+the object that stood there, as if it replaced that. NTFS calls that tunnelling, and has the same
+time for it.
 
-It is asked for only when something comes: the object has it at its new place.
+S3 is asked only when a file comes: the object has it all at its new place.
 
 Threading: any thread; `_lock` protects all, and is not held while S3 is asked.
 """
@@ -41,7 +41,8 @@ class Vacated:
         self._gone: OrderedDict[VacatedKey, _Gone] = OrderedDict()
 
     def moved(self, old: VacatedKey, new: VacatedKey) -> None:
-        """The object at *old* is at *new* now, and has taken over what left that place."""
+        """Note that the object at *old* is at *new* now, and has taken over what left that place.
+        Note that the object at *old* is at *new* now, and has taken over what left that place."""
         with self._lock:
             self._gone.pop(new, None)
             self._gone[old] = _Gone(new, time.monotonic() + _KEPT_S)
@@ -49,8 +50,8 @@ class Vacated:
                 self._gone.popitem(last=False)
 
     def stored(self, place: VacatedKey) -> Content | None:
-        """Return what is stored with the object that left *place* a moment ago, where it is now.
-        Raises S3Error: then whoever asks again is told."""
+        """Return what is stored, at its new place, with the object that left *place* a moment ago.
+        Raises S3Error; then the next caller is told."""
         gone = self._left(place)
         return self._stored(gone, place) if gone is not None else None
 
@@ -62,8 +63,8 @@ class Vacated:
     def inherited(
         self, place: VacatedKey, content: Content, cancellation: Cancellation
     ) -> Iterator[Content]:
-        """Yield *content*, of a new file at *place*, with what it takes over. If the file is made
-        within, the next one takes over nothing."""
+        """Yield *content*, of a new file at *place*, with everything that it takes over. If the
+        file is made within, the next one takes over nothing."""
         gone = self._left(place)
         if gone is None:
             yield content
@@ -75,7 +76,7 @@ class Vacated:
                 del self._gone[place]
 
     def _left(self, place: VacatedKey) -> _Gone | None:
-        """Return what left *place* a moment ago."""
+        """Return the object that left *place* a moment ago."""
         with self._lock:
             gone = self._gone.get(place)
             if gone is not None and time.monotonic() > gone.until_s:
@@ -86,5 +87,6 @@ class Vacated:
     def _stored(self, gone: _Gone, place: VacatedKey) -> Content | None:
         with suppress(KeyNotFound, AccessDenied):
             content = self._s3.kept.content_of(*gone.now)
-            return self._s3.kept.successor(content, gone.now, place)  # its type by the name it had
+            # its type goes by the name that it had
+            return self._s3.kept.successor(content, gone.now, place)
         return None

@@ -1,9 +1,9 @@
-"""`.versions` (-o versions): in every directory, one that has a directory for each name that an
-object has or had there, and in that a file for each of its versions, named by time and version id.
+"""`.versions` (-o versions): a directory in every directory. It has a directory for each name that
+an object has or had there, and in that a file for each version, named by its time and version id.
 
-`.versions` is found by name and never listed. Nothing in it can be changed. An answer of S3 is good
-for a second, or for as long as it took to come, as long as this mount knows of no change; a process
-that lists a directory goes on in the answer that it began with. The kernel keeps none of it.
+`.versions` is found by name and never listed. Nothing in it can be changed. While this mount knows
+of no change, an answer of S3 is good for a second, or for as long as it took to come. A process
+that lists a directory goes on in the answer with which it began. The kernel keeps none of it.
 
 Threading: any thread. `_lock` protects what is known; S3 is asked without it.
 """
@@ -35,27 +35,28 @@ from mimicfs.vfs import names
 from mimicfs.vfs.inodes import VERSIONS_SLOT, Inodes, Node, NodeKind, VersionNode, slot_of
 from mimicfs.vfs.kernel import Kernel
 
-_GOOD_S = 1.0  # for so long at least an answer of S3 is as good as new
+_GOOD_S = 1.0  # an answer of S3 is as good as new for at least so long
 _KNOWN_MAX = 4096  # keys whose versions are remembered
 _LISTED_MAX = 16  # directories whose names are remembered
 _DIRECTORY = stat.S_IFDIR | 0o500
 _FILE = stat.S_IFREG | 0o400
-_PLAIN = "+=~"  # of a version id, besides letters, digits and "_.-"
+_PLAIN = "+=~"  # kept as they are in a version id, besides letters, digits and "_.-"
 
 _Stamp = tuple[str, int, int]  # ETag, size and time of an object
-Versions = dict[bytes, Version]  # of one key, by file name, the oldest first; no delete markers
+# those of one key, by file name, the oldest first; no delete markers
+Versions = dict[bytes, Version]
 
 
 class _KnownVersions(NamedTuple):
-    """The versions of a key, when the mirror had *stamp* of it."""
+    """The versions of a key, while the mirror has *stamp* of it."""
 
     versions: Versions
     stamp: _Stamp | None
-    until_s: float  # until then S3 need not be asked again
+    until_s: float  # S3 need not be asked again before then
 
 
 class _ListedVersions(NamedTuple):
-    """The components of a directory, as S3 said to *thread*, when the mirror had *generation*."""
+    """The components of a directory, as S3 told *thread*, when the mirror was at *generation*."""
 
     components: Mapping[str, None]  # in order
     generation: int
@@ -110,7 +111,7 @@ class VersionsTree:
     def readdir(
         self, directory: Node, cookie: int, room: tuple[int, int], hold: bool
     ) -> list[DirEntry]:
-        """As posix.FileSystem.readdir, in *room*, (size, overhead)."""
+        """Answer posix.FileSystem.readdir, for *room*, which is (size, overhead)."""
         size, overhead = room
         found: list[DirEntry] = []
         rows = self._rows(directory, begun=cookie > 0)
@@ -128,7 +129,8 @@ class VersionsTree:
         return found
 
     def _rows(self, directory: Node, *, begun: bool) -> list[tuple[bytes, str]]:
-        """Return the names in *directory*, and their slots. *begun*: they go on where they were."""
+        """Return the names in *directory*, and their slots. *begun*: the reader goes on in the
+        answer that it began with."""
         real = _real(directory)
         if directory.kind == NodeKind.HISTORY:
             return [(name, "") for name in self._versions(real, directory.component, begun=begun)]
@@ -167,7 +169,7 @@ class VersionsTree:
     # What S3 has said
 
     def learn(self, missing: Unversioned) -> None:
-        """Ask S3 what was not known. Raises S3Error."""
+        """Ask S3 for versions that were not known. Raises S3Error."""
         bucket, asked = missing.bucket, missing.key
         if missing.of_directory:
             self._learn_directory(bucket, asked)
@@ -178,7 +180,7 @@ class VersionsTree:
         self._remember(bucket, {asked: _KnownVersions(versions, stamp, _good_until(asked_s))})
 
     def _learn_directory(self, bucket: str, directory: str) -> None:
-        """Ask for the versions of all objects in *directory*, without those further below."""
+        """Ask for the versions of all objects in *directory*, but not of those further below."""
         asked_s, generation = time.monotonic(), self._mimicdb.generation
         found: dict[str, tuple[Versions, _Stamp | None]] = {}
         for key, of_key in groupby(versions_in(self._s3, bucket, directory), attrgetter("key")):
@@ -206,8 +208,8 @@ class VersionsTree:
                 self._known.popitem(last=False)
 
     def _versions(self, directory: Node, component: str, *, begun: bool = False) -> Versions:
-        """Return the versions of the object *component* of *directory*; those known last where a
-        listing of them has *begun*. Raises Unversioned."""
+        """Return the versions of the object *component* of *directory*; if a listing of them has
+        *begun*, the ones that were known last. Raises Unversioned."""
         bucket, key = directory.bucket, directory.key + component
         with self._lock:
             known = self._known.get((bucket, key))
@@ -218,8 +220,8 @@ class VersionsTree:
         return known.versions
 
     def _components(self, directory: Node, *, begun: bool) -> Mapping[str, None]:
-        """Return the names that objects in *directory* have or had; those known last where a
-        listing of them has *begun*. Raises Unversioned."""
+        """Return the names that objects in *directory* have or had; if a listing of them has
+        *begun*, the ones that were known last. Raises Unversioned."""
         bucket, key = directory.bucket, directory.key
         with self._lock:
             listed = self._listed.get((bucket, key)) if begun else None
@@ -229,7 +231,7 @@ class VersionsTree:
         return listed.components
 
     def _fresh(self, bucket: str, directory: str) -> _ListedVersions | None:
-        """Return what S3 said of *directory*, if that is as good as new."""
+        """Return the answer of S3 about *directory*, if it is as good as new."""
         with self._lock:
             listed = self._listed.get((bucket, directory))
         if listed is None or time.monotonic() > listed.until_s:
@@ -239,8 +241,8 @@ class VersionsTree:
 
 
 def _good_until(asked_s: float) -> float:
-    """Return the time until which an answer that comes now is good. One that takes long, as of many
-    versions, is good for long: else nobody could ever use it."""
+    """Return the time until which an answer that comes now is good. An answer that takes long, as
+    with many versions, is good for long: otherwise nobody could ever use it."""
     now_s = time.monotonic()
     return now_s + max(_GOOD_S, now_s - asked_s)
 
@@ -261,7 +263,7 @@ def _file_name(version: Version) -> bytes:
 
 def _real(node: Node) -> Node:
     """Return the directory whose `.versions` the directory *node* is, or is in. Raises PosixError
-    ESTALE once that is unlinked."""
+    ESTALE once that directory is unlinked."""
     above = node.parent
     if node.kind == NodeKind.HISTORY and above is not None:
         above = above.parent

@@ -1,13 +1,13 @@
 """Uploading files that are closed already: with --write-back, close(2) returns when the bytes
 are in the journal, and S3 gets them from here.
 
-Small files are many. The thread that takes the next one only begins its upload, and the thread that
-sends those of all (s3/requests/putting.py) ends it; another thread waits where something is to be
-waited for, as for all that is larger.
+Small files come in large numbers. The thread that takes the next one only begins its upload, and
+the thread that sends all of them (s3/requests/putting.py) ends it. Another thread waits where that
+is necessary, as for any larger file.
 
-An upload that S3 refuses is tried again, later and later, for as long as the mount lives; what
-is left then is uploaded by the next one (recovery.py). A file that is changed again while it is
-uploaded interrupts that (File.flush), and is uploaded when it is closed again.
+An upload that S3 refuses is tried again, later and later, for as long as the mount lives; the next
+mount uploads what is left then (recovery.py). A change of a file interrupts its upload
+(File.flush), and the file is uploaded when it is closed again.
 
 Threading: any thread may call. `_changed` protects everything; it is never held while S3 is
 asked.
@@ -32,11 +32,11 @@ from mimicfs.posix import Cancellation
 
 log = logging.getLogger(__name__)
 
-_DELAY_S = 0.2  # programs close and open again: so long a file must be left alone first
-_THREADS = 12  # for what is waited for
-_FLYING = 48  # uploads that no thread waits for; S3 answers none before a round trip is over
-# While files are closed so soon after each other, uploads would take the interpreter's lock from
-# those who write: nothing is begun, for so long at most.
+_DELAY_S = 0.2  # programs close a file and open it again: it must be left alone for so long first
+_THREADS = 12  # for uploads that wait
+_FLYING = 48  # uploads for which no thread waits: S3 takes a round trip to answer each
+# While files are closed so soon after each other, no upload is begun, for so long at most: uploads
+# would take the interpreter's lock from the programs that write.
 _BURST_S, _BURST_MAX_S = 0.03, 1.0
 _AGAIN_S = (1.0, 60.0)  # the first pause after a refusal, and the longest
 
@@ -49,41 +49,42 @@ class Pending(NamedTuple):
     size: int  # bytes
     since_ns: int
     tries: int
-    error: str  # of the last try
+    error: str  # the error of the last try
 
 
 class Flight(NamedTuple):
-    """An upload that has begun, and no thread waits for. It has the turn of its file, and *turn*,
-    that of the name."""
+    """An upload that has begun, and for which no thread waits. It has the turn of its file, and
+    *turn*, that of the name."""
 
     put: BegunPut
     turn: Turn
 
 
 class UploadsBehind(Protocol):
-    """How files are uploaded. *handle* is what holds one open until then."""
+    """How files are uploaded. *handle* holds a file open until then."""
 
     def upload(
         self, file: File, handle: int, cancellation: Cancellation, flight: Flight | None
     ) -> None:
-        """Upload *file*, or end *flight*, whose future is done."""
+        """Upload *file*; or end *flight*, if its future is done."""
         ...
 
     def begin(self, file: File, handle: int, cancellation: Cancellation) -> Flight | None:
-        """Begin to upload *file*, if nobody is to be waited for; None: nothing has happened. It is
-        ended by `upload` or `abandon`."""
+        """Begin to upload *file*, if that waits for nobody; None: nothing has happened. The caller
+        ends it by `upload` or `abandon`."""
         ...
 
     def abandon(self, file: File, flight: Flight) -> None:
-        """*file* is about to be changed: nothing of *flight* is wanted."""
+        """Give *flight* up: *file* is about to be changed."""
         ...
 
     def let_go(self, handle: int) -> None:
-        """The file need not be held open any more."""
+        """Close *handle*, which need not hold the file open any more."""
         ...
 
     def let_go_at_once(self, handle: int) -> bool:
-        """The same, if nobody is to be waited for; return whether. If not, nothing has happened."""
+        """Do the same, if that waits for nobody; return whether it is done. If not, nothing has
+        happened."""
         ...
 
 
@@ -98,24 +99,27 @@ class _Waiting:
         self.tries = 0
         self.error = ""
         self.running = False
-        self.flight: Flight | None = None  # of which nobody has heard the end yet
+        self.flight: Flight | None = None  # its end is not known yet
 
 
 class WriteBack:
-    """Uploads files by *uploads*: *large* of those at a time that are more than one small PUT."""
+    """Uploads files by *uploads*: at most *large* at a time of those that are more than one small
+    PUT."""
 
     def __init__(self, uploads: UploadsBehind, large: int) -> None:
         self._uploads = uploads
         self._large = threading.Semaphore(large)
-        self._idle = threading.Lock()  # had by the thread that takes the next; before the next
+        # held by the thread that takes the next file; taken before the next lock
+        self._idle = threading.Lock()
         self._changed = threading.Condition()
         self._waiting: dict[File, _Waiting] = {}
-        self._queue: list[tuple[float, int, _Waiting]] = []  # what is no longer due then is stale
+        # an item that is no longer due at its time is stale
+        self._queue: list[tuple[float, int, _Waiting]] = []
         self._last = 0  # breaks ties
         self._added_last = 0.0  # on the monotonic clock: when a file was closed last
         self._flying = 0  # flights that have not ended
         self._threads: list[threading.Thread] = []
-        self._aside: set[threading.Thread] = set()  # that do one thing
+        self._aside: set[threading.Thread] = set()  # each does one thing
         self._closing = False
 
     def add(self, file: File, hold: Callable[[], int]) -> None:
@@ -134,13 +138,13 @@ class WriteBack:
         thread = threading.Thread(target=self._work, name=name, daemon=True)
         try:
             thread.start()
-        except RuntimeError as exc:  # there can be no more; the next file tries again
+        except RuntimeError as exc:  # no more threads can start; the next file tries again
             log.warning("no thread to upload closed files: %s", exc)
         else:
             self._threads.append(thread)
 
     def pending(self) -> list[Pending]:
-        """Return what S3 does not have yet, the oldest first."""
+        """Return the files that S3 does not have yet, the oldest first."""
         with self._changed:
             return [
                 Pending(each.file.bucket, each.file.key, each.file.size, *_tries(each))
@@ -148,11 +152,11 @@ class WriteBack:
             ]
 
     def close(self) -> list[File]:
-        """Try to upload everything once more, now; return what S3 did not take. After a failure
-        that is S3's, and not the file's, nothing else is begun."""
+        """Try once more to upload everything, now; return the files that S3 did not take. After a
+        failure of S3 itself, and not about one file, no other upload begins."""
         with self._changed:
             self._closing, self._added_last = True, 0.0
-            self._queue.clear()  # of when files would have been tried again
+            self._queue.clear()  # the times at which files would have been tried again
             for waiting in self._waiting.values():
                 self._due(waiting, 0.0)
             self._changed.notify_all()
@@ -167,7 +171,7 @@ class WriteBack:
         self._last += 1
         heapq.heappush(self._queue, (waiting.due, self._last, waiting))
         _, _, first = self._queue[0]
-        if first is waiting:  # else one waits for the first, and wakes the next
+        if first is waiting:  # otherwise one thread waits for the first, and wakes the next
             self._changed.notify()
 
     def _work(self) -> None:
@@ -175,7 +179,8 @@ class WriteBack:
             self._ended(waiting, self._try(waiting, Cancellation(), None))
 
     def _ended(self, waiting: _Waiting, reachable: bool, *, waits: bool = True) -> None:
-        """A try of *waiting* has ended. *reachable*: S3 is. *waits*: this thread may wait."""
+        """Note that a try of *waiting* has ended. *reachable*: S3 can be reached. *waits*: this
+        thread may wait."""
         vain: list[Flight] = []
         with self._changed:
             waiting.running = False
@@ -197,9 +202,9 @@ class WriteBack:
             self._do_aside(self._uploads.let_go, waiting.handle)
 
     def _next(self) -> _Waiting | None:
-        """Return the next file that is due and that a thread has to wait for; None when the mount
+        """Return the next file that is due and for which a thread has to wait; None when the mount
         ends and nothing is left."""
-        with self._idle:  # one waits for the first of the queue
+        with self._idle:  # one thread waits for the first of the queue
             while (waiting := self._first_due()) is not None:
                 if not self._flies(waiting):
                     return waiting
@@ -221,21 +226,22 @@ class WriteBack:
                 self._changed.wait(None if begins is None else begins - now)
 
     def _begins(self) -> float:
-        """Return when the first of the queue is to be begun: when it is due, but for some time not
-        while one file after the other is closed."""
+        """Return when to begin the first of the queue: when it is due, or somewhat later while one
+        file after the other is closed."""
         due, _, _ = self._queue[0]
         return max(due, min(self._added_last + _BURST_S, due + _BURST_MAX_S))
 
     # Uploads that no thread waits for
 
     def _flies(self, waiting: _Waiting) -> bool:
-        """Begin to upload a file, if no thread has to wait for that; return whether it has."""
+        """Begin to upload a file, if no thread has to wait for that; return whether it has begun.
+        Begin to upload a file, if no thread has to wait for that; return whether it has begun."""
         if waiting.file.size > SMALL:
             return False
         cancellation = Cancellation()
         try:
             flight = self._uploads.begin(waiting.file, waiting.handle, cancellation)
-        except Exception:  # a thread tries it again, and tells
+        except Exception:  # a thread tries it again, and reports
             log.exception("s3://%s/%s", waiting.file.bucket, waiting.file.key)
             return False
         if flight is None:
@@ -250,8 +256,8 @@ class WriteBack:
         return True
 
     def _lands(self, waiting: _Waiting, flight: Flight, cancellation: Cancellation) -> None:
-        """The request of *flight* has ended. This is the thread that sends those of all: another
-        one goes on where something is to be waited for."""
+        """End *flight*, whose request has ended. This is the thread that sends all of them: another
+        one goes on where something must be waited for."""
         if flight.put.future.cancelled():
             self._falls(waiting, flight)
             return
@@ -271,13 +277,13 @@ class WriteBack:
             self._flown()
 
     def _falls(self, waiting: _Waiting, flight: Flight) -> None:
-        """Somebody is about to change the file of *flight*, in this thread; or it was not sent, and
-        is not to be."""
+        """Abandon *flight*: this thread is about to change the file; or the request was not sent,
+        and is not to be."""
         if not self._is_over(waiting, flight):
             return
         try:
             self._uploads.abandon(waiting.file, flight)
-        except MimicError as exc:  # not the business of whoever changes the file
+        except MimicError as exc:  # not for the caller that changes the file
             log.error("s3://%s/%s: %s", waiting.file.bucket, waiting.file.key, exc)
         waiting.tries, waiting.error = 0, ""
         try:
@@ -286,7 +292,7 @@ class WriteBack:
             self._flown()
 
     def _is_over(self, waiting: _Waiting, flight: Flight) -> bool:
-        """Whether nobody else has heard before that *flight* is over."""
+        """Whether this caller is the first to hear that *flight* is over."""
         with self._changed:
             if waiting.flight is not flight:
                 return False
@@ -300,7 +306,7 @@ class WriteBack:
             self._flying -= 1
 
     def _do_aside(self, work: Callable[..., None], *args: object) -> None:
-        """Have *work* done by a thread of its own; by this one, if there can be no more."""
+        """Do *work* in a thread of its own, or in this one, if no more can start."""
 
         def run() -> None:
             try:
@@ -326,7 +332,7 @@ class WriteBack:
     # A try
 
     def _try(self, waiting: _Waiting, cancellation: Cancellation, flight: Flight | None) -> bool:
-        """Try to upload a file, or end *flight*. Return whether S3 can be reached."""
+        """Try to upload a file; or end *flight*. Return whether S3 can be reached."""
         file, reachable = waiting.file, True
         waiting.tries += flight is None
         try:
@@ -334,7 +340,7 @@ class WriteBack:
                 self._uploads.upload(file, waiting.handle, cancellation, flight)
             waiting.tries, waiting.error = 0, ""
         except Interrupted:
-            waiting.tries, waiting.error = 0, ""  # it is being changed
+            waiting.tries, waiting.error = 0, ""  # somebody is changing it
         except UploadFailed as exc:
             if not waiting.error and file.lost is None:
                 log.warning("%s; mimicfs tries again", exc)

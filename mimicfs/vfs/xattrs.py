@@ -1,9 +1,10 @@
-"""Extended attributes: the user's, which S3 stores beside the bytes, and ours, `user.mimicfs.*`.
+"""Extended attributes: those of users, which S3 stores beside the bytes, and ours,
+`user.mimicfs.*`.
 
 The prefix of a name decides which part answers: the control file's and a directory's names are
 those of `control.py`, an object's those of `objectattributes.py`, all others those of `stored.py`.
 
-Threading: any thread; whoever changes an object has its turn.
+Threading: any thread; a thread that changes an object has its turn.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class ExtendedAttributes:
         return self._objects.get(node.bucket, entry, name)
 
     def names(self, node: Node) -> list[bytes]:
-        """Return the user's names, not ours: cp -a and rsync -X would copy ours to other files."""
+        """Return the names of users, not ours: cp -a and rsync -X would copy ours to other files.
+        Return the names of users, not ours: cp -a and rsync -X would copy ours to other files."""
         if node.kind == NodeKind.CONTROL or node.is_past:
             return []
         self.check_learned(node)
@@ -107,7 +109,8 @@ class ExtendedAttributes:
 
     @contextmanager
     def _changing(self, caller: Caller, node: Node) -> Iterator[Node]:
-        """Yield what *node*, or its name by now, stands for; within, nobody else changes it."""
+        """Yield the node that *node*, or its name by now, stands for; within, nobody else changes
+        it."""
         with ExitStack() as stack:
             if node.kind == NodeKind.OBJECT:
                 held = self._handles.held(node, self._tree.entry, caller.cancellation)
@@ -116,7 +119,7 @@ class ExtendedAttributes:
             yield node
 
     def check_learned(self, node: Node) -> None:
-        """Raise Unlearned where it must be asked first what is stored with *node*."""
+        """Raise Unlearned where S3 must first be asked what is stored with *node*."""
         if node.parent is not None and node.file is None and node.key:
             entry = self._mimicdb.entry(node.bucket, node.key)
             self._look.check(node.bucket, node.parent.key, node.key, entry)
