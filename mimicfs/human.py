@@ -36,8 +36,8 @@ def bytes_a_second(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal may take as a command, or a browser as the other direction of
-    writing: a key may hold anything."""
+    """Escape characters that a terminal may take as a command, or a browser as a change of the
+    direction of writing: a key may hold anything."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -1,8 +1,8 @@
 """The changes that this process makes at S3, recorded in its store before and after
 (backends/pending.py).
 
-Intents that are left undone, by this process or by others, are looked after in a thread of its own:
-it asks S3, which may take long, and the beats of the session (member.py) must not wait for that.
+A thread of its own looks after intents that are left undone, by this process or by others: it asks
+S3, which may take long, and the beats of the session (member.py) must not wait for that.
 
 Threading: an intent belongs to the call that made it; `StoreIntents` may be used by any thread.
 """
@@ -25,13 +25,13 @@ from mimicfs.member import Member
 log = logging.getLogger(__name__)
 
 Resolve = Callable[[str, str], None]  # (bucket, key): asks S3 what it has, and settles the key
-LASTS_MS = 300_000  # longer than all attempts of a request take
-_WAITED_MS = 2_000  # a key that is pending for so long is asked of S3
-_AGAIN_S, _AGAIN_MAX_S = 2.0, 300.0  # and again so much later, each time twice as much
-_LATE_MAX = 1_000  # calls that the store refused, of which is remembered that they may have begun
-_ASKED_MAX = 10_000  # keys of which is remembered when they were asked for
+LASTS_MS = 300_000  # longer than all attempts of a request together
+_WAITED_MS = 2_000  # S3 is asked about a key that is pending for so long
+_AGAIN_S, _AGAIN_MAX_S = 2.0, 300.0  # and again after so long, each time twice as long
+_LATE_MAX = 1_000  # calls that the store refused, though it may have begun them
+_ASKED_MAX = 10_000  # keys for which the time of the last question is remembered
 
-# The intent of which the call in this context learns what came of it.
+# The intent whose result the call in this context learns.
 _current: ContextVar[StoreIntent | None] = ContextVar("mimicfs_intent", default=None)
 # The intent that the next call in this context goes on with.
 _given: ContextVar[StoreIntent | None] = ContextVar("mimicfs_given_intent", default=None)
@@ -42,21 +42,21 @@ class StoreIntent:
 
     def __init__(self, bucket: str, keys: Sequence[str], token: str) -> None:
         self.bucket, self.keys, self.token = bucket, list(keys), token
-        self.open = set(keys)  # of which nothing was said yet
+        self.open = set(keys)  # keys whose result is not known yet
         self.contended: set[str] = set()
-        self.taken = False  # by a call that it was given to
-        self.unsure = False  # S3 may have done it, although it has refused it since
+        self.taken = False  # by a call to which it was given
+        self.unsure = False  # S3 may have done it, although it has refused it later
 
     def part(self, keys: Sequence[str]) -> StoreIntent:
-        """Return the part of it that is about *keys*, to be ended apart from the rest."""
+        """Return the part of it that is about *keys*, which ends apart from the rest."""
         found = StoreIntent(self.bucket, keys, self.token)
         found.open &= self.open
         return found
 
     @contextmanager
     def given(self) -> Iterator[None]:
-        """Within, a call about its keys goes on with it, and does not begin another one. Whoever
-        gives it ends it, if no call has `taken` it."""
+        """Within, a call about its keys goes on with it, and does not begin another one. The giver
+        ends it, if no call has `taken` it."""
         before = _given.set(self)
         try:
             yield
@@ -65,7 +65,7 @@ class StoreIntent:
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """Within, what is written to the mirror of its keys is what came of it."""
+        """Within, what is written to the mirror about its keys is its result."""
         before = _current.get()
         _current.set(self)
         try:
@@ -75,7 +75,7 @@ class StoreIntent:
 
 
 class StoreIntents:
-    """Those of this process, as *member* of *backend*."""
+    """The intents of this process, as *member* of *backend*."""
 
     def __init__(self, backend: Backend, member: Member) -> None:
         self.resolve: Resolve | None = None  # the newest client's (learning.py)
@@ -84,20 +84,21 @@ class StoreIntents:
         self._due = threading.Event()  # there may be something to look after
         self._over = False
         self._everywhere = True  # also in buckets that neither we nor the dead have changed
-        self._looking = threading.Lock()  # one looks after them at a time; taken before `_lock`
+        # held by the one thread that looks after them; taken before `_lock`
+        self._looking = threading.Lock()
         self._lock = threading.Lock()  # protects all below
         self._thread: threading.Thread | None = None
         self._buckets: dict[str, float] = {}  # ours, and when each was changed last
-        self._late: list[StoreIntent] = []  # the store did not take what came of them
-        # When a key is to be asked of S3 again, and how much later the next time.
+        self._late: list[StoreIntent] = []  # the store did not take their results
+        # By key: when to ask S3 about it again, and how much later the next time.
         self._asked: dict[tuple[str, str], tuple[float, float]] = {}
-        # (bucket, key) of our changes of which only S3 knows what came.
+        # (bucket, key) of our changes whose result only S3 knows.
         self._unsure: set[tuple[str, str]] = set()
         self._contended = self._resolved = 0
 
     def figures(self) -> dict[str, int]:
-        """Return what a mount says of its intents: keys of its calls that were contended, keys
-        that it settled by asking S3, and calls of which the store still has to be told."""
+        """Return the figures of a mount about its intents: contended keys of its calls, keys that
+        it settled by asking S3, and calls whose result the store does not have yet."""
         return {
             "contended": self._contended,
             "resolved": self._resolved,
@@ -105,20 +106,20 @@ class StoreIntents:
         }
 
     def settled(self, bucket: str, key: str) -> None:
-        """A key was settled by what S3 said."""
+        """Note that an answer of S3 has settled a key."""
         with self._lock:
             self._resolved += 1
             self._unsure.discard((bucket, key))
 
     def found(self, intent: StoreIntent, keys: Collection[str]) -> None:
-        """Of *intent*, *keys* are contended."""
+        """Note that *keys* of *intent* are contended."""
         intent.contended.update(keys)
         with self._lock:
             self._contended += len(keys)
             self._unsure.update((intent.bucket, key) for key in keys)
 
     def is_unsure(self, bucket: str, key: str) -> bool:
-        """Whether S3 may have something else of *key* than the mirror, since a call of ours."""
+        """Whether S3 may have another *key* than the mirror, since a call of ours."""
         place = (bucket, key)
         if place not in self._unsure:
             return False
@@ -129,7 +130,7 @@ class StoreIntents:
         return False
 
     def any_unsure(self, bucket: str, prefix: str) -> bool:
-        """The same of any key that begins with *prefix*."""
+        """Whether the same holds for any key that begins with *prefix*."""
         if not self._unsure:
             return False
         with self._lock:
@@ -137,18 +138,19 @@ class StoreIntents:
         return any(self.is_unsure(bucket, key) for key in keys)
 
     def unsettled(self, bucket: str, key: str) -> list[Unsettled]:
-        """Return what is pending or contended of *key*, by whomever."""
+        """Return the intents of all writers that are pending or contended for *key*."""
         return self._backend.unsettled(bucket, key)
 
     def is_settled(self, bucket: str, name: str) -> bool:
-        """Whether nothing of the key *name*, or of all below it, is pending or contended."""
+        """Whether the key *name*, and all keys below it, have no pending or contended intent."""
         if not self._backend.intents:
             return True
         rows = self._backend.unsettled(bucket, None if name.endswith("/") else name)
         return not any(row.key.startswith(name) for row in rows)
 
     def begin(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
-        """Say that *keys* are about to be changed. Raises StoreError: then nothing may be."""
+        """Tell the store that *keys* are about to be changed. Raises StoreError; then none of them
+        may be."""
         given = _given.get()
         if given is not None and (given.bucket, given.keys) == (bucket, list(keys)):
             _given.set(None)
@@ -162,21 +164,22 @@ class StoreIntents:
         try:
             self._backend.begin(bucket, intent.keys, intent.token, LASTS_MS)
         except StoreError:
-            if len(self._late) < _LATE_MAX:  # it may have begun; at the latest its deadline ends it
+            # the store may have it: at the latest its deadline ends it
+            if len(self._late) < _LATE_MAX:
                 self.keep(intent)
             raise
         return intent
 
     def _watch(self, bucket: str) -> None:
-        """Look after *bucket* from now on; if we die, others will."""
+        """Look after *bucket* from now on; if we die, others do so."""
         if bucket not in self._buckets and not self._backend.private:
             self._member.changes_in({*self._buckets, bucket})
         with self._lock:
             self._buckets[bucket] = time.monotonic()
 
     def made_since(self, bucket: str, since: int) -> tuple[bool, int]:
-        """Return whether this process has made all changes of *bucket* after number *since*, not
-        only found them in S3, and the number of the last one. Raises LogTrimmed."""
+        """Return whether this process has made all changes of *bucket* after number *since* (and
+        not only found them in S3), and the number of the last one. Raises LogTrimmed."""
         store, ours = self._backend.exact, self._backend.origin
         while changes := store.changes(bucket, since):
             if any(change.origin != ours for change in changes):
@@ -185,7 +188,7 @@ class StoreIntents:
         return True, since
 
     def end(self, intent: StoreIntent, *, unsure: bool) -> None:
-        """Of the keys of which nothing was said: nothing was changed, or nobody knows."""
+        """End the keys whose result was not told: nothing was changed, or nobody knows."""
         keys, intent.open = sorted(intent.open), set()
         if keys:
             unsure = unsure or intent.unsure
@@ -193,8 +196,8 @@ class StoreIntents:
             self.found(intent, found)
 
     def spare(self, bucket: str, keys: Collection[str]) -> None:
-        """S3 has of *keys* what the mirror has: it refused to change them, or was asked since.
-        Those of the intent of this context end."""
+        """Note that S3 has the same *keys* as the mirror: it refused to change them, or was asked
+        since. The keys of the intent of this context end."""
         intent = _current.get()
         if intent is None or intent.bucket != bucket:
             return
@@ -204,7 +207,7 @@ class StoreIntents:
             self.found(intent, self._backend.end(bucket, ended, intent.token, unsure=False))
 
     def keep(self, intent: StoreIntent) -> None:
-        """The store did not take what came of *intent*: tell it once it is back."""
+        """Keep *intent*, whose result the store did not take, and tell it once it is back."""
         if not self._backend.intents or not intent.keys:
             return
         intent.open = set(intent.keys)
@@ -213,7 +216,7 @@ class StoreIntents:
             self._unsure.update((intent.bucket, key) for key in intent.keys)
 
     def step_of(self, bucket: str, keys: Sequence[str]) -> tuple[StoreIntent | None, IntentStep]:
-        """Return what a change of *keys* is, and of which intent."""
+        """Return the step that a change of *keys* is, and its intent."""
         intent = _current.get()
         if intent is None or intent.bucket != bucket or not intent.open.issuperset(keys):
             return None, LEARNED
@@ -222,11 +225,12 @@ class StoreIntents:
     # What was left undone
 
     def look_everywhere(self) -> None:
-        """The store is not what it was: it may show what was undone long ago."""
+        """Look in all buckets: the store is not what it was, and may show intents that were undone
+        long ago."""
         self._everywhere = True
 
     def look_soon(self) -> None:
-        """Look after what was left undone, in a thread of ours."""
+        """Have a thread of ours look after what was left undone."""
         with self._lock:
             if self._thread is None and not self._over and self._backend.intents:
                 self._thread = threading.Thread(target=self._run, name="intents", daemon=True)
@@ -255,13 +259,13 @@ class StoreIntents:
     def _look(self) -> None:
         try:
             self.look_after()
-        except StoreError as exc:  # the member says so, and the next beat comes here again
+        except StoreError as exc:  # the member reports it, and the next beat comes here again
             log.debug("unfinished changes must wait: %s", exc)
         except Exception:  # the next beat comes here again
             log.exception("completing unfinished changes failed")
 
     def _is_undone(self) -> bool:
-        """Whether something is left undone, or nobody knows: the store does not answer."""
+        """Whether something is left undone, or nobody knows, because the store does not answer."""
         try:
             return any(self._backend.unsettled(bucket) for bucket in self._ours())
         except StoreError:
@@ -301,7 +305,8 @@ class StoreIntents:
             return set(self._buckets)
 
     def _let_go(self, bucket: str) -> None:
-        """Nothing is left undone in *bucket*. Unless it was changed lately, it is not ours."""
+        """Note that nothing is left undone in *bucket*. Unless it was changed lately, stop looking
+        after it."""
         long_ago = time.monotonic() - 2 * LASTS_MS / 1000
         with self._lock:
             if self._buckets.get(bucket, long_ago) < long_ago:
@@ -322,8 +327,8 @@ class StoreIntents:
             self._unsettled_of(bucket)
 
     def _unsettled_of(self, bucket: str) -> list[Unsettled]:
-        """Return what is unsettled in *bucket*. Whatever else was asked for is settled: should it
-        be unsettled again, it is asked for at once."""
+        """Return what is unsettled in *bucket*. All other keys are settled: if one becomes
+        unsettled again, S3 is asked about it at once."""
         rows = self._backend.unsettled(bucket)
         if self._asked:
             left = {row.key for row in rows}

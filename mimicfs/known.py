@@ -2,8 +2,8 @@
 
 mimicdb.py has the rules by which it changes.
 
-Absence is certain only inside a scope that was listed to its end; what is not certain raises
-`Unlisted`. Notes are texts beside a bucket or a directory, which nobody announces.
+Absence is certain only inside a scope that was listed to its end; an answer that is not certain
+raises `Unlisted`. Notes are texts beside a bucket or a directory; their changes are not announced.
 
 Threading: any method, many threads; no lock.
 """
@@ -24,7 +24,8 @@ class Knowledge:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._doubted: set[str] = set()  # buckets of which even what is found is not certain
+        # buckets about which even entries that are found are not certain
+        self._doubted: set[str] = set()
 
     @property
     def quick(self) -> bool:
@@ -57,15 +58,15 @@ class Knowledge:
         return self.backend.buckets()
 
     def known_bucket(self, name: str) -> BucketEntry | None:
-        """Return what the mirror has of one bucket; None says nothing about S3."""
+        """Return one bucket as the mirror has it; None says nothing about S3."""
         return self.backend.bucket(name)
 
     def entry(self, bucket: str, key: str) -> Entry | None:
-        """Return what the mirror has of exactly *key*; None says nothing about S3."""
+        """Return the entry of exactly *key*; None says nothing about S3."""
         return self.backend.get(bucket, key)
 
     def is_certain(self, bucket: str, key: str) -> bool:
-        """Whether what `entry` says of *key* is so, also that there is none."""
+        """Whether the answer of `entry` about *key* is certain, also if that is None."""
         if bucket not in self._doubted and self.backend.get(bucket, key) is not None:
             return True
         return self.backend.covered(bucket, key[: key.rfind("/") + 1])
@@ -73,7 +74,7 @@ class Knowledge:
     def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
         """Return the object *directory* + *name* and the subdirectory of that name.
 
-        Both None only if both are certainly absent. Raises Unlisted where that is not known.
+        Both are None only if both are certainly absent. Raises Unlisted where that is not known.
         """
         found = self.backend.lookup(bucket, directory, name)
         certain = found != (None, None) and bucket not in self._doubted
@@ -84,7 +85,7 @@ class Knowledge:
     def children(
         self, bucket: str, directory: str, after: str = "", limit: int = PAGE
     ) -> list[Entry]:
-        """Return a page of *directory*, as Backend.children. Raises Unlisted."""
+        """Return a page of *directory*, as Backend.children does. Raises Unlisted."""
         if not self.backend.covered(bucket, directory):
             raise Unlisted(bucket, directory)
         return self.backend.children(bucket, directory, after, limit)
@@ -99,7 +100,8 @@ class Knowledge:
         return list(islice(objects, limit))
 
     def scan(self, bucket: str, prefix: str, after: str, limit: int = PAGE) -> list[Entry]:
-        """Return a page of what the mirror has, in order, as Backend.scan: not only objects."""
+        """Return a page of all that the mirror has, in order, as Backend.scan does: not only
+        objects."""
         return self.backend.scan(bucket, prefix, after, limit)
 
     def has_below(self, bucket: str, directory: str) -> bool:
@@ -107,18 +109,18 @@ class Knowledge:
         return self.backend.has_below(bucket, directory)
 
     def total(self, bucket: str, directory: str = "") -> Total:
-        """Return how many files are below *directory*, and their bytes. Takes time: about
-        0.2 s for a million. Raises Unlisted where not all of it is known."""
+        """Return how many files are below *directory*, and their bytes. Takes about 0.2 s for a
+        million. Raises Unlisted where a part is not known."""
         if not self.backend.covered(bucket, directory, deep=True):
             raise Unlisted(bucket, directory)
         return self.backend.total(bucket, directory)
 
     def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
-        """Return the *count*-th known key behind *after*, as Backend.stride."""
+        """Return the *count*-th known key behind *after*, as Backend.stride does."""
         return self.backend.stride(bucket, prefix, after, count)
 
     def has_still(self, bucket: str, key: str) -> bool:
-        """Whether the store, not a copy of it, has *key*, or something below it."""
+        """Whether the store itself, not a copy of it, has *key*, or something below it."""
         exact = self.backend.exact
         return exact.get(bucket, key) is not None or exact.has_below(bucket, key)
 
@@ -129,16 +131,17 @@ class Knowledge:
         return self.backend.cover(bucket, directory)
 
     def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
-        """Whether all direct children of *directory* are known; *deep*: all that is below it."""
+        """Whether all direct children of *directory* are known; *deep*: whether everything below it
+        is."""
         return self.backend.covered(bucket, directory, deep=deep)
 
     @property
     def asks(self) -> bool:
-        """Whether what is not at hand is asked of a server: each question takes its time."""
+        """Whether a server is asked for what is not at hand: each question takes its time."""
         return not self.backend.exact.quick
 
     def listed(self, bucket: str, directories: Sequence[str]) -> list[str]:
-        """Return those of *directories* of which all direct children are known."""
+        """Return the *directories* whose direct children are all known."""
         exact = self.backend.exact
         if exact.quick:
             return [each for each in directories if self.covered(bucket, each)]
@@ -146,7 +149,7 @@ class Knowledge:
         return [each for each, copy in zip(directories, found, strict=True) if copy.scope]
 
     def scopes(self, bucket: str) -> list[Scope]:
-        """Return all scopes of *bucket*, the one that was listed longest ago first."""
+        """Return all scopes of *bucket*, the one with the oldest listing first."""
         return self.backend.scopes(bucket)
 
     def scope(self, bucket: str, prefix: str) -> Scope | None:
@@ -170,8 +173,8 @@ class Knowledge:
     def swap_note(
         self, bucket: str, name: str, before: str | None, after: str
     ) -> tuple[bool, str | None]:
-        """Note *after* as *name* beside *bucket* if the note is *before*: one step, where the
-        store has such steps. Return whether it was, and what the note is."""
+        """Note *after* as *name* beside *bucket* if the note is *before*, in one step where the
+        store has such steps. Return whether it was, and the note as it is then."""
         if self.backend.intents:
             return self.backend.swap_note(bucket, name, before, after, tell=False)
         now = self.backend.note(bucket, name)
@@ -181,7 +184,7 @@ class Knowledge:
         return True, after
 
     def note_of(self, bucket: str, directory: str) -> str | None:
-        """Return what was noted of *directory*, as Backend.notes_of."""
+        """Return what was noted of *directory*, as Backend.notes_of does."""
         [found] = self.backend.notes_of(bucket, [directory])
         return found
 
@@ -192,19 +195,19 @@ class Knowledge:
     # The store
 
     def bring(self, bucket: str, directory: str) -> None:
-        """Have *directory* of a shared store at hand. Waits. Raises StoreError."""
+        """Fetch *directory* of a shared store, so that it is at hand. Waits. Raises StoreError."""
         self.backend.bring(bucket, directory)
 
     def finding(self) -> AbstractContextManager[None]:
-        """Within, what this thread records was found in S3, as Backend.finding."""
+        """Within, what this thread records was found in S3 (Backend.finding)."""
         return self.backend.finding()
 
     def one_state(self) -> AbstractContextManager[None]:
-        """Within, this thread reads of one state of the store, as Backend.one_state."""
+        """Within, this thread reads one state of the store (Backend.one_state)."""
         return self.backend.one_state()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Within, this thread answers a kernel, as Backend.answering."""
+        """Within, this thread answers a kernel (Backend.answering)."""
         with self.backend.answering():
             yield

@@ -1,8 +1,8 @@
-"""What reads teach and nobody sees, written to the store in groups.
+"""Writes to the store in groups what reads teach and nobody sees.
 
-That nothing is stored with an object but what a listing says is all that most GETs teach. It
-changes no attribute, so it is no change: the log has no line of it, and a sync that is under way
-is not held up by it. What is lost when the process is killed is learned again by the next read.
+Most GETs teach only that nothing is stored with an object except what a listing says. That changes
+no attribute, so it is no change: the log has no line about it, and it holds up no sync that is
+under way. If the process is killed, the next read learns it again.
 
 Threading: any thread. `_lock` is a leaf, and not held while the store is written.
 """
@@ -20,12 +20,12 @@ from mimicfs.errors import StoreError
 log = logging.getLogger(__name__)
 
 _MOST = 64  # in a group
-_LATE_S = 0.5  # so old is the first of a group at most when the next one comes
+_LATE_S = 0.5  # the first of a group is at most so old when the next one comes
 
 
 class Later:
-    """Groups for *backend*, none before `begin`: a program that reads wants to find in the mirror
-    what it has just read."""
+    """Groups for *backend*. There are none before `begin`: a program that reads wants to find in
+    the mirror what it has just read."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -35,12 +35,12 @@ class Later:
         self._since_s = 0.0
 
     def begin(self) -> None:
-        """From now on take what may wait, if the store can be told so."""
+        """Take from now on what may wait, if the store has a call for groups."""
         self._begun = self._backend.groups
 
     def takes(self, bucket: str, known: Entry, entry: Entry) -> bool:
-        """Whether S3 has shown no more than that nothing is stored with *known*, and that is
-        written later. Raises StoreError, about what came before."""
+        """Take *entry* for later, if it tells only that nothing is stored with *known*; return
+        whether it is taken. Raises StoreError, about an earlier one."""
         if not self._begun or known.meta is not None or entry != known._replace(meta={}):
             return False
         now_s = time.monotonic()

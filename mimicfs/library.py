@@ -30,8 +30,8 @@ class MimicDB(mimicdb.Mirror):
     keeps several mirrors apart in one store.
 
     The MimicDB that was made last is that of the process: `mimicfs.mimic` and the boto-shaped
-    classes use it where they are given no other. Many threads may use one. Raises StoreError where
-    the store cannot be opened.
+    classes use it where they are given no other. Many threads may use one MimicDB. Raises
+    StoreError if the store cannot be opened.
     """
 
     def __init__(self, backend: Backend | None = None, namespace: str = "") -> None:

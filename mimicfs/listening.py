@@ -1,8 +1,9 @@
-"""Addresses at which we answer HTTP: none unless asked for, loopback unless that is said.
+"""Addresses at which we answer HTTP: none unless an option asks for one, and only loopback unless
+that says so.
 
     127.0.0.1:9100     loopback
     unix:/run/x.sock   a socket, 0600
-    public:HOST:PORT   any address; what is served there says what it asks of its clients
+    public:HOST:PORT any address; the service says what it demands of its clients
 
 A client costs a bounded amount of memory and of time, whatever it sends (`Patient`), and only so
 many are there at once.
@@ -32,12 +33,12 @@ from mimicfs.private import check_parent
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0  # how long a client may take to begin, to send a request, to take an answer
-_IDLE_S = 60.0  # how long it may wait with the next request
+PATIENCE_S = 10.0  # how long a client may take to begin, to send a request, or to take an answer
+_IDLE_S = 60.0  # how long it may wait before the next request
 _HEAD_MAX = 64 << 10  # bytes of a request without its body
 _CLIENTS_MAX = 400  # at once; an RGW has 512 threads, and few of them tell at the same moment
 _BACKLOG = 128  # clients that the kernel lets wait
-_END_S = 2.0  # that clients are waited for at the end
+_END_S = 2.0  # how long to wait for clients at the end
 _WARNED_S = 60.0  # between two warnings
 _TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -65,8 +66,8 @@ class Patient(BaseHTTPRequestHandler):
         self._incoming.end()
 
     def begins(self) -> None:
-        """The first bytes of a request have come; not called of one that came with the one before
-        it (`has_next`)."""
+        """Note that the first bytes of a request have come. Not called for a request that came
+        together with the one before it (`has_next`)."""
 
     def has_next(self) -> bool:
         """Whether bytes of the next request have come together with the last one."""
@@ -87,24 +88,23 @@ class Patient(BaseHTTPRequestHandler):
 
 
 class _ClientInput(io.RawIOBase):
-    """The input from a client. Raises TimeoutError where a request takes too long, or is too
-    long."""
+    """The input from a client. Raises TimeoutError if a request takes too long, or is too long."""
 
     def __init__(self, connection: socket.socket, begins: Callable[[], None]) -> None:
         self._connection = connection
         self._begins = begins
         self._idle_s = PATIENCE_S
-        self.ended = False  # the client sends no more, and has been waited for
-        self._silent = False  # nothing more is read for the moment
+        self.ended = False  # the client sends no more, and nobody waits for it
+        self._silent = False  # for the moment nothing more is read
         self.begin()
 
     def begin(self, *, begun: bool = False) -> None:
-        """The next request may begin, or has *begun*."""
+        """Prepare for the next request, which may have *begun*."""
         wait_s = PATIENCE_S if begun else self._idle_s
         self._begun, self._until_s, self._left = begun, monotonic() + wait_s, _HEAD_MAX
 
     def end(self) -> None:
-        """A request was answered; a client that never sent one is not waited for so long."""
+        """Note that a request was answered. (A client that never sent one gets less time.)"""
         self._idle_s = _IDLE_S
 
     def allow(self, size: int) -> None:
@@ -112,7 +112,7 @@ class _ClientInput(io.RawIOBase):
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """Within, no client is waited for: there is what was read before, and no more."""
+        """Within, nothing waits for the client: only bytes that were read before are there."""
         self._silent = True
         try:
             yield
@@ -147,8 +147,8 @@ def opened(
     turned_away: Callable[[], object] = lambda: None,
 ) -> socketserver.BaseServer:
     """Return a server that listens at *address*, the value of *option*, and answers with
-    *handler* once `serve_forever` runs. *harm*: what anybody could do who reaches it.
-    *turned_away*: told of each client for whom there is no room. Raises ConfigError."""
+    *handler* once `serve_forever` runs. *harm* says what anybody who reaches it could do.
+    *turned_away* is called for each client for whom there is no room. Raises ConfigError."""
     try:
         if address.startswith("unix:"):
             path = Path(address.removeprefix("unix:"))
@@ -187,7 +187,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """A thread for each client, and no more clients than there is room for."""
+    """Has a thread for each client, and no more clients than there is room for."""
 
     daemon_threads = True
     request_queue_size = _BACKLOG
@@ -222,7 +222,7 @@ class _Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._served.notify_all()
 
     def shutdown(self) -> None:
-        with suppress(OSError):  # wakes whoever waits for clients
+        with suppress(OSError):  # wakes the thread that waits for clients
             self.socket.shutdown(socket.SHUT_RDWR)
         super().shutdown()
 
@@ -266,7 +266,8 @@ class _UnixServer(_Threads):
         self._made = os.stat(path)
 
     def server_close(self) -> None:
-        """Another one may listen at the path, before this one and after: its file stays."""
+        """Close it. Another server may listen at the path, before and after this one: its file
+        stays."""
         super().server_close()
         made, self._made = self._made, None
         path = Path(str(self.server_address))

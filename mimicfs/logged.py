@@ -1,10 +1,10 @@
-"""What the log of a bucket says: which names were changed after a number of it.
+"""What the log of a bucket says: the names that were changed after one of its numbers.
 
 The log of the list of buckets is that of the bucket "". A line with two different names says that
 any name between them may have been changed, made or removed.
 
-Threading: none of its own. Each function reads the log to its end, page by page; what is logged
-meanwhile is read as well.
+Threading: none of its own. Each function reads the log to its end, page by page, with the lines
+that are added meanwhile.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def buckets_met(backend: Backend, since: int, ours: set[str]) -> bool:
 
 
 def check_named(backend: Backend, bucket: str, keys: set[str], since: int) -> None:
-    """Raise LogTrimmed unless the log names each of *keys*. Of a range that was changed it does
-    not say which keys were there: one that was not is missing in the mirror now."""
+    """Raise LogTrimmed unless the log names each of *keys*. A line about a range does not say which
+    keys were in it: a key that was not there is missing in the mirror now."""
     for change in changes_after(backend, bucket, since):
         if change.first == change.last:
             keys = keys - {change.first}
@@ -71,8 +71,8 @@ def unchanged(backend: Backend, bucket: str, entries: list[Entry], since: int) -
 
 
 def is_behind(backend: Backend, bucket: str, since: int, key: str, name: str) -> bool:
-    """Whether *name*, or something below it, was changed after our change of *key*, which was the
-    first one after number *since*; or the log does not say."""
+    """Whether *name*, or something below it, was changed after our change of *key*, the first one
+    after number *since*. True also if the log does not say."""
     ours = False
     try:
         for change in changes_after(backend, bucket, since):

@@ -25,13 +25,15 @@ BEAT_S = 2.0
 
 
 def boot_s() -> float:
-    """Return a clock that goes on while this process, or the whole machine, is stopped."""
+    """Return the time of a clock that goes on while this process, or the whole machine, is stopped.
+    Return the time of a clock that goes on while this process, or the whole machine, is stopped."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Member:
     """This process as a user of *backend*. *renewed* is called, in the member's thread, when
-    the store has another epoch than before; *kept* after each beat that the store took."""
+    the store has another epoch than before; *kept* is called after each beat that the store took.
+    """
 
     def __init__(
         self, backend: Backend, renewed: Callable[[], None], kept: Callable[[], None]
@@ -39,26 +41,28 @@ class Member:
         self.id = os.urandom(8).hex()
         self.epoch = ""  # "": not known yet
         self.said: dict[str, str | int | float] = {}  # shown with the session
-        self.tell: Callable[[], dict[str, int | float]] = dict  # and this, as it is at each beat
+        # shown as well, as it is at each beat
+        self.tell: Callable[[], dict[str, int | float]] = dict
         self.away = False  # the store did not take the last beat
-        self.beat_s = 0.0  # when the last one that it took began, by boot_s
+        self.beat_s = 0.0  # when the last beat that the store took began, by boot_s
         self._lapses = 0  # beats that came too late
         self._suspensions = 0  # waits for a beat that took too long
-        self._waits_since_s = 0.0  # of such a wait; 0: none is
-        self.beaten: list[Callable[[], None]] = []  # called after each that it took
+        self._waits_since_s = 0.0  # the begin of such a wait; 0: there is none
+        self.beaten: list[Callable[[], None]] = []  # called after each beat that the store took
         self.epoch_changes = 0
-        self.dead: frozenset[str] = frozenset()  # the sessions that were so at the last look
+        self.dead: frozenset[str] = frozenset()  # the sessions that were dead at the last look
         self._backend = backend
         self._renewed, self._kept = renewed, kept
         self._mountpoint = ""
-        self._buckets: list[str] = []  # those in which it may have left something undone
+        # the buckets in which this process may have left something undone
+        self._buckets: list[str] = []
         self._since_ms = 0
         self._lock = threading.Lock()  # protects the start of the thread
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
 
     def join(self, mountpoint: str = "") -> None:
-        """Be a session of the store from now on. Raises StoreError if it cannot be told."""
+        """Be a session of the store from now on. Raises StoreError if the store cannot be told."""
         with self._lock:
             if self._thread is not None or self._over.is_set():
                 return
@@ -69,8 +73,8 @@ class Member:
             self._thread.start()
 
     def changes_in(self, buckets: Collection[str]) -> None:
-        """From now on *buckets* may be changed at S3: others look after them if we die. Raises
-        StoreError: then none may be."""
+        """Tell the store that *buckets* may be changed at S3 from now on: others look after them if
+        we die. Raises StoreError; then none of them may be changed."""
         self._buckets = sorted(buckets)
         if self._thread is None:
             self.join()
@@ -79,15 +83,15 @@ class Member:
 
     @property
     def lapses(self) -> int:
-        """How often others may have taken this process for dead: another number than before says
-        that they may have done its work meanwhile."""
+        """How often others may have taken this process for dead. If the number has changed, they
+        may have done its work meanwhile."""
         late = self.joined and boot_s() - self.beat_s > LASTS_MS / 1000
         return self._lapses + late
 
     @property
     def suspensions(self) -> int:
-        """How often this process stood still for so long that others may have taken it for dead: a
-        store that was away is no reason."""
+        """How often this process itself stood still for so long that others may have taken it for
+        dead. (A time without the store does not count.)"""
         since_s = self._waits_since_s
         return self._suspensions + bool(since_s and boot_s() - since_s > LASTS_MS / 1000)
 
@@ -96,7 +100,7 @@ class Member:
         return self._thread is not None
 
     def leave(self) -> None:
-        """End the session. The store may be away: then it dies by itself."""
+        """End the session. If the store is away, it dies by itself."""
         with self._lock:
             self._over.set()
             thread = self._thread
@@ -124,7 +128,7 @@ class Member:
                     call()
             except StoreError as exc:
                 self._lost(exc)
-            except Exception:  # the session must go on, or others take what it does for lost
+            except Exception:  # the session must go on, or others take its work for lost
                 log.exception("looking at the store failed")
             self._waits_since_s = boot_s()
 
@@ -138,7 +142,7 @@ class Member:
 
         began_s = boot_s()
         if self.beat_s and began_s - self.beat_s > LASTS_MS / 1000:
-            self._since_ms = 0  # whoever took our place keeps it
+            self._since_ms = 0  # the one that took our place keeps it
         self._since_ms = self._since_ms or self._backend.now_ms()
         mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
         expires_ms = 0  # the store says when

@@ -1,11 +1,11 @@
 """The ordered merge of a listed page with the same range of the mirror.
 
-`merged` reads the mirror's side in pages and yields what is to be applied, in batches of
-bounded size; it changes nothing itself. The common cases are fast: a range that the mirror does not
-have, and one that is the same on both sides.
+`merged` reads the mirror's side in pages and yields the changes in batches of bounded size; it
+changes nothing itself. The common cases are fast: a range that the mirror does not have, and a
+range that is the same on both sides.
 
-Threading: none of its own; the backend's reads are snapshots, and whoever applies a batch
-leaves alone what has changed since the page was asked for.
+Threading: none of its own; the backend's reads are snapshots, and a caller that applies a batch
+leaves alone the keys that have changed since the page was asked for.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _key = itemgetter(0)
 
 class PageRange(NamedTuple):
     """The range for which a page speaks: the keys in (*after*, *upto*] below *prefix* (*upto* None:
-    to the end). *deep*: it has every key; otherwise the direct children of *prefix*, and one of
-    them that is not listed takes all below it along. *beyond* is the next key of S3 behind *upto*,
-    where it is known."""
+    to the end). A *deep* page has every key. Any other has the direct children of *prefix*, and a
+    child that is not listed takes everything below it along. *beyond* is the next key of S3 behind
+    *upto*, if it is known."""
 
     prefix: str
     after: str
@@ -40,14 +40,15 @@ class PageRange(NamedTuple):
 @dataclass(slots=True)
 class Batch:
     """A batch of changes that are applied together, and what it means. *gone* are entries that S3
-    does not have. *late* are such, too: they are the last that is known of a directory of which S3
-    may have other keys, in another range. A caller that can deletes them when these are merged, so
-    that the directory is there all the time."""
+    does not have. S3 does not have *late*, either: they are the last known entries of a directory
+    of which S3 may have other keys, in another range. A caller that can wait deletes them when
+    those keys are merged, so that the directory is there all the time."""
 
     puts: list[Entry] = field(default_factory=list)
     gone: list[Entry] = field(default_factory=list)
     late: list[Entry] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)  # LISTED, whose keys are known now
+    # directories that were LISTED, whose keys are known now
+    dropped: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
@@ -58,12 +59,12 @@ class Batch:
         return [*(entry.key for entry in self.gone + self.late), *self.dropped]
 
     def without_gone(self) -> list[Entry]:
-        """Return what is gone, and leave it out."""
+        """Return the entries that are gone, and leave them out."""
         gone, self.gone = self.gone, []
         return self._left_out(gone)
 
     def without_late(self) -> list[Entry]:
-        """Return what is to be deleted late, and leave it out."""
+        """Return the entries to delete late, and leave them out."""
         late, self.late = self.late, []
         return self._left_out(late)
 
@@ -73,7 +74,7 @@ class Batch:
         return entries
 
     def added_to(self, so_far: Difference, left: set[str]) -> Difference:
-        """Return *so_far* and what this batch changed, but for the keys *left* alone."""
+        """Return *so_far* with the changes of this batch, but for the keys *left* alone."""
 
         def still(keys: list[str]) -> list[str]:
             return [key for key in keys if key not in left] if left else keys
@@ -89,7 +90,7 @@ class Batch:
 def merged(
     backend: Backend, bucket: str, where: PageRange, listed: Sequence[Entry]
 ) -> Iterator[Batch]:
-    """Yield what makes the mirror equal to *listed* in the range *where*."""
+    """Yield the changes that make the mirror equal to *listed* in the range *where*."""
     return _Merge(backend, bucket, where, listed).batches()
 
 
@@ -123,12 +124,12 @@ class _Merge:
     @staticmethod
     def _uncertain(after: str, upto: str | None, news: Sequence[Entry]) -> tuple[str, ...]:
         """Return the directories that reach beyond (*after*, *upto*] and have nothing in *news*:
-        whether S3 has them is not said here."""
+        this page does not say whether S3 has them."""
         ends = {*_directories(after), *_directories(upto or "")}
         return tuple(end for end in ends if not _from(news, end).startswith(end))
 
     def _own_marker(self) -> Entry | None:
-        """A listing of a directory shows its marker, which `children` does not."""
+        """Return the marker of the directory, which a listing shows and `children` does not."""
         prefix, after, _, deep, _ = self._where
         if deep or not prefix or after:
             return None
@@ -139,7 +140,8 @@ class _Merge:
         """Return the next entries of the mirror, and whether they are the last of the range."""
         prefix, start, upto, deep, _ = self._where
         read = self._backend.scan if deep else self._backend.children
-        if after == start:  # nothing known here, as on a first sync: other ranges need no reading
+        # nothing is known here, as at a first sync: other ranges need no reading
+        if after == start:
             first = read(self._bucket, prefix, after, 1)
             if not first or (upto is not None and first[0].key > upto):
                 return [], True
@@ -153,7 +155,7 @@ class _Merge:
     def _compared(
         self, olds: list[Entry], news: Sequence[Entry], uncertain: tuple[str, ...]
     ) -> Iterator[Batch]:
-        """Yield what makes *olds* equal to *news*."""
+        """Yield the changes that make *olds* equal to *news*."""
         if not olds:
             for start in range(0, len(news), PAGE):
                 page = list(news[start : start + PAGE])
@@ -183,14 +185,14 @@ class _Merge:
     def _remove(
         self, batch: Batch, old: Entry, news: Sequence[Entry], uncertain: tuple[str, ...]
     ) -> str:
-        """S3 does not show *old*: add to *batch* what that means. Return the directory of which
-        all goes, or ""."""
+        """Add to *batch* what it means that S3 does not show *old*. Return the directory that goes
+        as a whole, or ""."""
         if old.kind == KEPT:
             return ""
         if not self._where.deep and old.key.endswith("/") and old.key != self._where.prefix:
             return old.key
-        # That LISTED stood for keys which are known now is nothing that anybody sees; where
-        # they are merged later it stays, so that the directory is there all the time.
+        # Nobody sees that LISTED stood for keys which are known now. If they are merged later, it
+        # stays, so that the directory is there all the time.
         if old.kind == LISTED:
             if _behind(news, old.key).startswith(old.key):
                 batch.dropped.append(old.key)
@@ -207,7 +209,7 @@ class _Merge:
         return following.startswith(directory)
 
     def _all_below(self, directory: str, uncertain: tuple[str, ...]) -> Iterator[Batch]:
-        """A subdirectory that S3 does not show any more: all that is known below it goes."""
+        """Yield all entries below a subdirectory that S3 no longer shows: they go."""
         scan = self._backend.scan
         for page in pages(lambda after: scan(self._bucket, directory, after)):
             gone = [entry for entry in page if entry.kind != KEPT]
@@ -236,10 +238,11 @@ def _directories(key: str) -> list[str]:
 
 
 def _difference(old: Entry, new: Entry) -> Entry | None:
-    """Return what must be stored where the mirror has *old* and S3 shows *new*; None: nothing."""
+    """Return the entry to store where the mirror has *old* and S3 shows *new*; None: nothing
+    changes."""
     if new.kind == LISTED:
-        # A common prefix, which the mirror has as an entry or implied by keys. A marker
-        # object is not shown in a shallow listing of its parent: it stands.
+        # This is a common prefix, which the mirror has as an entry, or which keys imply. A shallow
+        # listing of the parent does not show a marker object, so that stays.
         return None
     if new.meta is None and same_version(old, new):
         head = still_said(old, new)
@@ -252,7 +255,7 @@ def _difference(old: Entry, new: Entry) -> Entry | None:
 def same_version(old: Entry, new: Entry) -> bool:
     """Whether two sights of one key are of one version of its object.
 
-    Its times may differ by a little: a PUT's answer has a Date, a HEAD whole seconds, a
+    The times may differ by a little: the answer to a PUT has a Date, a HEAD whole seconds, a
     listing fractions. The time that was seen first is kept, so that it does not wander.
     """
     close = abs(old.mtime_ns - new.mtime_ns) <= SAME_TIME_NS
@@ -260,9 +263,9 @@ def same_version(old: Entry, new: Entry) -> bool:
 
 
 def still_said(old: Entry, new: Entry) -> str | None:
-    """Return what a HEAD said of *old* (Entry.head), if *new*, a later sight of this version, does
-    not show that it says something else now. A copy onto itself, which changes what is stored
-    beside the bytes, leaves etag and size as they were; a lifecycle leaves the time, too."""
+    """Return what a HEAD said of *old* (Entry.head), unless *new*, a later sight of this version,
+    shows that it would say something else now. A copy onto itself, which changes what is stored
+    beside the bytes, leaves etag and size as they were; a lifecycle rule leaves the time, too."""
     if old.head is None or new.storage_class != old.storage_class:
         return None
     if None not in (old.meta, new.meta) and old.meta != new.meta:

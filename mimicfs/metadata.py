@@ -1,15 +1,16 @@
-"""POSIX attributes in the user metadata of an object: what is read, and what is written.
+"""POSIX attributes in the user metadata of an object: the forms that are read, and the one that is
+written.
 
-Written in the form of s3fs, which rclone (mtime) and geesefs (mode, uid, gid, rdev) read too:
+mimicfs writes the form of s3fs, which rclone (mtime) and geesefs (mode, uid, gid, rdev) read, too:
 `mode` is st_mode in decimal with the type bits, `uid` and `gid` are decimal, `mtime`, `atime` and
-`ctime` are SEC.NNNNNNNNN (nine digits always: s3fs reads ".5" as 5 ns), `xattr` is URL-encoded
-JSON of base64. Where that says nothing, the forms of others are read: AWS DataSync, FSx and File
-Gateway (`file-permissions`, `file-owner`, `file-group`, `file-mtime`), GCS and gcsfuse
+`ctime` are SEC.NNNNNNNNN (nine digits always: s3fs reads ".5" as 5 ns), `xattr` is URL-encoded JSON
+of base64. Where an object has none of these, mimicfs reads the forms of others: AWS DataSync, FSx
+and File Gateway (`file-permissions`, `file-owner`, `file-group`, `file-mtime`), GCS and gcsfuse
 (`goog-reserved-posix-*`, `goog-reserved-file-mtime`, `gcsfuse_mtime`), s3cmd (`s3cmd-attrs`).
 The formats were read from objects that those programs wrote.
 
-The metadata of a bucket is data from outside: a value that makes no sense is as good as none.
-attributes.py decides what of it is believed (setuid, devices, links).
+The metadata of a bucket is data from outside: a value that makes no sense counts as none.
+attributes.py decides which values are believed (setuid, devices, links).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from urllib.parse import quote, unquote
 from mimicfs.entry import NS, clamped_ns
 
 SIZE_MAX = 2048  # bytes of all names and values (S3 user guide, "User-defined object metadata")
-_ID_MAX = (1 << 32) - 2  # of uid_t and gid_t; the last number means "none"
-# What bytes that are encoded are: the type of what is in them is not that of the object.
+_ID_MAX = (1 << 32) - 2  # the most of uid_t and gid_t; the last number means "none"
+# The types of encoded bytes: the object does not have the type of the bytes inside.
 _ENCODED = {
     "gzip": "application/gzip",
     "bzip2": "application/x-bzip2",
@@ -38,7 +39,7 @@ _ENCODED = {
     "br": "application/x-brotli",
     "compress": "application/x-compress",
 }
-_UNKNOWN = "binary/octet-stream"  # what S3 says of what has no type
+_UNKNOWN = "binary/octet-stream"  # the type that S3 gives to an object without one
 _TIME = re.compile(r"(-?\d{1,12})(?:\.(\d{1,9}))?$")
 _XATTR = "xattr"
 _CTIME = "ctime"
@@ -65,7 +66,7 @@ _NOTHING = StoredMetadata()
 
 
 def read(meta: Mapping[str, str]) -> StoredMetadata:
-    """Return what *meta* says about type, permissions, owner and times."""
+    """Return the type, permissions, owner and times in *meta*."""
     if not meta:
         return _NOTHING
     if _S3CMD in meta:
@@ -92,7 +93,7 @@ def written(
     rdev: int | None = None,
     ctime_ns: int | None = None,
 ) -> dict[str, str]:
-    """Return the metadata that says what is given. *mode* has the type bits."""
+    """Return metadata with the given values. *mode* has the type bits."""
     numbers = {"mode": mode, "uid": uid, "gid": gid, "rdev": rdev}
     found = {name: str(value) for name, value in numbers.items() if value is not None}
     for name, ns in (("mtime", mtime_ns), ("atime", atime_ns), (_CTIME, ctime_ns)):
@@ -103,12 +104,12 @@ def written(
 
 
 def without_ours(meta: Mapping[str, str]) -> dict[str, str]:
-    """Return *meta* without what `written` and `with_xattrs` say."""
+    """Return *meta* without the names that `written` and `with_xattrs` write."""
     return {name: value for name, value in meta.items() if name not in WRITTEN}
 
 
 def of_new_bytes(meta: Mapping[str, str], mtime_ns: int) -> dict[str, str]:
-    """Return what is to be said beside *meta* of bytes that were changed at *mtime_ns*."""
+    """Return the names to add to *meta* for bytes that were changed at *mtime_ns*."""
     ctime_ns = _time_ns(meta.get(_CTIME))
     return written(
         mtime_ns=mtime_ns, ctime_ns=None if ctime_ns is None else max(ctime_ns, mtime_ns)
@@ -116,7 +117,7 @@ def of_new_bytes(meta: Mapping[str, str], mtime_ns: int) -> dict[str, str]:
 
 
 def same_but_times(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether *one* and *other* differ in nothing but when something was changed."""
+    """Whether *one* and *other* differ only in when something was changed."""
     return _timeless(one) == _timeless(other)
 
 
@@ -125,7 +126,7 @@ def _timeless(meta: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_there(meta: Mapping[str, str]) -> bool:
-    """Whether *meta* says anything that is shown: type, permissions, owner, times, attributes."""
+    """Whether *meta* has anything that is shown: type, permissions, owner, times, attributes."""
     return bool(meta) and (read(meta) != _NOTHING or bool(meta.get(_XATTR)))
 
 
@@ -140,16 +141,16 @@ def size(meta: Mapping[str, str]) -> int:
 
 
 def content_type(name: str) -> str:
-    """Return the Content-Type that the name of a file stands for."""
+    """Return the Content-Type that the name of a file suggests."""
     if "." not in name:
         return _UNKNOWN
-    stem, *endings = name.rsplit(".", 2)  # no others are looked at
+    stem, *endings = name.rsplit(".", 2)  # the type depends only on these
     return _type_of_endings(".".join(("x" if stem.strip(".") else stem, *endings)))
 
 
 @lru_cache(maxsize=1024)
 def _type_of_endings(name: str) -> str:
-    """Remembered: the guess was a tenth of what it costs to open a file."""
+    """The answers are remembered: a guess cost a tenth of opening a file."""
     found, encoding = mimetypes.guess_type(f"./{name}")  # a path: a name with ":" is no URL
     return _ENCODED.get(encoding or "") or found or _UNKNOWN
 
@@ -166,7 +167,7 @@ def directory_mode(permissions: int) -> int:
 
 
 def xattrs(meta: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the extended attributes (`user.*`) that *meta* says; none if it makes no sense."""
+    """Return the extended attributes (`user.*`) in *meta*; none if they make no sense."""
     text = meta.get(_XATTR)
     if not text:
         return {}
@@ -178,7 +179,7 @@ def xattrs(meta: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def with_xattrs(meta: Mapping[str, str], attributes: Mapping[str, bytes]) -> dict[str, str]:
-    """Return *meta* that says *attributes*."""
+    """Return *meta* with *attributes*."""
     kept = {name: value for name, value in meta.items() if name != _XATTR}
     if not attributes:
         return kept
@@ -214,7 +215,7 @@ def _decimal(text: str | None, most: int = 0xFFFF_FFFF) -> int | None:
     return min(int(text), most)
 
 
-@lru_cache(1000)  # the files of a directory have few
+@lru_cache(1000)  # the files of a directory have few different ones
 def _mode(text: str) -> int | None:
     """Decimal, as s3fs writes it; octal where it begins with 0, as s3fs reads it."""
     return _octal(text) if text and text[0] == "0" else _decimal(text, 0xFFFF)
@@ -258,7 +259,8 @@ def _iso_time(text: str) -> int | None:
 
 
 def _s3cmd(text: str) -> dict[str, str]:
-    """Return what `s3cmd-attrs` says, by the names of s3fs: it is name:value/name:value..."""
+    """Return the values in `s3cmd-attrs`, which is name:value/name:value..., by the names of s3fs.
+    Return the values in `s3cmd-attrs`, which is name:value/name:value..., by the names of s3fs."""
     return dict(_s3cmd_pairs(text[:SIZE_MAX]))
 
 
@@ -269,7 +271,7 @@ def _s3cmd_pairs(text: str) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-# By the names of metadata, in the order in which they are believed.
+# By the names of metadata: the first value that makes sense is believed.
 _MODES: dict[str, _NumberReader] = {
     "mode": _mode,
     "file-permissions": _octal,

@@ -1,13 +1,14 @@
-"""The mirror of S3's metadata, and its rules. known.py answers, library.py makes MimicDB of it.
+"""The mirror of S3's metadata, and the rules by which it changes. known.py has its answers;
+library.py makes MimicDB of it.
 
-1. Complete or not. Absence is certain only inside a scope that was listed to its end; what
-   the mirror cannot answer raises `Unlisted`.
-2. A listing is merged, page by page (`replace`). Keys that changed after the page was asked
-   for are left alone; what the page does not show is deleted only where the page speaks.
+1. Complete or not. Absence is certain only inside a scope that was listed to its end; a question
+that the mirror cannot answer raises `Unlisted`. 2. A listing is merged, page by page (`replace`).
+Keys that changed after the page was asked for are left alone; a key that the page does not show is
+deleted only in the range for which the page speaks.
 3. Every change of a bucket has a number (backends/__init__.py).
 4. Directories are implied by keys. LISTED stands for one that S3 showed and whose keys are
    not known, KEPT for one that was emptied through the mount and stays.
-5. User metadata is not in a listing: what was learned is kept while etag and size are the same.
+5. A listing has no user metadata: what was learned of it is kept while etag and size are the same.
 
 Threading: any method, many threads. There is no lock here but the one on the list of
 listeners; the backend makes each change atomic. Listeners run in the thread that made the
@@ -39,14 +40,14 @@ Listener = Callable[[str, Difference | None], None]
 class Mirror(Knowledge):
     """The mirror of S3's metadata in *backend*. Keys are text, sizes bytes, times ns since 1970.
 
-    A method raises StoreError where the store cannot be asked. *since*: a number of the bucket's
-    sequence (`seq`), read before S3 was asked; what was changed later stands.
+    A method raises StoreError where the store cannot be asked. *since* is a number of the bucket's
+    sequence (`seq`), read before S3 was asked; later changes stand.
     """
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        # Another number after every change that this object has made, or has come to know of:
-        # what was read from the mirror before is not to be trusted then. It does not count.
+        # The number differs after every change that this object has made, or has come to know of:
+        # then nobody may trust what was read from the mirror before. It is no count of changes.
         self.generation = 0
         self._generations = count(1)
         self._lock = threading.Lock()  # protects the list below
@@ -54,10 +55,10 @@ class Mirror(Knowledge):
         self.member = Member(backend, self._renewed, self._kept)
         self.intents = StoreIntents(backend, self.member)
         self.later = Later(backend)
-        self._renewed_ns = 0  # what was listed before may have been lost since
+        self._renewed_ns = 0  # the store may have lost what was listed before
 
     def close(self) -> None:
-        """Record what is still to be recorded, leave the store, and close it."""
+        """Record what waits, leave the store, and close it."""
         self.later.close()
         self.intents.close()
         self.member.leave()
@@ -72,8 +73,8 @@ class Mirror(Knowledge):
         self._look_for_doubts()
 
     def _renewed(self) -> None:
-        """The store may have lost what it had confirmed. Nothing is certain before it is listed
-        again: neither what is missing nor what is there."""
+        """Make everything uncertain: the store may have lost what it had confirmed. Before it is
+        listed again, nothing is certain, neither a missing key nor one that is there."""
         self._renewed_ns = time.time_ns()
         self.backend.begin_epoch()
         self.intents.look_everywhere()
@@ -86,11 +87,11 @@ class Mirror(Knowledge):
         self._doubted = {name for name in names if self.backend.note(name, DOUBTED)}
 
     def _kept(self) -> None:
-        """The store has taken the beat of our session."""
+        """Note that the store has taken the beat of our session."""
         self.intents.look_soon()
 
     def locks(self) -> SharedLocks:
-        """Return the locks of files that all who share the store hold to."""
+        """Return the locks of files that all mounts of the store respect."""
         locks = SharedLocks(self.backend.exact, self.member)
         self.member.beaten.append(locks.beaten)
         return locks
@@ -98,19 +99,20 @@ class Mirror(Knowledge):
     # What S3 confirmed
 
     def record(self, bucket: str, entry: Entry, since: int | None = None) -> None:
-        """S3 has *entry*. With *since*: it was asked before later changes, which stand."""
+        """Record that S3 has *entry*. With *since*: S3 was asked before later changes, which stand.
+        Record that S3 has *entry*. With *since*: S3 was asked before later changes, which stand."""
         self._apply(bucket, [entry], (), since)
 
     def record_all(self, bucket: str, entries: Sequence[Entry], since: int | None = None) -> None:
-        """S3 has *entries*, as `record`."""
+        """Record that S3 has *entries*, as `record` does."""
         self._apply(bucket, entries, (), since)
 
     def forget(self, bucket: str, key: str, since: int | None = None) -> None:
-        """S3 does not have *key*."""
+        """Record that S3 does not have *key*."""
         self._apply(bucket, (), [key], since)
 
     def forget_all(self, bucket: str, keys: Sequence[str]) -> None:
-        """S3 does not have *keys*."""
+        """Record that S3 does not have *keys*."""
         self._apply(bucket, (), keys)
 
     def keep(
@@ -120,20 +122,20 @@ class Mirror(Knowledge):
         meta: Mapping[str, str] | None = None,
         since: int | None = None,
     ) -> bool:
-        """Remember *directory*, which has no object, and *meta* of it (None: it was emptied), until
-        it is forgotten. With *since*: unless it was changed after that number; return whether
-        not."""
+        """Remember *directory*, which has no object, with its *meta* (None: it was emptied), until
+        it is forgotten. With *since*: unless it was changed after that number. Return whether it is
+        remembered."""
         return not self._apply(bucket, [Entry(directory, kind=KEPT, meta=meta)], (), since)
 
     def went_behind(self, bucket: str, since: int, key: str, name: str) -> bool:
-        """Whether *name*, or something below it, was changed after our change of *key*, which was
-        the first one after number *since*; or the log does not say."""
+        """Whether *name*, or something below it, was changed after our change of *key*, the first
+        one after number *since*. True also if the log does not say."""
         return is_behind(self.backend.exact, bucket, since, key, name)
 
     def forget_kept(self, bucket: str, prefix: str, emptied: Callable[[str], bool]) -> None:
-        """Forget the directories below *prefix* that the store, not a copy of it, keeps because
-        they lost their last name, and that were *emptied*. Those that somebody made or changed have
-        metadata."""
+        """Forget the directories below *prefix* that were *emptied*, and that the store itself, not
+        a copy of it, keeps because they lost their last name. (Directories that somebody made or
+        changed have metadata.)"""
         scan = self.backend.exact.scan
         for page in pages(lambda after: scan(bucket, prefix, after)):
             kept = [each.key for each in page if each.kind == KEPT and each.meta is None]
@@ -141,7 +143,7 @@ class Mirror(Knowledge):
                 self.forget_all(bucket, gone)
 
     def repair(self, bucket: str, key: str, entry: Entry | None, since: int | None = None) -> None:
-        """S3 showed something else than the mirror had: believe S3, and tell the listeners."""
+        """Believe S3, which showed something other than the mirror had, and tell the listeners."""
         old = self.backend.get(bucket, key)
         with self.backend.finding():
             left = self._apply(bucket, [entry] if entry else (), () if entry else [key], since)
@@ -155,18 +157,20 @@ class Mirror(Knowledge):
             self.announce(bucket, Difference([], [key], [], 0))
 
     def learned(self, bucket: str, seen: Sequence[Entry], since: int) -> None:
-        """S3 was asked about each of *seen* after number *since*, and showed this: believe it, and
-        tell the listeners what is news. A directory that is not shown as an object has none."""
+        """Believe *seen*, which S3 showed when it was asked about each key after number *since*,
+        and tell the listeners what is news. A directory that is not shown as an object has none."""
         puts, added, changed = list[Entry](), list[str](), list[str]()
         for entry in seen:
             known, put = self.entry(bucket, entry.key), entry
             if entry.kind == OBJECT and known is not None and same_version(known, entry):
                 put = entry._replace(mtime_ns=known.mtime_ns, head=still_said(known, entry))
-                news = bool(put.meta)  # that there is no metadata changes nothing that is seen
+                # to learn that there is no metadata changes nothing that is seen
+                news = bool(put.meta)
             else:
                 news = OBJECT in (entry.kind, None if known is None else known.kind)
             kept = known is not None and known.kind == KEPT and entry.kind != OBJECT
-            if entry.kind != OBJECT and known is None:  # removed before S3 was asked
+            # the directory was removed before S3 was asked
+            if entry.kind != OBJECT and known is None:
                 kept = not self.backend.has_below(bucket, entry.key)
             if put == known or kept:
                 continue
@@ -179,17 +183,18 @@ class Mirror(Knowledge):
             self._tell(bucket, Difference(added, changed, [], 0))
 
     def confirm(self, bucket: str, keys: Sequence[str], since: int) -> None:
-        """S3, which was asked after number *since*, has of *keys* what the mirror has. Log that: an
-        answer that was asked for before leaves them alone. Those that the log has already since
-        then need it no more."""
+        """Log that S3, when it was asked after number *since*, had the same *keys* as the mirror:
+        an older answer then leaves them alone. Keys that the log names since that number do not
+        need it."""
         known = {key: self.backend.exact.get(bucket, key) for key in keys}
         puts = [entry for entry in known.values() if entry is not None]
         with self.backend.finding():
             self._apply(bucket, puts, [key for key in keys if known[key] is None], since)
 
     def settle(self, bucket: str, key: str, generation: str, entry: Entry | None) -> bool:
-        """S3 showed *entry* (None: nothing) while *key* was unsettled, of *generation*. Believe
-        it, and tell the listeners, unless that is another one now; return whether so."""
+        """Believe *entry* (None: there is nothing), which S3 showed while *key* was unsettled at
+        *generation*, and tell the listeners, unless the generation is another one now. Return
+        whether it is believed."""
         old = self.backend.exact.get(bucket, key)
         step = IntentStep(expected=generation)
         puts, deletes = ([entry], []) if entry is not None else ([], [key])
@@ -225,12 +230,12 @@ class Mirror(Knowledge):
         return left
 
     def add_bucket(self, name: str, created_ns: int) -> None:
-        """S3 has the bucket *name*, made at *created_ns* (0: not known)."""
+        """Record that S3 has the bucket *name*, made at *created_ns* (0: not known)."""
         self.backend.add_bucket(name, created_ns)
 
     def drop_bucket(self, name: str, since: int | None = None) -> bool:
-        """S3 does not have *name*. With *since*, a number of the log of the list of buckets: S3
-        was asked before what is logged after it, which stands. Return whether it is dropped."""
+        """Record that S3 does not have *name*. With *since*, a number of the log of the list of
+        buckets: S3 was asked before the later lines, which stand. Return whether it is dropped."""
         dropped = self.backend.drop_bucket(name, since)
         self.generation = next(self._generations)
         return dropped
@@ -251,7 +256,7 @@ class Mirror(Knowledge):
         difference = Difference(added, [], deleted, len(old & new.keys()))
         self.backend.mark("", Scope("", False, listed_ns, 0, len(added), 0, len(deleted)))
         if buckets_met(self.backend, seen, {*added, *deleted}):
-            self.backend.unmark("", "")  # nobody knows which of the two was first: ask again
+            self.backend.unmark("", "")  # nobody knows which of the two came first: ask again
         self.announce("", difference)
         return difference
 
@@ -271,23 +276,24 @@ class Mirror(Knowledge):
     ) -> Difference:
         """Make the mirror equal to *listed* for the keys in (*after*, *upto*] below *prefix*.
 
-        *upto* None: to the end. *since*: the sequence number that was read before the page
-        was asked for. *deep*: the page has every key; otherwise it has the direct children
-        of *prefix*, and one of them that is not listed takes all below it along. *beyond*: the
-        next key that S3 has behind *upto*, where it is known. Returns, and announces, exactly
-        what changed. Raises LogTrimmed where the log does not say which keys were changed
-        meanwhile; then part of the page may have been merged, and listing it again is right.
+        *upto* None: to the end. *since*: the sequence number that was read before the page was
+        asked for. A *deep* page has every key. Any other has the direct children of *prefix*, and a
+        child that is not listed takes everything below it along. *beyond* is the next key of S3
+        behind *upto*, if it is known. Returns, and announces, exactly what changed. Raises
+        LogTrimmed where the log does not say which keys were changed meanwhile; then a part of the
+        page may have been merged, and the caller lists it again.
 
-        *hold*: it is given the entries that S3 does not have, and they stay (`release`). *late*:
-        the same, but only for those without which a directory might seem to be gone, of which S3
-        has keys in a part of the listing that is merged later.
+        *hold* gets the entries that S3 does not have, and they stay (`release`). *late* is the
+        same, but only for entries without which a directory might seem to be gone, although S3 has
+        keys of it in a part of the listing that is merged later.
         """
         difference = Difference([], [], [], 0)
         left: set[str] = set()
         where = PageRange(prefix, after, upto, deep, beyond)
         try:
             for batch in merged(self.backend.exact, bucket, where, listed):
-                # Before the batch is applied: then the log has our own changes, too.
+                # This is read before the batch is applied: after that the log has our own changes,
+                # too.
                 if late is not None and batch.late:
                     late(unchanged(self.backend, bucket, batch.without_late(), since))
                 if hold is not None and batch.gone:
@@ -322,8 +328,8 @@ class Mirror(Knowledge):
     # Scopes
 
     def complete(self, bucket: str, scope: Scope) -> None:
-        """*scope* was listed to its end. If that began before the store lost something, what
-        was merged first may be among that: then it is not complete."""
+        """Record that *scope* was listed to its end. If the listing began before the store lost
+        something, that may include what was merged first: then the scope is not complete."""
         if scope.listed_ns < self._renewed_ns:
             return
         self.backend.mark(bucket, scope)
@@ -332,7 +338,7 @@ class Mirror(Knowledge):
             self.backend.set_note(bucket, DOUBTED, None)
 
     def uncover(self, bucket: str, prefix: str) -> None:
-        """Make uncertain what is at and below *prefix*, or, if nothing is known there, that there
+        """Make uncertain what is at and below *prefix*; if nothing is known there, also that there
         is nothing."""
         self.backend.unmark(bucket, prefix)
         self.generation = next(self._generations)
@@ -340,7 +346,8 @@ class Mirror(Knowledge):
     # Listeners
 
     def subscribe(self, listener: Listener) -> None:
-        """Call *listener* after every merge, repair, and change that following.py tells of."""
+        """Call *listener* after every merge and repair, and every change that following.py tells
+        of."""
         with self._lock:
             self._listeners.append(listener)
 

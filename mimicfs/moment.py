@@ -1,4 +1,4 @@
-"""S3 as it was at a moment, for programs: boto3 clients that list and read what there was then.
+"""S3 as it was at a moment, for programs: boto3 clients that list and read the objects of then.
 
     then = MimicDB(SQLite("mimicdb.db")).at("-2h")
     then.client().list_objects_v2(Bucket="photos")
@@ -69,7 +69,7 @@ class Moment:
         return client
 
     def close(self) -> None:
-        """Let go of what is known of the moment."""
+        """Forget what is known of the moment."""
         self._past.close()
 
     def _look(self, s3: Any, bucket: str, prefix: str) -> None:

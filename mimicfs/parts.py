@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 
 class Parts:
-    """The mirror, S3, and what keeps the one true to the other. The two last are made when they
-    are needed: what the mirror answers does not wait for boto3 to be imported.
+    """The mirror, S3, and what keeps the one true to the other. The last two are made when they are
+    needed: an answer of the mirror does not wait for the import of boto3.
 
     *store* is the URL of the store, without a password.
     """
@@ -53,7 +53,7 @@ class Parts:
         return Syncer(self.mimicdb, self.s3, self._buckets)
 
     def sure(self, ask: Callable[[], T]) -> T:
-        """Return what *ask* says, after listing what the mirror does not know for it."""
+        """Return the answer of *ask*, after listing what the mirror does not know for it."""
         try:
             return ask()
         except Unlisted:
@@ -68,8 +68,8 @@ class Parts:
 def assemble(
     settings: Settings, beside: Callable[[Backend], Backend] = lambda store: store
 ) -> Parts:
-    """Open the store and make what stands on it. Makes no request. *beside* puts a copy beside
-    a store."""
+    """Open the store and make the parts that stand on it. Makes no request. *beside* puts a copy
+    beside a store."""
     url = store_url(settings, lambda: _account(settings))
     if not settings.store:
         private_directory(settings.state)
@@ -117,9 +117,9 @@ def own_directories(settings: Settings) -> list[Path]:
 
 
 def check(parts: Parts, target: Target) -> None:
-    """Raise what would make the mount useless: no credentials, no such bucket, no rights.
+    """Raise the error that would make the mount useless: no credentials, no such bucket, no rights.
 
-    One request. When S3 cannot be reached, a mirror that has what is asked for is enough.
+    One request. If S3 cannot be reached, it is enough that the mirror has the bucket.
     """
     parts.s3.check_credentials()
     exposed = parts.s3.exposed_credentials()
@@ -156,8 +156,8 @@ def check_prefix(parts: Parts, target: Target) -> None:
 
 
 def _check_bucket(s3: S3, target: Target) -> None:
-    """Raise what is wrong with the bucket. The answer to a HEAD says 403 for an unknown key id
-    or a wrong clock as for a missing right, and one who may list a prefix alone gets it too: a
+    """Raise what is wrong with the bucket. A HEAD answers 403 for an unknown key id or a wrong
+    clock as well as for a missing right, and also to an account that may list only a prefix: a
     listing knows better."""
     try:
         s3.head_bucket(target.bucket)

@@ -21,8 +21,8 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 
-# The mode of a name in a listing whose attributes are not known yet: nothing else of it is true but
-# its number. It is not held.
+# The mode of a name in a listing whose attributes are not known yet: only its number is true, and
+# it is not held.
 UNKNOWN_MODE = 0
 
 
@@ -42,7 +42,7 @@ class Attr(NamedTuple):
 
 
 class PassingAttr(Attr):
-    """Attributes that nobody is told the change of: the kernel asks again each time."""
+    """Attributes whose change nobody is told: the kernel asks again each time."""
 
     __slots__ = ()
 
@@ -68,9 +68,9 @@ class DirEntry(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An open file. *keep_cache*: pages that the kernel has are still right. *direct*: the
-    size is not known beforehand, read until the end. *quiet*: closing a descriptor need not be
-    told, there is nothing to write."""
+    """An open file. *keep_cache*: pages that the kernel has are still right. *direct*: the size is
+    not known beforehand, and a reader reads until the end. *quiet*: there is nothing to write, so
+    the kernel need not tell when a descriptor is closed."""
 
     handle: int
     keep_cache: bool = False
@@ -111,7 +111,7 @@ class Cancellation:
         return self._cancelled
 
     def cancel(self) -> None:
-        """Nobody waits any more: `check` and `wait` raise Interrupted from now on."""
+        """Note that nobody waits any more: `check` and `wait` raise Interrupted from now on."""
         with self._lock:
             self._cancelled = True
             wake, self._wake = self._wake, []
@@ -119,7 +119,7 @@ class Cancellation:
             call()
 
     def tell(self, call: Callable[[], None]) -> None:
-        """Call *call* when this is cancelled; now, if it is."""
+        """Call *call* when this is cancelled, or now if it is already."""
         with self._lock:
             if not self._cancelled:
                 self._wake.append(call)
@@ -157,22 +157,22 @@ NEVER = Cancellation()  # for calls that nothing interrupts: nobody cancels it
 
 
 class FileLock(NamedTuple):
-    """A lock as fcntl(2) and flock(2) speak of it. *kind*: fcntl.F_RDLCK, F_WRLCK, or F_UNLCK: it
-    is to be given up. *pid*: of who has it, 0 where that is not on this machine."""
+    """A lock in the terms of fcntl(2) and flock(2). *kind* is fcntl.F_RDLCK, F_WRLCK, or F_UNLCK to
+    give it up. *pid* is that of the holder, 0 if the holder is not on this machine."""
 
     kind: int
     start: int
     end: int  # the last byte
     pid: int
-    flock: bool  # of the whole file, and of who opened it
+    flock: bool  # it is of the whole file, and belongs to the open file
 
 
 class FileLocks(Protocol):
-    """The locks of open files, where the kernel does not keep them by itself. *owner*: the
-    kernel's number of who locks: a process, or an open file. Any thread may call."""
+    """The locks of open files, where the kernel does not keep them by itself. *owner* is the
+    kernel's number of the process or the open file that locks. Any thread may call."""
 
     def get(self, handle: int, owner: int, asked: FileLock) -> FileLock | None:
-        """Return a lock that stands against *asked*; None if it could be had."""
+        """Return a lock that conflicts with *asked*; None if that could be granted."""
         ...
 
     def set(
@@ -180,64 +180,66 @@ class FileLocks(Protocol):
     ) -> None: ...
 
     def closed(self, handle: int, owner: int) -> None:
-        """*owner*, a process, closed a descriptor: its locks of that file end (fcntl)."""
+        """End the locks of *owner*, a process, in a file of which it closed a descriptor (fcntl).
+        End the locks of *owner*, a process, in a file of which it closed a descriptor (fcntl)."""
         ...
 
     def leaving(self, handle: int) -> None:
-        """The release of *handle* comes: nobody holds what was locked through it. Never waits."""
+        """Note that the release of *handle* comes: nobody holds its locks. Never waits."""
         ...
 
     def ending(self, handle: int) -> None:
-        """*handle* is about to be released: what is locked through it is stored before others
-        get it."""
+        """Store what was written under the locks of *handle*, which is about to be released, before
+        others get them."""
         ...
 
     def released(self, handle: int) -> None:
-        """*handle* is no more."""
+        """Note that *handle* no longer exists."""
         ...
 
 
 class KernelCache(Protocol):
     """The kernel's cache of our files, and the calls that tell it what is no longer so.
 
-    Every call returns at once; a thread of its own tells the kernel, in the order of the
-    calls. None of them may be waited for by a request that the kernel makes while it holds
-    the lock of the directory named here (lookup, create, unlink, rename, setxattr on it).
+    Every call returns at once; a thread of its own tells the kernel, in the order of the calls. A
+    request that the kernel makes while it holds the lock of the directory named here (lookup,
+    create, unlink, rename, setxattr on it) must not wait for any of them.
     """
 
     def entry_changed(self, parent: int, name: bytes) -> None:
-        """*name* in directory *parent* appeared, vanished, or stands for another file."""
+        """Tell that *name* in directory *parent* appeared, vanished, or stands for another file."""
 
     def file_deleted(self, parent: int, name: bytes, ino: int) -> None:
-        """Somebody else deleted the file *ino*, perhaps called *name* in directory *parent*:
-        programs that watch it see that. Nobody has it open. (Its name changed, too.)"""
+        """Tell that somebody else deleted the file *ino*, perhaps called *name* in directory
+        *parent*: programs that watch it see that. Nobody has it open. (Tell of its name, too.)"""
 
     def listing_changed(self, ino: int) -> None:
-        """The names in directory *ino* are not those that were listed."""
+        """Tell that the names in directory *ino* are no longer those that were listed."""
 
     def attr_changed(self, ino: int) -> None:
-        """Size or times of *ino* changed; its data, as far as the kernel has it, is right."""
+        """Tell that size or times of *ino* changed; the data that the kernel has of it is right."""
 
     def data_changed(self, ino: int) -> None:
-        """The data of *ino* changed, and its attributes with it."""
+        """Tell that the data of *ino* changed, and its attributes with it."""
 
     def names_changed(self) -> None:
-        """Every name must be looked up again. Waits for no directory's lock."""
+        """Tell that every name must be looked up again. Waits for no lock of a directory."""
 
     def everything_changed(self) -> None:
-        """Every name must be looked up again, every listing read again."""
+        """Tell that every name must be looked up again, and every listing read again."""
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until the kernel was told all of the above; False when *timeout_s* ran out."""
+        """Wait until the kernel was told all of the above; return False if *timeout_s* was not
+        enough."""
 
 
 class FileSystem(Protocol):
-    """A file system that can be mounted: the calls that it must answer. Inode numbers are ours;
+    """The calls that a file system must answer to be mounted. It chooses the inode numbers;
     ROOT_INO is the top.
 
     An error is an exception with an `errno` (MimicError or OSError). Called by many threads
-    at once. While `quick` is true, the calls marked (quick) never wait; one that cannot be
-    answered without waiting raises `Unlisted` and is repeated after `learn` of that error.
+    at once. While `quick` is true, the calls marked (quick) never wait: a call that cannot be
+    answered without waiting raises `Unlisted`, and is repeated after `learn` of that error.
 
     A name that lookup, mknod, mkdir, create, symlink, link or a holding readdir returned is
     *held* once more by the kernel, until as many are forgotten.
@@ -253,15 +255,17 @@ class FileSystem(Protocol):
     def setattr(self, caller: Caller, ino: int, new: NewAttr, handle: int | None) -> Attr: ...
 
     def drop_privileges(self, caller: Caller, ino: int, mode: int, handle: int | None) -> None:
-        """Set *mode*, which *ino* has after a change of its bytes. The kernel knows on return."""
+        """Give *ino* the *mode* that it has after a change of its bytes. When this returns, the
+        kernel knows."""
         ...
 
     def unheard(self, ino: int) -> None:
-        """The answer to a change of *ino*, or of a name in it, could not be given any more."""
+        """Heal a change of *ino*, or of a name in it, whose answer could not be given any more."""
         ...
 
     def opendir(self, caller: Caller, ino: int) -> bool:
-        """Return whether what `readdir` has shown of the directory is still right. (quick)"""
+        """Return whether the names that `readdir` has shown of the directory are still right.
+        (quick)"""
         ...
 
     def readdir(
@@ -270,13 +274,13 @@ class FileSystem(Protocol):
         """Return the names after *cookie* (0: from the start), [] at the end.
 
         As many as fit *size* bytes when each takes *overhead* bytes and its name, rounded up
-        to 8. With *hold*, each returned name is held, but for those of UNKNOWN_MODE: whoever wants
-        to know more looks them up. "." and ".." are not among them.
+        to 8. With *hold*, each returned name is held, except those of UNKNOWN_MODE: a caller that
+        wants to know more looks them up. "." and ".." are not among them.
         """
         ...
 
     def idle(self) -> None:
-        """(quick) All that was asked is answered: a chance to prepare what may be asked next."""
+        """Prepare what may be asked next: everything that was asked is answered. (quick)"""
         ...
 
     def mknod(self, caller: Caller, parent: int, name: bytes, mode: int, rdev: int) -> Attr: ...
@@ -292,8 +296,8 @@ class FileSystem(Protocol):
     # *flags* are those of open(2).
     def open(self, caller: Caller, ino: int, flags: int) -> Opened: ...
     def open_at_once(self, caller: Caller, ino: int, flags: int) -> Opened | None:
-        """Open the file if that needs no waiting. None: nothing has happened, `open` is to be
-        called. (quick)"""
+        """Open the file if that needs no wait. None: nothing has happened, and the caller calls
+        `open`. (quick)"""
         ...
 
     def create(
@@ -302,13 +306,13 @@ class FileSystem(Protocol):
     def create_at_once(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[Attr, Opened] | None:
-        """Make the file if that needs no waiting. None: nothing has happened, `create` is to be
-        called. (quick)"""
+        """Make the file if that needs no wait. None: nothing has happened, and the caller calls
+        `create`. (quick)"""
         ...
 
     def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview: ...
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
-        """Return the bytes if that needs no waiting, else None. (quick)"""
+        """Return the bytes if that needs no wait, otherwise None. (quick)"""
         ...
 
     def write(
@@ -319,21 +323,21 @@ class FileSystem(Protocol):
         ...
 
     def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
-        """Write *data* at *offset* if that needs no waiting. False: nothing has happened, `write`
-        is to be called. (quick)"""
+        """Write *data* at *offset* if that needs no wait. False: nothing has happened, and the
+        caller calls `write`. (quick)"""
         ...
 
     def flush(self, caller: Caller, handle: int) -> None: ...
     def flush_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
-        """Begin a `flush` that waits for no more than the local disk; another thread tells *done*
-        what it raises. False: nothing has happened, `flush` is to be called. (quick)"""
+        """Begin a `flush` that waits only for the local disk; another thread calls *done* with what
+        it raises. False: nothing has happened, and the caller calls `flush`. (quick)"""
         ...
 
     def fsync(self, caller: Caller, handle: int) -> None: ...
     def release(self, handle: int) -> None: ...
     def release_at_once(self, handle: int) -> bool:
-        """Close *handle* if that needs no waiting. False: nothing has happened, `release` is to be
-        called. (quick)"""
+        """Close *handle* if that needs no wait. False: nothing has happened, and the caller calls
+        `release`. (quick)"""
         ...
 
     def fallocate(self, caller: Caller, handle: int, mode: int, offset: int, size: int) -> None: ...

@@ -1,9 +1,9 @@
-"""Files and directories that are nobody's but ours: made so, and refused where they are not.
+"""Files and directories that are ours alone: they are made so, and refused where they are not.
 
-Anybody who can write in a directory can put there a link or a file of his own under the name that
-we are about to open; anybody who can read a store knows every key. So a directory of ours is one
-that belongs to us, that is no symbolic link, and that nobody else can enter; a file of ours is
-opened without following a link, and looked at once it is open.
+Somebody who can write in a directory can put a link or a file of his own there under the name that
+we are about to open, and somebody who can read a store knows every key. So a directory of ours
+belongs to us, is no symbolic link, and nobody else can enter it. A file of ours is opened without
+following a link, and examined once it is open.
 
 Threading: no state; any thread.
 """
@@ -31,8 +31,8 @@ def private_directory(path: Path, advice: str = "set XDG_STATE_HOME to another p
 
 
 def make_directory(path: Path) -> None:
-    """Make *path* and what is missing above it, for us alone: mkdir(parents=True) would let
-    others into what is above. Raises OSError."""
+    """Make *path* and what is missing above it, for us alone: mkdir(parents=True) would let others
+    into the directories above. Raises OSError."""
     try:
         path.mkdir(mode=0o700, exist_ok=True)
     except FileNotFoundError:
@@ -59,8 +59,8 @@ def open_directory(path: Path) -> int:
 
 
 def check_file(path: Path, found: os.stat_result) -> None:
-    """Raise ConfigError unless what was *found* when *path* was opened is a file that nobody
-    but us (and root) can read or write."""
+    """Raise ConfigError unless the stat *found* of the open *path* is that of a file that only we
+    (and root) can read or write."""
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError(f"{path}: not a file")
     if found.st_uid not in (os.geteuid(), 0):
@@ -71,11 +71,11 @@ def check_file(path: Path, found: os.stat_result) -> None:
 
 def check_parent(path: Path) -> None:
     """Raise ConfigError where others could put a file of theirs at *path*: in a directory that
-    anybody may write in, or that is neither ours nor root's. One that is missing is no harm."""
+    anybody may write in, or that is neither ours nor root's. A missing directory does no harm."""
     parent = Path(os.path.realpath(path.parent))
     try:
         found = parent.stat()
-    except OSError:  # it will be made, or its lack be told by who opens the file
+    except OSError:  # it will be made, or the one that opens the file reports it
         return
     if found.st_uid not in (os.geteuid(), 0):
         raise ConfigError(
@@ -86,7 +86,7 @@ def check_parent(path: Path) -> None:
 
 
 def seen_by_others(path: Path) -> bool:
-    """Whether *path* is a file that others than its owner can read."""
+    """Whether *path* is a file that somebody other than its owner can read."""
     try:
         found = path.stat()
     except OSError:
@@ -95,12 +95,12 @@ def seen_by_others(path: Path) -> bool:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file that is ours alone if it is made. An opener for `open`. Raises OSError."""
+    """Open a file; if it is made, it is ours alone. An opener for `open`. Raises OSError."""
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def open_private_itself(path: str, flags: int) -> int:
-    """Open a file as `open_private`, but not what a symbolic link names. Raises OSError."""
+    """Open a file as `open_private` does, but follow no symbolic link. Raises OSError."""
     return open_private(path, flags | os.O_NOFOLLOW)
 
 

@@ -1,9 +1,9 @@
-"""Waits that no signal is lost to.
+"""Waits that lose no signal.
 
 Python runs the handler of a signal between two steps of the main thread. If a signal comes just
 before that thread begins to wait in a system call, or goes to another thread, the handler has to
-wait until the call ends: for ever, where nothing else ends it. So the interpreter writes a byte
-for each signal (signal.set_wakeup_fd), and what the main thread waits for is that as well.
+wait until the call ends: for ever, where nothing else ends it. So the interpreter writes a byte for
+each signal (signal.set_wakeup_fd), and the main thread waits for that as well.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from types import FrameType
 
 
 def of_end() -> list[signal.Signals]:
-    """Return the signals, but for that of Ctrl-C, by which others end a process: SIGTERM, and
-    SIGHUP (its terminal has gone), unless that is ignored, as by nohup."""
+    """Return the signals, except that of Ctrl-C, by which others end a process: SIGTERM, and SIGHUP
+    (its terminal has gone) unless that is ignored, as under nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
 
 
 @contextmanager
 def woken_by_signals() -> Iterator[int]:
-    """Within, each signal that has a handler makes the descriptor readable that is yielded. For
-    the main thread alone."""
+    """Within, each signal that has a handler makes the yielded descriptor readable. Only for the
+    main thread."""
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
@@ -39,8 +39,8 @@ def woken_by_signals() -> Iterator[int]:
 
 
 def drain(fd: int) -> bytes:
-    """Take what signals have written, a byte with the number of each, and return it: *fd* is
-    readable again with the next one."""
+    """Take the bytes that signals have written, each the number of a signal, and return them: *fd*
+    is readable again with the next one."""
     try:
         return os.read(fd, 4096)
     except BlockingIOError:
@@ -48,16 +48,16 @@ def drain(fd: int) -> bytes:
 
 
 def wait_for_signal(fd: int) -> None:
-    """Wait until *fd*, of `woken_by_signals`, is readable. The caller looks then at what the
-    handlers have left; there may be nothing, where another signal came."""
+    """Wait until *fd*, of `woken_by_signals`, is readable. The caller then looks at what the
+    handlers have left; that may be nothing, if another signal came."""
     select.select([fd], [], [])
     drain(fd)
 
 
 @contextmanager
 def held_back(*numbers: signal.Signals) -> Iterator[None]:
-    """Within, the handlers of the signals *numbers* wait; they run at the end. For the main thread
-    alone."""
+    """Within, the handlers of the signals *numbers* wait; they run at the end. Only for the main
+    thread."""
     came: list[int] = []
     before = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: handler for number, handler in before.items() if callable(handler)}
@@ -74,10 +74,10 @@ def held_back(*numbers: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def told_of(tell: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Within, what *tell* has for a signal is called, by a thread of its own, when that comes: it
-    may take locks, which a handler may not, as the main thread may hold them. The main thread need
-    not wake for it. A signal that comes again does what it did before: Ctrl-C raises
-    KeyboardInterrupt, in case that nobody heeds the first."""
+    """Within, a thread of its own calls what *tell* has for a signal when that comes. It may take
+    locks, which a handler may not, as the main thread may hold them, and the main thread need not
+    wake for it. A signal that comes again does what it did before: Ctrl-C raises KeyboardInterrupt,
+    in case nobody heeds the first one."""
     over = os.eventfd(0, os.EFD_CLOEXEC)
     before = {int(number): signal.getsignal(number) for number in tell}
 

@@ -1,19 +1,21 @@
-"""The listings that are under way in a store: what S3 was asked for, and nobody knows yet.
+"""The listings that are under way in a store: S3 was asked for them, and nobody knows the answers
+yet.
 
-A change of a key that nobody has listed needs no look when S3 tells of it: the first listing shows
-it. One that is under way need not: it may have passed the key, or its page that has the key may
-have been asked for before the change and be merged after it. So each listing says what it is about
-before S3 is asked for its first page, as a note beside the list of buckets, and takes the note
-away once that counts as listed. Whoever is told of a change looks first at these notes, and then
-at what counts as listed: so a listing that ends in between is not overlooked.
+When S3 tells of a change of a key that nobody has listed, nobody needs to look at the key: the
+first listing shows it. A listing that is under way may not show it: it may have passed the key, or
+its page with the key may have been asked for before the change and be merged after it. So each
+listing says what it is about in a note beside the list of buckets, before S3 is asked for its first
+page, and takes the note away once the scope counts as listed. A process that is told of a change
+looks first at these notes, and then at what counts as listed: so it does not overlook a listing
+that ends in between.
 
     said      before the first page is asked for
     renewed   while pages come or are merged, once a minute, if the store still has it
     left      it was interrupted, and another one may go on where it had come to
     ended     the note is taken away: all is merged and counts as listed, or it failed
 
-A note that nobody renews for 15 minutes is of a process that died, and is taken away by those who
-look. A listing whose note is gone (its process had been stopped for so long, or the store has lost
+A note that nobody renews for 15 minutes is of a dead process, and a process that looks takes it
+away. A listing whose note is gone (its process had been stopped for so long, or the store has lost
 it) has overlooked changes: it does not count as listed.
 
 Threading: a ListingNote belongs to the thread that lists, a Lookout to the one that looks.
@@ -34,7 +36,7 @@ from mimicfs.member import boot_s
 log = logging.getLogger(__name__)
 
 _RENEWED_S = 60.0
-_LASTS_S = 900.0  # longer than an interrupted sync can be gone on with (sync/cursor.py)
+_LASTS_S = 900.0  # longer than an interrupted sync can go on later (sync/cursor.py)
 
 
 class ListingNote:
@@ -45,35 +47,35 @@ class ListingNote:
         self._about = (bucket, prefix)
         self._name = LISTING + secrets.token_hex(8)
         self._times = 1
-        self._said_s = boot_s()  # before: what the store has may be older, not newer
+        self._said_s = boot_s()  # read before: the note may be older than this, not newer
         self._backend.set_note("", self._name, self._text())
 
     def renew(self) -> None:
-        """It still goes on. Raises StoreUnavailable as `check`."""
+        """Renew the note: the listing goes on. Raises StoreUnavailable, as `check` does."""
         if boot_s() - self._said_s < _RENEWED_S:
             return
         before, said_s = self._text(), boot_s()
         self._times += 1
         done, _ = self._backend.swap_note("", self._name, before, self._text(), tell=False)
-        if not done:  # and never anew: what was told meanwhile nobody has logged for us
+        if not done:  # never write it anew: nobody has logged for us what was told meanwhile
             raise self._overlooked()
         self._said_s = said_s
 
     def check(self, *, closely: bool = True) -> None:
-        """See that nobody can have overlooked this listing. Raises StoreUnavailable. Unless
-        *closely*, the store is asked only if it took long."""
+        """Check that nobody can have overlooked this listing. Raises StoreUnavailable. Unless
+        *closely*, the store is asked only if the listing took long."""
         if not closely and boot_s() - self._said_s < _LASTS_S / 2:
             return
         if self.is_lost():
             raise self._overlooked()
 
     def is_lost(self) -> bool:
-        """Whether the store has no note of it any more."""
+        """Whether the store no longer has its note."""
         return self._backend.note("", self._name) is None
 
     def end(self) -> None:
-        """Take the note away. A store that is away keeps it, and nothing is wrong with that: until
-        it is taken away by another one, S3 is asked more."""
+        """Take the note away. If the store is away, the note stays, which does no harm: until
+        another process takes it away, S3 gets more questions."""
         try:
             self._backend.set_note("", self._name, None)
         except StoreError as exc:
@@ -99,15 +101,16 @@ def listing(backend: Backend, bucket: str, prefix: str) -> Iterator[ListingNote]
 
 
 class Lookout:
-    """Looks what is under way in the store."""
+    """Sees what is under way in the store."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._seen: dict[str, tuple[str, float]] = {}  # by name: the text, and since when
+        # by name: the text, and since when it has that
+        self._seen: dict[str, tuple[str, float]] = {}
 
     def intended(self, bucket: str) -> list[str]:
-        """Return the keys of *bucket* that are being changed at S3. A replica has what became of
-        others by then. Raises StoreError."""
+        """Return the keys of *bucket* that are being changed at S3. A replica has the results of
+        all others by then. Raises StoreError."""
         found = self._backend.unsettled(bucket) if self._backend.intents else []
         self._backend.catch_up(bucket)
         return [each.key for each in found]
