@@ -53,7 +53,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mimicfs.backends import TOLD
+from mimicfs.backends import HEARD, TOLD
 from mimicfs.entry import DAY_S, NS
 from mimicfs.errors import MimicError, NoSuchQueue, StoreError
 from mimicfs.mimicdb import Mirror
@@ -188,10 +188,10 @@ class Ledger(Witness):
         self._begun = False  # until all of this is done
         self._source.resume()
         identity = self._source.identity()
+        former = [bucket for bucket in self._buckets() if self._was_listened_to(bucket)]
         self._look_back(identity, was_away=suspensions != self._suspensions)
         self._lapses, self._suspensions, self._identity = lapses, suspensions, identity
         self._loss_noted = _NOTHING_LOST
-        former = [bucket for bucket in self._buckets() if self._was_told(bucket)]
         if former:
             self._settled_s = time.monotonic() + self._source.unsettled_s
         if not self._source.complete:
@@ -278,13 +278,16 @@ class Ledger(Witness):
     def _look_back(self, identity: str, *, was_away: bool) -> None:
         """We begin, with a source that is *identity*: look what was lost since it was last heard,
         by us or others. *was_away*: this process did not run all the time."""
-        kept_s = self._source.retention_s()
+        kept_s, now_ns = self._source.retention_s(), time.time_ns()
         for bucket in self._listed():
             # Of a consumer for another prefix, too: it took messages about any.
             if lost := [it for it in self._mimicdb.notes(bucket) if it.startswith(_LOST)]:
                 self._suspect_lost(bucket, lost)
             elif why := self._is_another(bucket, identity):
                 self._suspect(bucket, why)
+                # The sweep finds what was before, and the source keeps what comes: whoever begins
+                # next has no gap, also if we end before anything counts as told.
+                note_heard(self._mimicdb, bucket, self._prefix, self._name, identity, now_ns)
             elif kept_s or was_away:
                 self._suspect_expired(bucket, kept_s)
             self._looked_back.add(bucket)
@@ -360,9 +363,9 @@ class Ledger(Witness):
                 self._mimicdb.set_note(bucket, self._lost_note, "1" if any(lost) else None)
             self._loss_noted = lost
 
-    def _was_told(self, bucket: str) -> bool:
+    def _was_listened_to(self, bucket: str) -> bool:
         """Whether a consumer was there before, for whatever prefix."""
-        return any(name.startswith(TOLD) for name in self._mimicdb.notes(bucket))
+        return any(name.startswith((TOLD, HEARD)) for name in self._mimicdb.notes(bucket))
 
     def _note(self, bucket: str, until_ns: int) -> None:
         is_known = self._mimicdb.known_bucket(bucket) is not None

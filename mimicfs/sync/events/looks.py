@@ -5,6 +5,10 @@
     no       it does not, and why
     unknown  the configuration cannot be read, or no message has come yet
 
+Such a message says nothing of the time before it: a way that leads to us by now may have led
+nowhere, and there is no message of what changed then. So the first one that ever comes is a gap,
+and what was listed before the first one that comes by another configuration does not count.
+
 Between two looks, 20 s or more, S3 may not have told for some time. It puts a test message into a
 queue when its rule is put there: then nobody can say what changed before. No other server does
 so; what is removed and put back there between two looks is not noticed.
@@ -14,6 +18,8 @@ Threading: the consumer's thread; the figures may be read by any.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +49,7 @@ log = logging.getLogger(__name__)
 # Notes beside a bucket, each before a prefix
 _UNTOLD = "untold "  # the source is not told of it: why
 _UNSEEN = "unseen "  # nobody can see whether it is
+_CAME = "came "  # before a source and a prefix: by which configuration a message came last
 _LOOK_S = 20.0  # between two looks at a configuration; at AWS 0.05 USD a month
 _LOOK_OF_EACH_S = 2.0  # the same, for each bucket where they are many
 _LOOK_MAX_S = 300.0
@@ -77,6 +84,7 @@ class NotificationLooks:
         self._why: dict[str, str] = {}  # if not, or if that is unknown: why
         self._unseen: set[str] = set()  # told of by a topic or EventBridge, or so it is hoped
         self._seen: set[str] = set()  # messages about them came
+        self._noted: set[str] = set()  # that they did is noted, for whoever comes after us
         self._found: dict[str, Configuration] = {}  # by bucket: its configuration
         self._changed_ns: dict[str, int] = {}  # when that was seen to be another than before
 
@@ -102,6 +110,8 @@ class NotificationLooks:
         self._seen |= {
             it.bucket for it in about if it.time_ns >= self._changed_ns.get(it.bucket, 0)
         }
+        for bucket in self._seen & self._unseen - self._noted:
+            self._note_first(bucket)
 
     def put(self, rules: Iterable[RulesPut]) -> None:
         """*rules* of buckets that are looked at were put: nobody can say what S3 told before."""
@@ -140,6 +150,7 @@ class NotificationLooks:
         found = {name: value for name, value in found.items() if name != "ResponseMetadata"}
         if self._found.get(bucket, found) != found:
             self._seen.discard(bucket)  # the message came by a way that may be no more
+            self._noted.discard(bucket)
             self._changed_ns[bucket] = time.time_ns()
         self._found[bucket] = found
         self._unseen = self._unseen | {bucket} if indirect else self._unseen - {bucket}
@@ -147,6 +158,20 @@ class NotificationLooks:
         if bool(why) != (untold in notes):
             self._suspect(bucket, why or "its messages were missing for some time")
             self._mimicdb.set_note(bucket, untold, why or None)
+
+    def _note_first(self, bucket: str) -> None:
+        """A message about *bucket* has come by a way that its configuration does not show."""
+        if self._mimicdb.known_bucket(bucket) is None:
+            return
+        found = json.dumps(self._found[bucket], sort_keys=True)
+        name, now = f"{_CAME}{self._source.name} {self._prefix}", _digest(found)
+        before = self._mimicdb.note(bucket, name)
+        if before is None:
+            self._suspect(bucket, "the first message about it has come")
+        elif before != now:
+            note_unproven(self._mimicdb, bucket)
+        self._mimicdb.set_note(bucket, name, now)
+        self._noted.add(bucket)
 
     def _asked(self, bucket: str) -> Configuration:
         try:
@@ -187,6 +212,10 @@ class NotificationLooks:
     def _is_told(self, bucket: str) -> str:
         told = self._told.get(bucket, UNKNOWN)
         return told if told != YES or self.counts_as_told(bucket) else UNKNOWN
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _without(reasons: dict[str, str], bucket: str) -> dict[str, str]:

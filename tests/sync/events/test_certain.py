@@ -26,6 +26,7 @@ from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.freshness import freshness, note_told
 
 ASKED = ("notification", "lifecycle")
+FIRST = "the first message about it has come"
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 
@@ -108,7 +109,8 @@ def test_a_redis_that_lost_what_it_had_is_a_gap(
         begun(ledger, gaps)
         ledger.heard([Told(bucket, "a")], time.time_ns())
         ledger.heard([], time.time_ns())
-        assert (gaps, told(ledger)) == ([], [bucket])
+        assert (gaps, told(ledger)) == ([FIRST], [bucket])
+        gaps.clear()
         source._client.delete(source._mark)
         if begins_anew:
             ledger_of(source).begins()
@@ -149,6 +151,39 @@ def test_what_never_counted_as_told_is_one_gap_however_often_the_turn_changes(
         ledger.begins()
         ledger._begun = False  # another mount had the turn
     assert gaps == ["no message about it came before"]
+
+
+def test_a_consumer_that_ends_at_once_costs_the_next_one_no_sweep(ledger_of, s3, url, bucket, gaps):
+    """`mimicfs watch` for a moment, or a mount that is restarted: the queue keeps what comes."""
+    for others in (False, True, True):
+        ledger = ledger_of(SQS(s3.queue(url)))
+        assert ledger.begins() is others  # who may have taken messages, which come again later
+        ledger.heard([], time.time_ns())
+        assert told(ledger) == [bucket] * (not others)
+    assert gaps == ["no message about it came before"]
+
+
+def test_the_first_message_by_a_way_that_nobody_sees_is_a_gap_once(
+    ledger_of, s3, mimicdb, url, bucket, gaps
+):
+    """A rule of EventBridge may be a moment old, and there is no message of what changed before."""
+    found = {"EventBridgeConfiguration": {}}
+
+    def fresh_after_a_message():
+        begun(ledger := ledger_of(SQS(s3.queue(url))), gaps)
+        ledger._looks._configuration = lambda _: found
+        for _ in range(2):
+            ledger._claim._alone_ns = 10**19
+            ledger.heard([Told(bucket, "a", time_ns=time.time_ns())], time.time_ns())
+        assert told(ledger) == [bucket]
+        return freshness(mimicdb, bucket, "").by
+
+    assert (fresh_after_a_message(), gaps) == ("told", [FIRST])  # which nobody has noted here
+    assert (fresh_after_a_message(), gaps) == ("told", [])
+    found["TopicConfigurations"] = []  # somebody has put another one
+    assert (fresh_after_a_message(), gaps) == ("listed", [])
+    mimicdb.complete(bucket, Scope("", True, time.time_ns()))
+    assert (fresh_after_a_message(), gaps) == ("told", [])
 
 
 def test_messages_of_before_a_change_of_the_configuration_do_not_show_that_others_come(
@@ -216,7 +251,7 @@ def test_a_webhook_is_swept_after_a_suspension_and_not_because_the_store_was_awa
         if not suspended:  # the wait was short, and what the store was asked took long
             mimicdb.member._waits_since_s = clock[0]
         assert ledger.begins() is True
-    assert [why[:23] for why in gaps] == ["no message was received"] * suspended
+    assert [why[:23] for why in gaps] == [FIRST[:23], *["no message was received"] * suspended]
 
 
 def test_a_member_that_was_silent_for_too_long_is_the_youngest(server, mimicdb, clock):
@@ -283,7 +318,7 @@ def test_what_a_server_keeps_after_a_refusal_may_come_at_any_time(
         assert endpoint.refused() == 503
         assert [fresh_after_a_message(), fresh_after_a_message()] == ["listed", "listed"]
         mimicdb.complete(bucket, Scope("", True, time.time_ns()))
-        assert (fresh_after_a_message(), gaps) == ("told", [])
+        assert (fresh_after_a_message(), gaps) == ("told", [FIRST])
 
 
 def test_a_source_that_another_store_uses_tells_nothing(ledger_of, s3, url, bucket, gaps, caplog):
