@@ -410,7 +410,8 @@ class Clients:
         from mimicfs.s3.requests.queue import Queue
 
         self._credentials  # noqa: B018  before the session makes a client
-        return Queue(self._session, url, self._options.read_timeout_s)
+        timeouts_s = self._options.connect_timeout_s, self._options.read_timeout_s
+        return Queue(self._session, url, *timeouts_s)
 
     def queues(self, bucket: str) -> Queues:
         """Return the SQS queues of the account, in the region of *bucket*: where boto3's

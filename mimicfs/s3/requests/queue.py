@@ -20,6 +20,10 @@ BATCH_MAX = 10  # of SQS
 # so long, and takes a message that nobody applies; until then nothing counts as told. An idle queue
 # costs 17,280 requests a day instead of 4,320.
 WAIT_MAX_S = 5
+# How long the answer to a request may take, besides. A connection that is dead without a word (the
+# network of the machine is another one) takes the poll with it: nothing is told meanwhile, and
+# nobody is told of that.
+_ANSWER_S = 10.0
 # What a consumer has taken and not deleted comes again after this time: what one was given when it
 # died, another one has soon. A batch that takes longer is taken twice, which harms nothing.
 TAKEN_S = 6
@@ -52,7 +56,9 @@ class Queue:
     Raises the errors of errors.py that S3 would raise.
     """
 
-    def __init__(self, session: Any, url: str, read_timeout_s: float) -> None:
+    def __init__(
+        self, session: Any, url: str, connect_timeout_s: float, read_timeout_s: float
+    ) -> None:
         from botocore.config import Config
 
         from mimicfs.s3.transport.errors import ours
@@ -63,7 +69,8 @@ class Queue:
         found = _REGION.search(parts.hostname)
         region = next(filter(None, found.groups()), None) if found else None
         config = Config(
-            read_timeout=read_timeout_s + WAIT_MAX_S,
+            connect_timeout=connect_timeout_s,
+            read_timeout=WAIT_MAX_S + min(_ANSWER_S, read_timeout_s),
             retries={"mode": "standard", "total_max_attempts": 3},
         )
         self.url = url

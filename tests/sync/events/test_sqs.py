@@ -386,6 +386,12 @@ def test_a_message_that_nobody_can_read_is_put_aside_with_the_reason(
     assert consumer._source.receive(0) == []
 
 
+def test_a_poll_that_nobody_answers_is_given_up_soon(s3, url):
+    """The network of a laptop is another one now, and the connection is dead without a word."""
+    config = s3.queue(url)._client.meta.config
+    assert (config.connect_timeout, config.read_timeout) == (5.0, 15.0)
+
+
 def test_a_closed_queue_runs_no_threads(s3, url):
     source = SQS(s3.queue(url))
     source.acknowledge([])
