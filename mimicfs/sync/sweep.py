@@ -23,6 +23,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -89,6 +90,8 @@ class Sweep:
         self._idle = idle
         self._cancellation = Cancellation()
         self._wake = threading.Event()
+        self._queue: deque[_Due] = deque()  # what was due at the last look, the oldest first
+        self._looked_s = float("-inf")  # when that was
         self._swept = 0
         self._error = ""  # of the store, or of S3 as a whole
         self._failures: dict[_Where, _Failure] = {}
@@ -114,7 +117,7 @@ class Sweep:
     def step(self) -> bool:
         """List what is due, if anything is; return whether to go on at once. Raises MimicError
         where nothing can be listed now."""
-        due = self.due()
+        due = self._next()
         if due is None:
             return False
         gap = gap_ns(self._mimicdb, due.bucket)
@@ -126,6 +129,7 @@ class Sweep:
             of_all = isinstance(exc, _OF_ALL) and not isinstance(exc, NotFromS3)
             self._leave_alone(due, exc, gap, of_all=of_all)
             if of_all:
+                self._queue.clear()
                 raise
             if self._failures[due.bucket, due.scope.prefix].times == 1:
                 log.warning("reconcile: s3://%s/%s: %s", due.bucket, due.scope.prefix, exc)
@@ -162,22 +166,43 @@ class Sweep:
 
     def due(self) -> _Due | None:
         """Return the scope that is to be listed now, the oldest of all; None: none is."""
-        now = time.time_ns()
-        share = _EARLY if self._idle() else 1.0
-        late = now - int(self._period_ns * share)
+        return next(iter(self._all_due()), None)
+
+    def _next(self) -> _Due | None:
+        """Return the same. To look at all scopes takes longer than to list one, where there are
+        100,000: what one look has found is listed for half a minute."""
+        if time.monotonic() - self._looked_s >= _LOOK_S:
+            self._queue.clear()
+        while self._queue:
+            due = self._queue.popleft()
+            now = self._mimicdb.scope(due.bucket, due.scope.prefix)
+            if now is not None and now.listed_ns == due.scope.listed_ns:
+                return due
+        self._queue.extend(self._all_due())
+        self._looked_s = time.monotonic()
+        return self._queue.popleft() if self._queue else None
+
+    def _all_due(self) -> list[_Due]:
+        """Return the scopes that are to be listed now, the oldest first: those whose time has come,
+        or else one whose time comes soon, if S3 is idle."""
+        late = time.time_ns() - self._period_ns
         gaps = {name: gap_ns(self._mimicdb, name) for name in self._buckets()}
         scopes = self._scopes()
         there = {(name, scope.prefix): scope.listed_ns for name, scope in scopes}
         failures = self._failures.items()
         self._failures = {place: it for place, it in failures if there.get(place) == it.listed_ns}
         self._closed_ns = {place: it for place, it in self._closed_ns.items() if place in there}
-        found = [
-            _Due(name, scope)
-            for name, scope in scopes
-            if scope.listed_ns < max(late, self._open_gap_ns(name, scope, gaps))
-            and not self._is_left_alone(name, scope, gaps.get(name, 0))
-        ]
-        return min(found, key=lambda each: each.scope.listed_ns, default=None)
+        early = late + int(self._period_ns * (1 - _EARLY)) if self._idle() else late
+        due: list[_Due] = []
+        soon: list[_Due] = []
+        for name, scope in scopes:
+            if self._is_left_alone(name, scope, gaps.get(name, 0)):
+                continue
+            if scope.listed_ns < max(late, self._open_gap_ns(name, scope, gaps)):
+                due.append(_Due(name, scope))
+            elif scope.listed_ns < early:
+                soon.append(_Due(name, scope))
+        return sorted(due, key=_age) or sorted(soon, key=_age)[:1]
 
     def _scopes(self) -> list[tuple[str, Scope]]:
         return [(name, each) for name in self._buckets() for each in self._mimicdb.scopes(name)]
@@ -238,6 +263,10 @@ class Sweep:
         left = {**self._failures}
         if left.pop((bucket, scope.prefix), None):
             self._failures = left
+
+
+def _age(due: _Due) -> int:
+    return due.scope.listed_ns
 
 
 def _pages(scope: Scope) -> int:

@@ -37,6 +37,19 @@ def test_the_oldest_scope_is_due_first_and_none_before_its_time(sweep, mimicdb, 
     assert sweep.due().scope.prefix == "c/"
 
 
+def test_what_is_due_is_looked_for_once_in_half_a_minute(sweep, mimicdb, bucket, monkeypatch):
+    """To look at 100,000 scopes takes longer than to list one of them."""
+    looks, scopes = [], mimicdb.scopes
+    monkeypatch.setattr(mimicdb, "scopes", lambda name: looks.append(name) or scopes(name))
+    for number in range(9):
+        aged(mimicdb, bucket, f"{number}/", 2)
+    assert [sweep.step() for _ in range(4)] == [True] * 4
+    aged(mimicdb, bucket, "8/", 0)  # by a visit
+    mimicdb.uncover(bucket, "7/")
+    assert ([sweep.step() for _ in range(4)], len(looks)) == ([True, True, True, False], 2)
+    assert sweep.figures()["swept"] == 7
+
+
 def test_an_idle_mount_lists_a_little_early(mimicdb, syncer, bucket):
     aged(mimicdb, bucket, "a/", 0.9)
     idle = Sweep(mimicdb, syncer, lambda: [bucket], DAY_S, idle=lambda: True)
