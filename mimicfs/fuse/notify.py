@@ -20,7 +20,7 @@ A thread that waits in the kernel for a lock cannot be killed, and keeps /dev/fu
 that is killed meanwhile would leave a mount that hangs, where others give ENOTCONN. So INVAL_ENTRY
 is not sent while a worker of ours has a request on that directory: if that takes long, all names
 are looked up again (INC_EPOCH, which waits for nothing), and the listing is told of once more
-later.
+later. So is a deletion (DELETE), which nothing else tells to whoever watches the file.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
@@ -44,6 +45,8 @@ from mimicfs.fuse.session import Session
 log = logging.getLogger(__name__)
 
 _PATIENCE_S = 0.5  # how long a directory may be busy before something else is told
+_DELETED_S = 10.0  # how long a deletion in a busy directory is told of again
+_DELETED_MAX = 10_000  # of them at once
 _GONE = frozenset((errno.ENODEV, errno.EBADF, errno.EPERM, errno.ECONNABORTED, errno.EPIPE))
 
 
@@ -59,6 +62,9 @@ class Notifier:
         self._told = 0  # how much of that is done; written by the thread alone
         self._covered = 0  # so many of the first ones need not be told any more: names
         self._again: set[int] = set()  # directories whose listing must be told of once more
+        # Deletions that are to be told of once more: by directory and name, the inode, and until
+        # when.
+        self._deleted: dict[tuple[int, bytes], tuple[int, float]] = {}
         self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
         self._thread.start()
 
@@ -113,9 +119,10 @@ class Notifier:
     def _run(self) -> None:
         while True:
             try:
-                call = self._work.get(timeout=_PATIENCE_S if self._again else None)
+                left = self._again or self._deleted
+                call = self._work.get(timeout=_PATIENCE_S if left else None)
             except Empty:
-                self._listing(self._again.pop())
+                self._tell_again()
                 continue
             if call is None:
                 return
@@ -134,18 +141,38 @@ class Notifier:
             if self._epoch:
                 self._covered = covered
                 return
+        ino, _ = self._deleted.pop((parent, name), (0, 0.0))
+        if ino and self._is_free(ino):  # before the kernel has no such name any more
+            self._send_delete(parent, name, ino)
         self._send_entry(parent, name)
 
     def _delete(self, parent: int, name: bytes, ino: int) -> None:
         """The kernel waits for the locks of both. Where they are held for long, nobody hears of
         the deletion; that the name is gone, `_entry` tells."""
         if self._told >= self._covered and self._is_free(parent) and self._is_free(ino):
-            head = NOTIFY_DELETE_OUT.pack(parent, ino, len(name), 0)
-            self._send(Notify.DELETE, head + name + b"\0", f"{name!r} in inode {parent}")
+            self._send_delete(parent, name, ino)
+        elif len(self._deleted) < _DELETED_MAX:
+            self._deleted[parent, name] = ino, time.monotonic() + _DELETED_S
 
-    def _is_free(self, directory: int) -> bool:
+    def _tell_again(self) -> None:
+        """Nothing else is to be told: tell what could not be told."""
+        if self._again:
+            self._listing(self._again.pop())
+        for (parent, name), (ino, until_s) in list(self._deleted.items()):
+            free = self._is_free(parent, waits=False) and self._is_free(ino, waits=False)
+            if free or time.monotonic() > until_s:
+                del self._deleted[parent, name]
+            if free:
+                self._send_delete(parent, name, ino)
+
+    def _is_free(self, directory: int, *, waits: bool = True) -> bool:
         """Whether no request holds *directory*; True also where nothing else could be told."""
-        return not self._epoch or self._session.busy.wait_until_free(directory, _PATIENCE_S)
+        wait_s = _PATIENCE_S if waits else 0
+        return not self._epoch or self._session.busy.wait_until_free(directory, wait_s)
+
+    def _send_delete(self, parent: int, name: bytes, ino: int) -> None:
+        head = NOTIFY_DELETE_OUT.pack(parent, ino, len(name), 0)
+        self._send(Notify.DELETE, head + name + b"\0", f"{name!r} in inode {parent}")
 
     def _send_entry(self, parent: int, name: bytes) -> None:
         head = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0)

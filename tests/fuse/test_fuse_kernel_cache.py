@@ -362,6 +362,43 @@ def test_telling_of_a_directory_in_which_a_lookup_waits_does_not_hang(
         other.close()
 
 
+def test_a_deletion_in_a_busy_directory_is_told_when_it_is_free(
+    mount: Mount, client: Client, folder: Path, fs: MemFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lookup waits for S3 meanwhile: no name in the directory can be told."""
+    monkeypatch.setattr("mimicfs.fuse.notify._PATIENCE_S", 0.02)
+    for name in "ab":
+        client(uses.watch, folder / name)
+    fs.quick = False
+    stall: Future[None] = Future()
+    fs.stalls["lookup"] = stall
+    other, directory = Client(), fs.find("d").ino
+    try:
+        waiting = threading.Thread(target=lambda: other(uses.exists, folder / "slow"), daemon=True)
+        waiting.start()
+        wait_until(lambda: fs.stalled["lookup"] == 1)
+        for name in "ab":
+            node = fs.find(f"d/{name}").ino
+            fs.remove(f"d/{name}")
+            mount.kernel.file_deleted(directory, name.encode(), node)
+            mount.kernel.entry_changed(directory, name.encode())
+        mount.kernel.flush(0.2)
+        del fs.stalls["lookup"]
+        stall.set_result(None)
+        for name in "ab":
+            seen: list[int] = []
+            wait_until(lambda name=name, seen=seen: is_deleted(client, folder / name, seen))
+        waiting.join(10)
+    finally:
+        other.close()
+
+
+def is_deleted(client: Client, path: Path, seen: list[int]) -> bool:
+    """Whether whoever watches *path* was told of its deletion. *seen*: what was told before."""
+    seen += [mask for mask, _ in client(uses.noticed, path)]
+    return seen[-2:] == [IN_DELETE_SELF, IN_IGNORED]
+
+
 def test_flush_after_the_unmount_does_not_wait(fs: MemFS, mountpoint: Path) -> None:
     with mounted(fs, mountpoint) as mount:
         mount.session.unmount()
