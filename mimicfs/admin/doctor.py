@@ -65,7 +65,7 @@ def _device() -> Finding:
 def _helper() -> Finding:
     found = shutil.which("fusermount3")
     if found is None:
-        return Finding("fusermount3", FAIL, "not installed", "apt install fuse3")
+        return Finding("fusermount3", FAIL, "not installed", "apt (or dnf) install fuse3")
     said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
     version = said.stdout.strip().rpartition(" ")[2]
     if os.geteuid() != 0 and not os.stat(found).st_mode & stat.S_ISUID:

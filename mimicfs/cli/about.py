@@ -28,7 +28,7 @@ def versions() -> str:
 def _fusermount_version() -> str:
     found = shutil.which("fusermount3")
     if found is None:
-        return "not installed (fusermount3; apt install fuse3)"
+        return "not installed (fusermount3; apt (or dnf) install fuse3)"
     done = subprocess.run(
         [found, "--version"], capture_output=True, text=True, timeout=10, check=False
     )

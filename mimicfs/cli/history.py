@@ -214,12 +214,12 @@ def _shown(bucket: str, step: Step, as_json: bool) -> str:
 def _place(settings: Settings, what: str) -> tuple[str, str, Settings]:
     """Return bucket and key of an s3:// URL, or of a path in a mount, and how they are reached: as
     the mount does. Raises ConfigError, MountError."""
-    from mimicfs.mount.mounted import resolved
+    from mimicfs.fuse.mountpoint import parent_resolved
 
     if what.startswith("s3://"):
         bucket_of(what)
         return *parse_object(what), settings
-    path = resolved(Path(what))
+    path = parent_resolved(Path(what))
     mounted = innermost(settings, path)
     if mounted is None:
         raise ConfigError(f"{what}: in no mount of mimicfs on this machine; write s3://BUCKET/KEY")

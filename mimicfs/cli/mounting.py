@@ -83,7 +83,8 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
 
 def _page(settings: Settings, point: Path) -> str:
     """Return the URL of the page of the mount at *point*."""
-    from mimicfs.mount.mounted import mounts, resolved
+    from mimicfs.fuse.mountpoint import resolved
+    from mimicfs.mount.mounted import mounts
 
     path = str(resolved(point))
     return next((it.page for it in mounts(settings) if it.mountpoint == path), "")

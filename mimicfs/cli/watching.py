@@ -189,7 +189,8 @@ def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_jso
 
 
 def _chosen(settings: Settings, mountpoint: Path | None) -> list[Mounted]:
-    from mimicfs.mount.mounted import mounts, resolved
+    from mimicfs.fuse.mountpoint import resolved
+    from mimicfs.mount.mounted import mounts
 
     found = mounts(settings)
     if mountpoint is None:

@@ -1,7 +1,7 @@
 """The process that serves a volume: `mimicfs mount`, which is started with the secrets in its
 environment, lives on without the driver, and is asked through its control socket.
 
-    DIRECTORY/state, cache   what mimicfs keeps of the volume: mirror, staging, log; blocks
+    DIRECTORY/state          what mimicfs keeps of the volume: mirror, staging, blocks, log
     DIRECTORY/mnt-HASH       where it is mounted, for each set of options
 
 Threading: no state of its own; a caller holds the volume (volumes.py).
@@ -32,8 +32,9 @@ from mimicfs.csi.refusal import Code, Refusal
 from mimicfs.errors import MimicError, MountError
 from mimicfs.files.journal import Journal
 from mimicfs.fuse import mounting
+from mimicfs.fuse.mountpoint import resolved
 from mimicfs.mount.ending import PendingTotal
-from mimicfs.mount.mounted import control_socket, is_served, mounts, resolved, watched
+from mimicfs.mount.mounted import control_socket, is_served, mounts, watched
 from mimicfs.private import private_directory
 
 _START_S = 90.0  # kubelet gives a call two minutes
@@ -46,6 +47,8 @@ _KEPT = frozenset(
     {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"}
     | {BY_NAME[name].variable for name in ALLOWED}
 )
+# What only one process of a node can have, or what would keep `mimicfs mount` from returning.
+_OF_ONE = frozenset(BY_NAME[name].variable for name in ("metrics", "access-log", "foreground"))
 # The exit codes of a command (cli/__init__.py), as CSI says it.
 _CODES: Mapping[int, Code] = {
     2: Code.INVALID_ARGUMENT,
@@ -103,6 +106,8 @@ class Process:
         options = [*chosen, "allow_other"]
         if "cache-size" not in from_words(chosen):
             options.append(_CACHE_SIZE)
+        # Whatever the driver's settings say: `left` must find what S3 does not have yet.
+        options.append(f"cache_dir={self.settings.state}")
         # Each by itself: nothing in one can reach into the next.
         said = [part for word in options for part in ("-o", word.replace(",", r"\,"))]
         words = [sys.executable, "-m", "mimicfs", "mount", *said, url, str(self.point)]
@@ -126,14 +131,15 @@ class Process:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not apart or not name.startswith(_OF_DRIVER) or name in _KEPT
+            if name not in _OF_ONE
+            and (not apart or not name.startswith(_OF_DRIVER) or name in _KEPT)
         }
         if apart:  # and not what is in the driver's home
+            environment.pop("XDG_CONFIG_HOME", None)
             environment |= {**secrets, "HOME": str(self.directory)}
             nowhere = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
             environment |= dict.fromkeys(nowhere, os.devnull)
         environment["XDG_STATE_HOME"] = str(self.directory / "state")
-        environment["XDG_CACHE_HOME"] = str(self.directory / "cache")
         return environment
 
     def flush(self, until: float, *, meanwhile: bool) -> None:

@@ -187,9 +187,9 @@ class Volumes:
         if left:
             raise Refusal(
                 Code.INTERNAL,
-                f"volume {known.volume}: {left} files could not be brought to S3, and are in"
-                f" {process.staging} of the node; they are uploaded when the volume is published"
-                " there again, or move them away",
+                f"volume {known.volume}: {number_of(left, 'file')} not in S3, but in"
+                f" {process.staging} of the node; uploaded when the volume is published"
+                " there again, unless you move what is there away",
             )
         if known.how.ephemeral:
             process.clear()

@@ -1,6 +1,7 @@
 """The FUSE protocol of the kernel. Knows nothing of S3; imports only posix, errors and signals.
 
 abi         structures and constants of linux/fuse.h
+mountpoint  the name of a mount point, without links
 mounting    mounting and unmounting through fusermount3
 session     one mount: INIT, requests in, answers and notifications out
 counts      the requests of the kernel, counted

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimicfs.errors import MountError
+from mimicfs.fuse.mountpoint import resolved
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ def check(mountpoint: Path, options: MountOptions) -> None:
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     """Unmount. *lazy*: also when in use; open files go on. Raises MountError."""
-    command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", os.fspath(mountpoint)]
+    place = os.fspath(resolved(mountpoint))  # it follows no link at the end
+    command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", place]
     result = _run(command, {})
     if result.returncode == 0:
         return
@@ -123,7 +125,7 @@ def options_of(mountpoint: Path) -> frozenset[str]:
 
 def _on_top(mountpoint: Path) -> Shown:
     """Return what is mounted on *mountpoint*; empty if nothing is."""
-    path, found = os.fsencode(_resolved(mountpoint)), _NOTHING
+    path, found = os.fsencode(resolved(mountpoint)), _NOTHING
     for each in mounted():
         if each.place == path:  # the last one is on top
             found = each
@@ -139,12 +141,6 @@ def mounted() -> Iterator[Shown]:
         kind, *_ = there.split(b" ")
         words = frozenset(options.decode().split(","))
         yield Shown(number.decode(), _unescaped(place), kind.decode(), words)
-
-
-def _resolved(mountpoint: Path) -> Path:
-    """Return *mountpoint* without links, and without asking the file system mounted there."""
-    path = Path(os.path.abspath(mountpoint))
-    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def _unescaped(field: bytes) -> bytes:
@@ -189,7 +185,7 @@ def _received_descriptor(channel: socket.socket) -> int:
 def _fusermount() -> str:
     found = shutil.which("fusermount3")
     if found is None:
-        raise MountError("fusermount3 is not installed; apt install fuse3")
+        raise MountError("fusermount3 is not installed; apt (or dnf) install fuse3")
     return found
 
 

@@ -5,8 +5,10 @@ Threading: forking happens before anything starts a thread.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import select
 import signal
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -52,6 +54,7 @@ def _be_daemon(
     if os.fork():
         os._exit(0)
     with os.fdopen(tell, "w") as parent:
+        _end_with_reader(tell)
 
         def ready() -> None:
             if not _told(parent, "ready"):
@@ -66,6 +69,9 @@ def _be_daemon(
             log.error("%s", exc)
             _told(parent, f"{type(exc).__name__}\n{exc}")
             os._exit(1)
+        except SystemExit:  # by a signal, once there was a mount; it was taken down
+            log.warning("%s: ended by a signal before the mount answered", mountpoint)
+            os._exit(1)
         except BaseException as exc:
             log.exception("the mount of %s failed", mountpoint)
             _told(parent, f"MountError\n{mountpoint}: {type(exc).__name__}: {exc}; see the log")
@@ -74,11 +80,24 @@ def _be_daemon(
     os._exit(0)
 
 
+def _end_with_reader(tell: int) -> None:
+    """Have the kernel end this process by SIGTERM when nobody is left that reads *tell*: at once,
+    also while S3 is silent. (F_SETSIG in fcntl(2); pipe_release in fs/pipe.c.)"""
+    fcntl.fcntl(tell, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(tell, fcntl.F_SETSIG, signal.SIGTERM)
+    fcntl.fcntl(tell, fcntl.F_SETFL, os.O_WRONLY | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(tell, 0)
+    if poll.poll(0):  # POLLERR: it was gone before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _told(parent: TextIO, text: str) -> bool:
     """Tell the process that asked for the mount, unless it was told already. Return whether it is
     there to hear it: it may have been ended (Ctrl-C), and then there is to be no mount."""
     if parent.closed:
         return True
+    fcntl.fcntl(parent, fcntl.F_SETFL, os.O_WRONLY)  # once it has been told, it may end
     try:
         parent.write(text)
         parent.close()

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TextIO
 
 from mimicfs.config.values import Settings
 from mimicfs.errors import MountError
+from mimicfs.fuse.mountpoint import resolved
 from mimicfs.mount.ending import PendingTotal
 from mimicfs.private import private_directory
 
@@ -50,13 +51,7 @@ def _record(settings: Settings, mountpoint: Path) -> Path:
 
 def control_socket(settings: Settings, mountpoint: Path) -> Path:
     """Return where the process that serves *mountpoint* listens (admin/controlsocket.py)."""
-    return _record(settings, mountpoint).with_suffix(".sock")
-
-
-def resolved(mountpoint: Path) -> Path:
-    """Return *mountpoint* as the kernel names it, without asking what is mounted there."""
-    path = Path(os.path.abspath(mountpoint))
-    return Path(os.path.realpath(path.parent)) / path.name
+    return _record(settings, resolved(mountpoint)).with_suffix(".sock")
 
 
 def mounts(settings: Settings) -> list[Mounted]:

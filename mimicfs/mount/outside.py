@@ -9,29 +9,19 @@ from pathlib import Path
 from mimicfs.backends.open import file_of, socket_of
 from mimicfs.config.values import Settings
 from mimicfs.errors import MountError
-from mimicfs.mount.mounted import resolved
+from mimicfs.fuse.mountpoint import resolved
 
 
 def check_outside(settings: Settings, mountpoint: Path) -> None:
     """Raise MountError if a file or directory of *settings* is at or below *mountpoint*."""
-    places = {resolved(mountpoint), _followed(mountpoint)}
+    place = resolved(mountpoint)
     for what, path in _needed(settings):
         real = Path(os.path.realpath(path)) if path is not None else None
-        if real is not None and any(real.is_relative_to(place) for place in places):
+        if real is not None and real.is_relative_to(place):
             raise MountError(
                 f"{mountpoint}: {what} ({path}) would lie in the mount, which needs it to answer;"
                 " name another mount point, or a place outside of it"
             )
-
-
-def _followed(mountpoint: Path) -> Path:
-    """Return what *mountpoint* leads to if it is a symbolic link, without asking what is mounted
-    there."""
-    try:
-        os.readlink(mountpoint)
-    except OSError:
-        return resolved(mountpoint)
-    return Path(os.path.realpath(mountpoint))
 
 
 def _needed(settings: Settings) -> list[tuple[str, Path | None]]:

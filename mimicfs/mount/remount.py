@@ -14,7 +14,8 @@ from pathlib import Path
 
 from mimicfs.config.values import Settings
 from mimicfs.errors import ConfigError, MountError
-from mimicfs.mount.mounted import mounts, resolved
+from mimicfs.fuse.mountpoint import resolved
+from mimicfs.mount.mounted import mounts
 
 _WORD = "remount"
 _WAYS = ("ro", "rw")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mimicfs.admin.access import observing
 from mimicfs.admin.controlsocket import ControlCommand
@@ -38,7 +39,7 @@ from mimicfs.mount.systemd import ServiceManager
 from mimicfs.mount.telling import source_opened, told
 from mimicfs.parts import Parts, assemble, check, check_prefix
 from mimicfs.s3.requests.client import S3
-from mimicfs.signals import of_end, woken_by_signals
+from mimicfs.signals import held_back, of_end, woken_by_signals
 
 if TYPE_CHECKING:
     from mimicfs.files.cache import BlockCache
@@ -163,13 +164,22 @@ def _session(
     options = SessionOptions(mount_options, locks=choices.locks == "shared")
     wakes = stack.enter_context(woken_by_signals())
     unserved = stack.enter_context(ExitStack())
+    for number in of_end():  # until `_stop_on_signals`; there is nothing to upload yet
+        signal.signal(number, _leave)
     if place.handed is not None:
         session = Session.of_handed(place.handed, options)
     else:
-        session = Session.mount(place.mountpoint, options)
-        unserved.callback(_take_down, session)
+        with held_back(signal.SIGINT, *of_end()):
+            session = Session.mount(place.mountpoint, options)
+            unserved.callback(_take_down, session)
     session.wake_by(wakes)
     return session, unserved
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """As the handler of a signal: end in order, so that `unserved` takes the mount down."""
+    signal.signal(number, signal.SIG_IGN)  # that is under way now
+    sys.exit(128 + number)
 
 
 def _take_down(session: Session) -> None:

@@ -59,6 +59,7 @@ class Driver:
             **os.environ,
             "AWS_ACCESS_KEY_ID": "driver",
             "AWS_SECRET_ACCESS_KEY": "d" * 9,
+            "MIMICFS_CACHE_DIR": f"{self.base}/of-driver",
         }
         with open(self.log, "ab") as output:
             self.process = subprocess.Popen(words, stderr=output, env=environment)

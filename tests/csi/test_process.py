@@ -24,7 +24,7 @@ def everything(directory: Path) -> set[str]:
 
 def filled(process: Process) -> Path:
     """Have something in all that a volume keeps; return the directory `recovered`."""
-    places = [process.staging / "recovered", process.directory / "cache/mimicfs/blocks/a"]
+    places = [process.staging / "recovered", process.directory / "state/mimicfs/blocks/a"]
     for place in places:
         place.mkdir(parents=True)
         (place / "a.1").write_bytes(b"bytes")
@@ -59,7 +59,8 @@ def test_nothing_is_cleared_below_what_may_be_mounted(process):
 def test_a_volume_that_is_apart_gets_of_the_driver_only_what_it_may_say(process, monkeypatch):
     """Nor its store, which would answer of what others may see."""
     driver = {**dict.fromkeys(VARIABLES, "the-driver's"), "MIMICFS_CONFIG": "/etc/own.toml",
-              "MIMICFS_STORE": "redis://shared", "MIMICFS_LOG_FILE": "/log"}  # fmt: skip
+              "MIMICFS_STORE": "redis://shared", "MIMICFS_LOG_FILE": "/log",
+              "XDG_CONFIG_HOME": "/etc/own"}  # fmt: skip
     of_s3 = {"AWS_ENDPOINT_URL": "http://s3", "MIMICFS_ATTEMPTS": "2"}
     for name, value in (driver | of_s3).items():
         monkeypatch.setenv(name, value)
@@ -69,6 +70,15 @@ def test_a_volume_that_is_apart_gets_of_the_driver_only_what_it_may_say(process,
     assert driver.items() <= process._environment({}, False).items()
     assert VARIABLES.items() <= process._environment(VARIABLES, True).items()
     assert process._environment({}, False)["AWS_ACCESS_KEY_ID"] == "the-driver's"
+
+
+def test_what_only_one_process_can_have_is_no_volume_s(process, monkeypatch):
+    """Two cannot listen at one address, and one in the foreground never lets `start` return."""
+    for name in ("MIMICFS_METRICS", "MIMICFS_ACCESS_LOG", "MIMICFS_FOREGROUND", "MIMICFS_TTL"):
+        monkeypatch.setenv(name, "1")
+    for apart in (False, True):
+        environment = process._environment({}, apart)
+        assert [it for it in environment if it.startswith("MIMICFS_")] == ["MIMICFS_TTL"]
 
 
 def test_a_pod_waits_for_what_was_closed_before_it_ended_and_for_no_more(process, monkeypatch):

@@ -17,6 +17,7 @@ from support.mounts import mount_lines
 from mimicfs.errors import MountError
 from mimicfs.fuse import mounting
 from mimicfs.fuse.mounting import MountOptions
+from mimicfs.fuse.mountpoint import resolved
 from mimicfs.fuse.session import Session, SessionOptions
 
 pytestmark = pytest.mark.slow
@@ -127,7 +128,7 @@ def test_a_mount_point_in_use(fs: MemFS, mountpoint: Path) -> None:
 
 def test_no_fusermount3(mountpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(mountpoint))
-    assert refused(mountpoint) == "fusermount3 is not installed; apt install fuse3"
+    assert refused(mountpoint) == "fusermount3 is not installed; apt (or dnf) install fuse3"
 
 
 def test_an_option_that_nobody_knows(mountpoint: Path) -> None:
@@ -285,3 +286,15 @@ def test_sigterm_ends_mount_and_process(mountpoint: Path) -> None:
             assert file.read() == "content"
     finally:
         assert ended(server) == 0
+
+
+def test_a_mount_point_that_is_a_link_is_the_place_where_it_leads(tmp_path):
+    place = tmp_path / "real/place"
+    place.mkdir(parents=True)
+    (tmp_path / "above").symlink_to("real")
+    (tmp_path / "real/link").symlink_to("../above/place")
+    (tmp_path / "round").symlink_to("round")
+    for name in ("real/place", "above/place", "real/link", "above/link", "real/../above/link/"):
+        assert resolved(tmp_path / name) == place
+    assert resolved(tmp_path / "round") == tmp_path / "round"
+    assert resolved(Path("/proc/1/fd/5")) == Path("/proc/1/fd/5")  # that leads to /dev/fuse

@@ -41,14 +41,16 @@ def test_mount_returns_when_the_mount_answers_and_umount_when_all_is_done(
     succeed("mount", *common, f"s3://{bucket}", point)
     assert not unmounted(point)
     (point / "a").write_text("hello")
-    status = succeed("status", *common, point)
+    link = point.with_name("link")
+    link.symlink_to(point)
+    status = succeed("status", *common, link)
     assert f"s3://{bucket}/ at {point} (pid " in status
     assert f"{bucket}: 1 key, 5 B" in status
     (point / "d").mkdir()
     inside = run("umount", point / "d")
     assert inside.stderr == f"mimicfs: {point}/d: in the mount at {point}; name that\n"
     assert inside.returncode == 3
-    succeed("umount", point)
+    succeed("umount", link)
     assert unmounted(point)
     assert succeed("status", *common) == "nothing is mounted\n"
     assert body(client, bucket, "a") == b"hello"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -229,7 +229,7 @@ def test_a_device_for_a_group_that_one_is_not_in(point: Path, server: str) -> No
 
 def test_fusermount3_missing_or_not_setuid(point: Path, server: str, tmp_path: Path) -> None:
     result = run("mount", point, env={**os.environ, "PATH": str(tmp_path)})
-    assert one_line(result, 3) == "fusermount3 is not installed; apt install fuse3"
+    assert one_line(result, 3) == "fusermount3 is not installed; apt (or dnf) install fuse3"
     helper = tmp_path / "fusermount3"
     shutil.copyfile(shutil.which("fusermount3") or "", helper)
     helper.chmod(0o755)
@@ -505,16 +505,37 @@ def test_what_may_be_wrong_with_an_address(server: str) -> None:
     )
 
 
-def test_a_mount_that_was_interrupted_while_it_began_does_not_come_later(
-    point, proxy, bucket, state, tmp_path
+def test_a_mount_whose_command_is_ended_before_it_answers_ends_while_s3_is_silent(
+    point, proxy, bucket, tmp_path
 ):
     words = ["mount", "--endpoint-url", proxy.url, "--store", f"sqlite://{tmp_path}/store.db"]
     with proxy.rule(Hold(lambda request: True)) as silent:
         asked = subprocess.Popen([str(MIMICFS), *words, f"s3://{bucket}", str(point)])
-        wait_until(lambda: silent.seen)
+        wait_until(lambda: silent.seen and named(point) > {asked.pid})
         asked.send_signal(signal.SIGINT)
         assert asked.wait(20) == 130
-    log = state / "mimicfs.log"
-    wait_until(lambda: f"unmounted {point}" in log.read_text())
-    assert f"{point}: who asked for this mount was ended; it ends, too" in log.read_text()
+        wait_until(lambda: not named(point), 20)
+    assert unmounted(point)
+
+
+def named(point: Path) -> set[int]:
+    """Return the processes that have *point* in their arguments."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if os.fsencode(point) in path.read_bytes():
+                found.add(int(path.parent.name))
+    return found
+
+
+def test_a_signal_that_comes_before_a_mount_answers_leaves_no_dead_mount(
+    point, proxy, bucket, tmp_path
+):
+    os.mkfifo(tmp_path / "fifo")  # opened once there is a mount; nobody reads it
+    words = ["mount", "-f", "--endpoint-url", proxy.url, "--store", f"sqlite://{tmp_path}/store.db"]
+    words += ["--access-log", str(tmp_path / "fifo"), f"s3://{bucket}", str(point)]
+    process = subprocess.Popen([str(MIMICFS), *words])
+    wait_until(lambda: not unmounted(point))
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
     assert unmounted(point)
