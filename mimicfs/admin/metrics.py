@@ -49,6 +49,7 @@ _PARTS = {
     ("events", "told_until_ns"): "bucket",
     ("reconcile", "swept_until_ns"): "bucket",
 }
+_TIMES = {"_ns": 1e-9, "_s": 1.0}
 _WORD = re.compile(r"[^a-zA-Z0-9_]+")
 
 
@@ -88,15 +89,15 @@ def _families(source: str, figures: Figures) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     for name, value in figures.items():
-        metric = _WORD.sub("_", f"mimicfs_{source}_{name}")
+        metric, unit = _named(source, name)
         counted = _COUNTERS.get((source, name))
         if counted is not None:
             part, help_ = counted
             yield _filled(CounterMetricFamily, metric, help_, part, value)
         elif (source, name) in _PARTS:
-            yield _filled(GaugeMetricFamily, metric, metric, _PARTS[source, name], value)
+            yield _filled(GaugeMetricFamily, metric, metric, _PARTS[source, name], value, unit)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield GaugeMetricFamily(metric, metric, value=value)
+            yield GaugeMetricFamily(metric, metric, value=value * unit)
         elif (source, name) == ("mirror", "buckets"):
             yield from _of_buckets(value)
         elif isinstance(value, dict):
@@ -105,12 +106,21 @@ def _families(source: str, figures: Figures) -> Iterator[Any]:
             yield GaugeMetricFamily(metric, f"How many: {name}.", value=len(value))
 
 
-def _filled(family: Any, metric: str, help_: str, part: str, value: Any) -> Any:
+def _named(source: str, name: str) -> tuple[str, float]:
+    """Return the metric of a figure, and its unit: Prometheus has seconds, and writes them out."""
+    metric = _WORD.sub("_", f"mimicfs_{source}_{name}")
+    for ending, unit in _TIMES.items():
+        if metric.endswith(ending):
+            return f"{metric.removesuffix(ending)}_seconds", unit
+    return metric, 1.0
+
+
+def _filled(family: Any, metric: str, help_: str, part: str, value: Any, unit: float = 1.0) -> Any:
     if not part:
         return family(metric, help_, value=value)
     made = family(metric, help_, labels=[part])
     for each, count in value.items():
-        made.add_metric([str(each)], count)
+        made.add_metric([str(each)], count * unit)
     return made
 
 

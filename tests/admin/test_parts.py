@@ -19,6 +19,7 @@ from mimicfs.admin.metrics import exposition
 from mimicfs.admin.site import Site
 from mimicfs.admin.sources import Sources
 from mimicfs.config.values import S3Options, has_secret, redacted
+from mimicfs.entry import NS
 from mimicfs.errors import ConfigError, MalformedListing
 from mimicfs.files.journal import Journal
 from mimicfs.s3.mimicking.shown import entry_of
@@ -109,18 +110,18 @@ def test_what_is_new_among_the_figures_is_a_metric_without_more_ado(tmp_path):
 
 def test_a_part_that_tells_of_errors_in_its_work_is_up_and_has_metrics(tmp_path):
     found = {
-        "events": {"error": "", "messages": 7, "told_until_ns": {"a-b": 5, "a.b": 6}},
-        "reconcile": {"error": "refused", "swept": 3, "swept_until_ns": {"b": 4}},
+        "events": {"error": "", "messages": 7, "told_until_ns": {"a-b": 5 * NS, "a.b": 6 * NS}},
+        "reconcile": {"error": "refused", "swept": 3, "swept_until_ns": {"b": 4 * NS}},
     }
     text = exposition(lambda: found)({}).body.decode()
     assert [line for line in text.splitlines() if not line.startswith("#")] == [
         'mimicfs_up{part="events"} 1.0',
         'mimicfs_up{part="reconcile"} 1.0',
         "mimicfs_events_messages 7.0",
-        'mimicfs_events_told_until_ns{bucket="a-b"} 5.0',
-        'mimicfs_events_told_until_ns{bucket="a.b"} 6.0',
+        'mimicfs_events_told_until_seconds{bucket="a-b"} 5.0',
+        'mimicfs_events_told_until_seconds{bucket="a.b"} 6.0',
         "mimicfs_reconcile_swept 3.0",
-        'mimicfs_reconcile_swept_until_ns{bucket="b"} 4.0',
+        'mimicfs_reconcile_swept_until_seconds{bucket="b"} 4.0',
     ]
 
 
