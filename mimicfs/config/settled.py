@@ -222,6 +222,8 @@ class Settled:
         if credentials is not None:
             try:
                 check_private(credentials, os.stat(credentials))
+                if not os.access(credentials, os.R_OK, effective_ids=True):  # botocore tells nobody
+                    raise ConfigError(f"{credentials}: no permission to read it; chown it")
             except OSError as exc:
                 raise ConfigError(f"{credentials}: {exc.strerror}") from exc
         default = S3Options()

@@ -114,7 +114,7 @@ def test_the_dockerfile_installs_extras_that_exist_and_runs_as_nobody_special():
     setup.read(ROOT / "setup.cfg")
     extras = re.findall(r"/source\[([\w,]+)\]", text)[0].split(",")
     assert set(extras) <= set(setup["options.extras_require"])
-    assert re.findall(r"^USER (\w+)$", text, re.MULTILINE) == ["mimicfs"]
+    assert re.findall(r"^USER (.+)$", text, re.MULTILINE) == ["1000:1000"]
     for line in re.findall(r"^(?:CMD|.* CMD) (\[.*\])$", text, re.MULTILINE):
         words = yaml.safe_load(line)
         called(words[1:] if words[0] == "mimicfs" else words)

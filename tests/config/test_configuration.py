@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.mounts import let_others_in
 
 from mimicfs.config.file import read_config
 from mimicfs.config.given import from_words, words
@@ -338,6 +339,22 @@ def test_access_keys_that_others_can_read_are_refused(path: Path, tmp_path: Path
     )
     keys.chmod(0o600)
     assert settled(path, text).settings().s3.credentials_file == keys
+
+
+def test_access_keys_of_root_are_no_access_keys_of_others(tmp_path: Path) -> None:
+    """As in a container that runs as somebody else. Botocore says that there are none."""
+    if os.getuid():
+        pytest.skip("only root becomes another user")
+    keys = tmp_path / "keys"
+    keys.touch(0o600)
+    let_others_in(tmp_path)
+    found = settle({}, {"XDG_CONFIG_HOME": "/no"}, from_words([f"credentials_file={keys}"]))
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match="keys: no permission to read it; chown it"):
+            found.settings()
+    finally:
+        os.seteuid(0)
 
 
 def test_a_file_that_is_nested_too_deeply_is_an_error_that_names_it(path: Path) -> None:
