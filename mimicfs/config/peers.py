@@ -1,4 +1,4 @@
-"""The options of s3fs, rclone, mountpoint, goofys and JuiceFS, answered in our words.
+"""The options of s3fs, rclone, mountpoint, goofys, JuiceFS and libfuse, answered in our words.
 
 docs/coming-from.md has the same words in tables, and more about them.
 """
@@ -22,6 +22,10 @@ _TIMEOUT = "write read_timeout=SECONDS or request_timeout=SECONDS"
 _LOG = "write log_file="
 _LIMITS = "write download_limit= or upload_limit="
 _ENDPOINT = "write endpoint_url=URL"
+_AHEAD = "read-ahead adapts by itself; see read_memory"
+_CHECKSUMS = "S3 checks a checksum of everything that mimicfs writes; see server_can"
+_TIMES = "write metadata=no: the times of files are those of S3 then"
+_BY_ITSELF = "not needed"
 
 _ADVICE = {
     # s3fs
@@ -69,8 +73,31 @@ _ADVICE = {
     "logfile": _LOG,
     "mp_umask": "write umask=",
     "mime": "not needed: mimicfs uses /etc/mime.types",
+    "tmpdir": _CACHE,
+    "ahbe_conf": "write rules in the configuration file: [[buckets.NAME.rules]]",
+    "multireq_max": _CONNECTIONS,
+    "max_thread_count": _CONNECTIONS,
+    "multipart_copy_size": _PARTS,
+    "bucket_size": "not needed: `df` shows how much the buckets hold",
+    "servicepath": _ENDPOINT,
+    "proxy": "set HTTPS_PROXY in the environment",
+    "enable_unsigned_payload": _CHECKSUMS,
+    "imdsv1only": "boto3 finds the role of the machine",
+    "use_wtf8": "not needed: every key has a name",
+    # libfuse: in a line of fstab that was written for another program
+    "auto_unmount": "not needed: mounting again clears a dead mount",
+    "direct_io": "not needed: the kernel caches data as long as it is valid",
+    "auto_cache": "not needed: the kernel caches data as long as it is valid",
     "kernel_cache": "not needed: the kernel caches data as long as it is valid",
-    "big_writes": "not needed",
+    "entry_timeout": _KEEPS_NAMES,
+    "negative_timeout": _KEEPS_NAMES,
+    "use_ino": _BY_ITSELF,
+    "big_writes": _BY_ITSELF,
+    "max_read": _BY_ITSELF,
+    "max_write": _BY_ITSELF,
+    "max_background": _BY_ITSELF,
+    "hard_remove": _BY_ITSELF,
+    "noforget": _BY_ITSELF,
     # AWS, in a configuration file
     "access_key_id": _CREDENTIALS,
     "secret_access_key": _CREDENTIALS,
@@ -83,8 +110,8 @@ _ADVICE = {
     "vfs_cache_max_size": _SIZE,
     "vfs_cache_max_age": "write cache_size=; the least recently read data goes first",
     "vfs_write_back": "write write_back: S3 gets a file when it is closed, or later",
-    "vfs_read_chunk_size": "read-ahead adapts by itself; see read_memory",
-    "vfs_read_ahead": "read-ahead adapts by itself; see read_memory",
+    "vfs_read_chunk_size": _AHEAD,
+    "vfs_read_ahead": _AHEAD,
     "buffer_size": _MEMORY,
     "dir_cache_time": _KEEPS_NAMES,
     "attr_timeout": _KEEPS_NAMES,
@@ -101,6 +128,25 @@ _ADVICE = {
     "s3_secret_access_key": _CREDENTIALS,
     "s3_force_path_style": _PATH,
     "s3_no_check_bucket": "not needed: a mount never makes a bucket",
+    "s3_profile": "write profile=NAME",
+    "s3_env_auth": "not needed: boto3 finds the keys in the environment, and roles",
+    "s3_session_token": _CREDENTIALS,
+    "s3_chunk_size": _PARTS,
+    "s3_upload_concurrency": _CONNECTIONS,
+    "s3_server_side_encryption": "write sse=AES256 or sse=aws:kms",
+    "s3_sse_kms_key_id": "write kms_key_id=",
+    "s3_requester_pays": "write requester_pays",
+    "s3_use_accelerate_endpoint": "write accelerate",
+    "vfs_read_chunk_size_limit": _AHEAD,
+    "vfs_read_chunk_streams": _AHEAD,
+    "vfs_cache_poll_interval": "not needed: the cache keeps within cache_size at any time",
+    "max_read_ahead": _AHEAD,
+    "no_modtime": _TIMES,
+    "use_server_modtime": _TIMES,
+    "no_checksum": _CHECKSUMS,
+    "tpslimit": "write request_rate=NUMBER",
+    "daemon_wait": "not needed: the command returns when the mount answers",
+    "daemon_timeout": "not needed: the command returns when the mount answers",
     "bwlimit": _LIMITS,
     "rc": "`mimicfs status` asks a mount",
     # mountpoint
@@ -118,10 +164,13 @@ _ADVICE = {
     "max_cache_size": _SIZE,
     "max_threads": _CONNECTIONS,
     "maximum_throughput_gbps": _CONNECTIONS,
-    "read_part_size": "read-ahead adapts by itself; see read_memory",
+    "read_part_size": _AHEAD,
     "write_part_size": _PARTS,
-    "upload_checksums": "S3 checks a checksum of everything that mimicfs writes; see server_can",
+    "upload_checksums": _CHECKSUMS,
     "incremental_upload": "not needed: an append sends only what is new",
+    "max_memory_target": _MEMORY,
+    "log_metrics": "write metrics=ADDRESS; `mimicfs status` shows the figures, too",
+    "no_log": "write log_level=error",
     "log_directory": _LOG,
     "debug": _DEBUG,
     "debug_crt": _DEBUG,
@@ -130,6 +179,8 @@ _ADVICE = {
     "type_cache_ttl": _KEEPS_NAMES,
     "cheap": "not needed: the mirror answers for names",
     "no_implicit_dir": "not needed: a directory exists while a key begins with its name",
+    "http_timeout": _TIMEOUT,
+    "sse_kms": "write sse=aws:kms and kms_key_id=ID",
     "subdomain": "write addressing_style=virtual",
     "sse_c": "write sse_c_key_file=FILE",
     "use_content_type": "not needed: the content type is guessed from the name",
@@ -142,11 +193,16 @@ _ADVICE = {
     "entry_cache": _KEEPS_NAMES,
     "dir_entry_cache": _KEEPS_NAMES,
     "open_cache": "write consistency=mirror (the default) or consistency=open",
-    "prefetch": "read-ahead adapts by itself; see read_memory",
+    "prefetch": _AHEAD,
     "max_uploads": _CONNECTIONS,
     "get_timeout": _TIMEOUT,
     "put_timeout": _TIMEOUT,
     "io_retries": "write attempts=",
+    "upload_delay": "write write_back: S3 gets a file when it is closed, or later",
+    "open_cache_limit": "write consistency=mirror (the default) or consistency=open",
+    "enable_xattr": "not needed: user.* attributes are always kept",
+    "log": _LOG,
+    "no_syslog": "not needed: the log is a file; log_file=syslog: is the system's",
     "subdir": _IN_SOURCE,
     "no_usage_report": "not needed: mimicfs reports nothing to anybody",
     "backup_meta": "not needed: mimicfs can rebuild the mirror from S3; see `mimicfs index export`",
