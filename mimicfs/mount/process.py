@@ -33,8 +33,10 @@ def set_up() -> None:
     os.umask(0o077)  # whatever is made here is for us alone
     # There are secrets in our memory. A limit of 0 keeps it from a file; of 1, also from the
     # program that is named in core_pattern (core(5); do_coredump in fs/coredump.c).
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1) if hard else (0, 0))
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    except ValueError:  # the hard limit is 0, and not ours to raise
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _allow_many_files()
 
 
