@@ -96,6 +96,11 @@ class StoreIntents:
         self._unsure: set[tuple[str, str]] = set()
         self._contended = self._resolved = 0
 
+    @property
+    def are_kept(self) -> bool:
+        """Whether the store has them."""
+        return self._backend.intents
+
     def figures(self) -> dict[str, int]:
         """Return the figures of a mount about its intents: contended keys of its calls, keys that
         it settled by asking S3, and calls whose result the store does not have yet."""

@@ -194,6 +194,10 @@ class Knowledge:
 
     # The store
 
+    def now_ms(self) -> int:
+        """Return the time by the store's clock, as Backend.now_ms."""
+        return self.backend.now_ms()
+
     def bring(self, bucket: str, directory: str) -> None:
         """Fetch *directory* of a shared store, so that it is at hand. Waits. Raises StoreError."""
         self.backend.bring(bucket, directory)

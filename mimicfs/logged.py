@@ -25,6 +25,15 @@ def changes_after(backend: Backend, bucket: str, since: int) -> Iterator[Change]
         since = changes[-1].seq
 
 
+def newest_lines(backend: Backend, bucket: str, count: int) -> dict[str, Change]:
+    """Return the newest line of each key that one of the last *count* lines names alone."""
+    try:
+        lines = backend.changes(bucket, max(0, backend.seq(bucket) - count))
+    except LogTrimmed:
+        return {}
+    return {line.first: line for line in lines if line.first == line.last}
+
+
 def buckets_changed(backend: Backend, since: int) -> tuple[int, set[str]]:
     """Return the number of the last change of the list of buckets, and the names changed after
     *since*. Raises LogTrimmed where any name may have changed."""

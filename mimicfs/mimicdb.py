@@ -29,9 +29,18 @@ from mimicfs.intent import StoreIntents
 from mimicfs.known import Knowledge
 from mimicfs.later import Later
 from mimicfs.locks.shared import SharedLocks
-from mimicfs.logged import buckets_changed, buckets_met, check_named, is_behind, unchanged
+from mimicfs.logged import (
+    buckets_changed,
+    buckets_met,
+    check_named,
+    is_behind,
+    newest_lines,
+    unchanged,
+)
 from mimicfs.member import Member
 from mimicfs.merging import PageRange, merged, same_version, still_said
+
+_NEWEST = 256  # lines of the log that may say who has deleted a key just now
 
 # Called with the bucket ("": the list of buckets) and what changed; None: anything may have.
 Listener = Callable[[str, Difference | None], None]
@@ -190,6 +199,15 @@ class Mirror(Knowledge):
         puts = [entry for entry in known.values() if entry is not None]
         with self.backend.finding():
             self._apply(bucket, puts, [key for key in keys if known[key] is None], since)
+
+    def confirm_gone(self, bucket: str, keys: Sequence[str]) -> None:
+        """S3 has deleted *keys*, and the mirror has none of them. Log that, unless somebody has
+        just deleted them through it: an answer that was asked for before leaves them alone."""
+        newest = newest_lines(self.backend.exact, bucket, _NEWEST)
+        found = [key for key in keys if key not in newest or newest[key].origin & 1]
+        if found:
+            with self.backend.finding():
+                self._apply(bucket, (), found)
 
     def settle(self, bucket: str, key: str, generation: str, entry: Entry | None) -> bool:
         """Believe *entry* (None: there is nothing), which S3 showed while *key* was unsettled at

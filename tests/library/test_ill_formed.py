@@ -26,10 +26,12 @@ from mimicfs import MimicDB
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry
 from mimicfs.mimicdb import Mirror
+from mimicfs.s3.mimicking import uploads
 from mimicfs.s3.mimicking.conversation import hold
 from mimicfs.s3.mimicking.forms import is_refused
 from mimicfs.s3.mimicking.local import place_of
 from mimicfs.s3.mimicking.reads import Reads
+from mimicfs.s3.mimicking.rememberedheads import RememberedHeads
 from mimicfs.s3.mimicking.uploads import Uploads
 
 NOBODY = "http://127.0.0.1:9"
@@ -190,7 +192,7 @@ def test_an_empty_version_or_part_says_nothing_of_the_object(operation, given):
     def ask(operation: str, params: dict[str, Any]) -> Any:
         raise ClientError(missing, operation)
 
-    reads = Reads(mirror, heads=True, hooked=lambda _: False)
+    reads = Reads(mirror, RememberedHeads(mirror), lambda _: False)
     with pytest.raises(ClientError):
         hold(reads.read(operation, WHERE | given), ask)
     assert mirror.entry("b", "k") == Entry("k", 5)
@@ -224,6 +226,17 @@ def test_a_part_that_is_copied_has_the_size_of_its_range_or_none(span, size):
     parts = {"MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": "e"}]}}
     completed = uploads.completed(upload | parts)
     assert (completed and completed.size) == size
+
+
+def test_uploads_that_nobody_ends_are_forgotten(monkeypatch):
+    monkeypatch.setattr(uploads, "_UPLOADS_MAX", 2)
+    known = Uploads()
+    for number in "123":
+        known.begin({"Key": number}, {"UploadId": number}, 0)
+        known.part({"UploadId": "1", "PartNumber": 1}, {}, 5)
+    ended = {"MultipartUpload": {"Parts": [{"PartNumber": 1}]}}
+    assert known.completed({"UploadId": "1", **ended}) == ({"Key": "1"}, 5)
+    assert known.completed({"UploadId": "2", **ended}) is None
 
 
 @pytest.mark.parametrize(

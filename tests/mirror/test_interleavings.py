@@ -64,6 +64,8 @@ class _S3:
 
 
 class _Dead:
+    are_kept = True
+
     def end(self, intent: StoreIntent, *, unsure: bool) -> None:
         pass
 

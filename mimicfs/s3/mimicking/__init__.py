@@ -9,6 +9,7 @@ operations    what each operation of S3 does to what the mirror has
 pages         pages of listings, and where they go on
 learning      what S3's answers teach the mirror
 reads         what S3 shows of an object, and the mirror learns
+rememberedheads  what HEADs have said, and the calls that end it
 settling      what is asked, doubted or forgotten where an answer does not say what there is now
 shown         what answers and parameters show of objects
 sent          what a call sends in the end: the size of its body, and its question

@@ -36,6 +36,7 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.conversation import Conversation, hold
 from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
 from mimicfs.s3.mimicking.reads import UNTOLD, Reads, going_on
+from mimicfs.s3.mimicking.rememberedheads import RememberedHeads
 from mimicfs.s3.mimicking.sent import UNKNOWN, no_more, note_requests, noting
 from mimicfs.s3.mimicking.settling import Settling
 from mimicfs.s3.mimicking.shown import (
@@ -57,6 +58,9 @@ _ATTEMPTS = 20  # to see a contended key unchanged for as long as a HEAD takes
 # Raised also before S3 is asked: by the limit of the day, or where botocore does not take the name
 # of a bucket, or has no credentials.
 _UNASKED = (TooManyRequests, BotoCoreError)
+# Statuses of copies of what is not as it was: 400 is of one that is too large by now, 416 of a part
+# of one that is too short.
+_OF_A_SOURCE = (400, 404, 412, 416)
 # Codes of keys that DeleteObjects has certainly not deleted.
 _NOT_DONE = frozenset({"AccessDenied", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
 
@@ -92,8 +96,9 @@ class Learner:
     ) -> None:
         self.mimicdb = mimicdb
         self._hooked = hooked
-        self._reads = Reads(mimicdb, heads=heads, hooked=hooked)
-        self._settling = Settling(mimicdb, self._reads, hooked)
+        self._heads = RememberedHeads(mimicdb)
+        self._reads = Reads(mimicdb, self._heads if heads else None, hooked)
+        self._settling = Settling(mimicdb, self._reads, self._heads, hooked)
         self._uploads = Uploads()
         self._learn: dict[str, _Learn] = {
             "PutObject": self._put,
@@ -111,7 +116,7 @@ class Learner:
         self._by_effect: dict[Effect, _Learn] = {
             Effect.RENAME: self._rename,
             Effect.HEAD: self._settling.drop_head,
-            Effect.HEADS: self._settling.drop_heads,
+            Effect.HEADS: lambda *_: None,
         }
 
     def talk(self, operation: str, params: dict[str, Any]) -> Conversation[Any]:
@@ -126,6 +131,7 @@ class Learner:
             return answer
         asked = dict(params)  # botocore rewrites some of them in place
         intent = self._begun(operation, asked)
+        heads = self._begun_heads(effect, asked)
         sent, token = noting()
         try:
             try:
@@ -133,14 +139,18 @@ class Learner:
             finally:
                 no_more(token)
         except ClientError as exc:
-            intent.unsure |= sent.doubtful
-            yield from self._failed(operation, asked, intent, exc)
+            intent.unsure |= sent.doubtful or may_be_done(exc)
+            yield from self._failed(operation, asked, intent, heads, exc)
             raise
         except BaseException as exc:
+            intent.unsure |= not isinstance(exc, _UNASKED) or bool(sent)
             with self._ending(operation, asked, intent):
-                self._broken(intent, unsent=isinstance(exc, _UNASKED) and not sent)
+                self._undone(operation, asked, intent, heads)
+                self._look_soon(intent)
             raise
         with self._ending(operation, asked, intent):
+            if heads:
+                self._heads.over(asked["Bucket"], heads)
             self._reads.note_versions(operation, asked, answer)
             with intent.learning():
                 if self._hooked(operation):
@@ -162,22 +172,36 @@ class Learner:
             return StoreIntent("", (), "")
         return self.mimicdb.intents.begin(bucket, keys)
 
+    def _begun_heads(self, effect: Effect, params: Params) -> str:
+        """Say in the store that HEADs of all keys of a bucket are about to change, if they are.
+        Return the name of the call. Raises StoreError: S3 is not asked."""
+        bucket = params.get("Bucket")
+        if effect is not Effect.HEADS or not isinstance(bucket, str):
+            return ""
+        return self._heads.begin(bucket)
+
     def _failed(
-        self, operation: str, params: Params, intent: StoreIntent, exc: ClientError
+        self, operation: str, params: Params, intent: StoreIntent, heads: str, exc: ClientError
     ) -> Conversation[None]:
         """S3 has refused a change, or perhaps not."""
         with self._ending(operation, params, intent):
+            self._undone(operation, params, intent, heads)
             if may_be_done(exc):
-                self._broken(intent, unsent=False)
+                self._look_soon(intent)
                 return
-            self.mimicdb.intents.end(intent, unsure=False)
-            yield from self._unfulfilled(params, exc, intent.contended)
+            yield from self._unfulfilled(operation, params, exc, intent.contended)
             yield from self.resolve(intent.bucket, sorted(intent.contended))
 
-    def _broken(self, intent: StoreIntent, *, unsent: bool) -> None:
-        """No answer came: nobody knows what S3 did, unless the request was *unsent*. S3 is in
-        trouble, and would keep our caller waiting: it is asked in another thread."""
-        self.mimicdb.intents.end(intent, unsure=not unsent)
+    def _undone(self, operation: str, params: Params, intent: StoreIntent, heads: str) -> None:
+        """S3 has not done *operation*; or, if *intent* is unsure, nobody knows."""
+        if intent.unsure:
+            self._settling.unclear(operation, params)
+        elif heads:
+            self._heads.over(params["Bucket"], heads)
+        self.mimicdb.intents.end(intent, unsure=False)
+
+    def _look_soon(self, intent: StoreIntent) -> None:
+        """S3 is in trouble, and would keep our caller waiting: it is asked in another thread."""
         if intent.contended:
             self.mimicdb.intents.look_soon()
 
@@ -353,18 +377,19 @@ class Learner:
         self.mimicdb.record(params["Bucket"], _entry_of(params, size, etag, mtime_ns, meta))
 
     def _unfulfilled(
-        self, params: Params, exc: ClientError, contended: Collection[str]
+        self, operation: str, params: Params, exc: ClientError, contended: Collection[str]
     ) -> Conversation[None]:
-        """A write was refused. If S3 has something else than its conditions say, see what; of what
-        is *contended*, that is seen anyway."""
-        if status_of(exc) not in (404, 412):
-            return
+        """A change was refused. If S3 may have something else than the caller believes, see what;
+        of what is *contended*, that is seen anyway."""
+        status = status_of(exc)
         source = params.get("CopySource")
-        if isinstance(source, Mapping) and "VersionId" not in source:
+        if status in _OF_A_SOURCE and isinstance(source, Mapping) and "VersionId" not in source:
             yield from self._reads.head(source)
         if params.get("Key") in contended:
             return
-        if params.get("IfMatch") or params.get("IfNoneMatch"):
+        conditional = params.get("IfMatch") or params.get("IfNoneMatch")
+        head = effect_of(operation) is Effect.HEAD  # as of a restore that others have begun
+        if (conditional and status in (404, 412)) or (head and status in (404, 409)):
             yield from self._reads.head(params)
 
 

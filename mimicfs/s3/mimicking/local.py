@@ -138,8 +138,22 @@ class Local:
         if operation == "DeleteBucket" and exc.response["Error"].get("Code") == "BucketNotEmpty":
             self._not_empty(params["Bucket"])
         retried = exc.response.get("ResponseMetadata", {}).get("RetryAttempts", 1)
-        if operation in _WRITING and not retried and not may_be_done(exc):
+        if retried or may_be_done(exc):
+            self.unsure(operation, params)
+        elif operation in _WRITING:
             self._owner.refused(params["Bucket"])
+
+    def unsure(self, operation: str, params: Params) -> None:
+        """Nobody knows whether S3 has done *operation*, or what it has done."""
+        bucket, effect = params.get("Bucket"), effect_of(operation)
+        if not isinstance(bucket, str):
+            return
+        if effect in (Effect.ACCESS, Effect.BUCKET, Effect.UNKNOWN):
+            self._doubted |= {(bucket, reading) for reading in _ALLOWED}
+        if effect is Effect.BUCKET:
+            self._doubted.add(("", "ListBuckets"))
+            self._owner.gone(bucket)
+            self._buckets.pop(bucket, None)
 
     def _not_empty(self, bucket: str) -> None:
         """S3 has something in *bucket*; if the mirror has nothing, S3 is asked what."""
@@ -151,8 +165,8 @@ class Local:
     ) -> None:
         """Note what S3 answered, where a listing does not say it."""
         bucket = params.get("Bucket", "")
-        if effect_of(operation) is Effect.ACCESS:
-            self._doubted |= {(bucket, reading) for reading in _ALLOWED}
+        if effect_of(operation) in (Effect.ACCESS, Effect.UNKNOWN):
+            self.unsure(operation, params)
         elif self._doubted:
             self._doubted -= {(bucket, operation)}
         if operation in _WRITING:

@@ -223,18 +223,30 @@ class Mimic:
             answer = yield from self._learner.talk(operation, params)
         except ClientError as exc:
             with going_on(operation, asked):
-                if not self._hooks.change(operation):
+                if self._hooks.change(operation):
+                    self._local.unsure(operation, asked)
+                else:
                     self._local.refused(operation, asked, exc)
             yield from self._perhaps_gone(operation, asked, exc, since)
             raise
-        if not self._hooks.change(operation):
-            self._local.seen(operation, params, answer)
-            if before is not None:
-                with going_on(operation, asked):
-                    self._local.seen_versions(asked, answer, before)
+        except BaseException:
+            self._local.unsure(operation, asked)
+            raise
+        self._answered(operation, asked, answer, before)
         if operation == "CreateBucket":
             yield from self._made(params["Bucket"])
         return answer
+
+    def _answered(
+        self, operation: str, asked: CallParams, answer: CallParams, before: VersionsBefore | None
+    ) -> None:
+        if self._hooks.change(operation):
+            self._local.unsure(operation, asked)
+            return
+        self._local.seen(operation, asked, answer)
+        if before is not None:
+            with going_on(operation, asked):
+                self._local.seen_versions(asked, answer, before)
 
     def _before_versions(self, operation: str, asked: CallParams) -> VersionsBefore | None:
         """Return what is to be known of the time before S3 is asked for versions; None: it is not,

@@ -40,12 +40,12 @@ _TABLE = {
         DeleteBucketAnalyticsConfiguration DeleteBucketCors DeleteBucketEncryption
         DeleteBucketIntelligentTieringConfiguration DeleteBucketInventoryConfiguration
         DeleteBucketMetadataConfiguration DeleteBucketMetadataTableConfiguration
-        DeleteBucketMetricsConfiguration DeleteBucketReplication DeleteBucketTagging
-        DeleteBucketWebsite PutBucketAbac PutBucketAccelerateConfiguration
+        DeleteBucketMetricsConfiguration DeleteBucketReplication
+        DeleteBucketWebsite PutBucketAccelerateConfiguration
         PutBucketAnalyticsConfiguration PutBucketCors PutBucketEncryption
         PutBucketIntelligentTieringConfiguration PutBucketInventoryConfiguration
         PutBucketLogging PutBucketMetricsConfiguration PutBucketNotification
-        PutBucketNotificationConfiguration PutBucketReplication PutBucketTagging
+        PutBucketNotificationConfiguration PutBucketReplication
         PutBucketWebsite PutObjectLockConfiguration
         UpdateBucketMetadataAnnotationTableConfiguration
         UpdateBucketMetadataInventoryTableConfiguration
@@ -65,7 +65,9 @@ _TABLE = {
         PutBucketVersioning PutBucketLifecycle PutBucketLifecycleConfiguration
         DeleteBucketLifecycle
     """,
+    # Of a bucket with attribute-based access control, its tags say who may read.
     Effect.ACCESS: """
+        PutBucketAbac PutBucketTagging DeleteBucketTagging
         PutBucketAcl PutBucketPolicy DeleteBucketPolicy PutPublicAccessBlock
         DeletePublicAccessBlock PutBucketOwnershipControls DeleteBucketOwnershipControls
         PutBucketRequestPayment
@@ -89,11 +91,11 @@ def unclassed(operations: Iterable[str]) -> list[str]:
 
 
 def changed_keys(operation: str, params: Params) -> list[tuple[str, str]]:
-    """Return the (bucket, key) of each object that *operation* puts, replaces or removes; not
-    those of which only a HEAD says something else."""
+    """Return the (bucket, key) of each object that *operation* puts, replaces or removes, or of
+    which a HEAD says something else after it."""
     bucket = params.get("Bucket", "")
     match effect_of(operation):
-        case Effect.KEY:
+        case Effect.KEY | Effect.HEAD:
             return [(bucket, params.get("Key", ""))]
         case Effect.KEYS:
             objects = params.get("Delete", {}).get("Objects", ())

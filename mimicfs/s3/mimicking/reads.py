@@ -20,6 +20,7 @@ from mimicfs.merging import same_version, still_said
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.answers import head_text, settled
 from mimicfs.s3.mimicking.conversation import Conversation
+from mimicfs.s3.mimicking.rememberedheads import RememberedHeads
 from mimicfs.s3.mimicking.shown import (
     entry_of,
     says_gone,
@@ -40,11 +41,13 @@ _Learning = Callable[[], AbstractContextManager[None]]
 
 
 class Reads:
-    """Reads that *mimicdb* learns from. *heads*: also all that a HEAD says (Entry.head), so that it
-    can be said again. *hooked* says whether a hook of the program may make another question or
-    another answer of an operation: nothing is learned from that."""
+    """Reads that *mimicdb* learns from; with *heads*, also all that a HEAD says, so that it can be
+    said again. *hooked* says whether a hook of the program may make another question or another
+    answer of an operation: nothing is learned from that."""
 
-    def __init__(self, mimicdb: Mirror, *, heads: bool, hooked: Callable[[str], bool]) -> None:
+    def __init__(
+        self, mimicdb: Mirror, heads: RememberedHeads | None, hooked: Callable[[str], bool]
+    ) -> None:
         self._mimicdb = mimicdb
         self._heads = heads
         self._hooked = hooked
@@ -59,8 +62,12 @@ class Reads:
         if not bucket or not key or other:  # an older version, a part, or who knows what
             return (yield operation, params)
         learning = learning or partial(going_on, operation, params)
+        said = operation == "HeadObject" and params.keys() <= _PLAIN_HEAD
+        heads = self._heads if said else None
         since: int | None = None
+        noted: str | None = None
         with learning():
+            noted = heads.noted(bucket) if heads is not None else None
             since = self._mimicdb.seq(bucket)
         if since is None:
             return (yield operation, params)
@@ -76,14 +83,12 @@ class Reads:
         with _body_of(answer), learning():
             self.note_versions(operation, params, answer)
             entry = entry_of(key, answer)
-            if entry is not None:
-                stays = settled(answer)
-                said = operation == "HeadObject" and params.keys() <= _PLAIN_HEAD
-                if self._heads and stays and said:
-                    entry = entry._replace(head=head_text(answer))
+            if entry is not None and heads is not None:
+                self._remember(heads, bucket, entry, answer, since, noted)
+            elif entry is not None:
                 # A caller that asks by HEAD wants to know, and looks into the mirror.
                 waits = operation == "GetObject"
-                self._seen(bucket, entry, since, heads_stay=stays, may_wait=waits)
+                self._seen(bucket, entry, since, heads_stay=settled(answer), may_wait=waits)
         return answer
 
     def head(self, params: Params) -> Conversation[bool]:
@@ -107,6 +112,23 @@ class Reads:
             return
         if self._mimicdb.note(bucket, VERSIONS) is None:
             self._mimicdb.set_note(bucket, VERSIONS, "seen")
+
+    def _remember(
+        self,
+        heads: RememberedHeads,
+        bucket: str,
+        entry: Entry,
+        answer: Answer,
+        since: int,
+        noted: str | None,
+    ) -> None:
+        """A HEAD, before which there was *noted*, has shown *entry* with *answer*."""
+        stays = settled(answer)
+        if stays and heads.may_keep(noted):
+            entry = entry._replace(head=head_text(answer))
+        self._seen(bucket, entry, since, heads_stay=stays, may_wait=False)
+        if entry.head is not None:
+            heads.kept(bucket, entry.key, noted)
 
     def _seen(
         self, bucket: str, entry: Entry, since: int, *, heads_stay: bool, may_wait: bool

@@ -21,7 +21,7 @@ from mimicfs.s3.mimicking.operations import Effect, effect_of
 
 UNKNOWN = -1
 _SENDING = ("PutObject", "UploadPart")
-_CHANGING = (Effect.KEY, Effect.KEYS, Effect.RENAME, Effect.UNKNOWN)
+_UNCHANGING = (Effect.NONE, Effect.UPLOAD)
 # Headers of a question to S3; and those that signing and checksums add to one.
 _ASKING = ("x-amz-", "if-", "range")
 _SIGNING: tuple[str, ...] = (
@@ -102,7 +102,7 @@ def watching() -> Iterator[Sent]:
 
 def note_requests(client: Any) -> None:
     """Have the requests of *client*, a boto3 S3 client, noted: those of which the size matters, and
-    those that change a key, of which it matters whether one was sent."""
+    those that change something, of which it matters whether one was sent."""
     client.meta.events.register_first("before-send.s3", _note_headers)
     client.meta.events.register_first("needs-retry.s3", _note_outcome)
 
@@ -127,7 +127,7 @@ def note_questions(client: Any) -> None:
 
 def _note_headers(request: Any, event_name: str, **_: Any) -> None:
     operation = event_name.rpartition(".")[2]
-    if operation not in _SENDING and effect_of(operation) not in _CHANGING:
+    if operation not in _SENDING and effect_of(operation) in _UNCHANGING:
         return
     size = request.headers.get("X-Amz-Decoded-Content-Length")
     if size is None:

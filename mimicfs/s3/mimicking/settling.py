@@ -14,15 +14,16 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import unquote, urlsplit
 
-from mimicfs.entry import LAST_KEY, PAGE
+from mimicfs.entry import LAST_KEY
 from mimicfs.errors import LogTrimmed
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.accounts import owners_kept
 from mimicfs.s3.mimicking.conversation import Conversation
-from mimicfs.s3.mimicking.operations import Effect, effect_of
+from mimicfs.s3.mimicking.operations import Effect, changed_keys, effect_of
 from mimicfs.s3.mimicking.pages import entry_of as listed_entry
 from mimicfs.s3.mimicking.reads import UNTOLD, Reads
-from mimicfs.s3.mimicking.shown import entry_of, says_gone
+from mimicfs.s3.mimicking.rememberedheads import RememberedHeads
+from mimicfs.s3.mimicking.shown import entry_of, is_key, says_gone
 from mimicfs.s3.transport.calls import Answer, Params
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,11 @@ log = logging.getLogger(__name__)
 class Settling:
     """Settles keys and buckets of *mimicdb*; *hooked* as in Reads."""
 
-    def __init__(self, mimicdb: Mirror, reads: Reads, hooked: Callable[[str], bool]) -> None:
+    def __init__(
+        self, mimicdb: Mirror, reads: Reads, heads: RememberedHeads, hooked: Callable[[str], bool]
+    ) -> None:
         self._mimicdb = mimicdb
+        self._heads = heads
         self._reads = reads
         self._hooked = hooked
 
@@ -123,33 +127,8 @@ class Settling:
             self._mimicdb.forget(bucket, key)
 
     def drop_head(self, params: Params, _answer: Answer, _sent: int) -> None:
-        """A HEAD of the key says something else now. That is logged also where none is known: the
-        answer to one that was asked before may still be on its way."""
-        bucket, key = params["Bucket"], params["Key"]
-        while True:
-            since = self._mimicdb.seq(bucket)
-            known = self._mimicdb.entry(bucket, key)
-            if known is None:
-                self._mimicdb.forget(bucket, key, since)
-            else:
-                self._mimicdb.record(bucket, known._replace(head=None), since)
-            left = self._mimicdb.entry(bucket, key)
-            if left is None or left.head is None:
-                return
-
-    def drop_heads(self, params: Params, _answer: Answer, _sent: int) -> None:
-        """HEADs of all keys of the bucket say something else now."""
-        bucket = params["Bucket"]
-        after, left = "", True
-        while left:
-            since = self._mimicdb.seq(bucket)
-            page = self._mimicdb.listing(bucket, "", after)
-            heads = [entry._replace(head=None) for entry in page if entry.head is not None]
-            if heads:  # and then once more: those that were learned meanwhile were left alone
-                self._mimicdb.record_all(bucket, heads, since)
-            else:
-                left = len(page) == PAGE
-                after = page[-1].key if left else ""
+        """A HEAD of the key says something else now."""
+        self._heads.drop(params["Bucket"], params["Key"])
 
     def unknown(self, params: Params, _answer: Answer, _sent: int) -> Conversation[None]:
         """Nobody knows what was done: what is named is asked of S3, or forgotten."""
@@ -165,6 +144,18 @@ class Settling:
             with owners_kept(self._mimicdb, known.name):
                 self._mimicdb.drop_bucket(known.name)
                 self._mimicdb.add_bucket(known.name, known.created_ns)
+
+    def unclear(self, operation: str, params: Params) -> None:
+        """Nobody knows whether S3 has done *operation*: forget what no intent is kept of."""
+        bucket, effect = params.get("Bucket"), effect_of(operation)
+        if operation == "DeleteBucket" or (effect is Effect.UNKNOWN and not params.get("Key")):
+            self._forget_bucket(bucket)
+        if effect is Effect.BUCKET:
+            self._mimicdb.uncover("", "")
+        if not self._mimicdb.intents.are_kept:
+            for name, key in changed_keys(operation, params):
+                if is_key(key):
+                    self._doubt_key(name, key)
 
     # What a hook may have made of a call
 
@@ -189,7 +180,7 @@ class Settling:
             self._mimicdb.uncover("", "")
 
     def _settle_again(self, bucket: str, key: str) -> Conversation[None]:
-        self.drop_head({"Bucket": bucket, "Key": key}, {}, 0)
+        self._heads.drop(bucket, key)
         if key not in (yield from self.settle(bucket, [key])):
             self._doubt_key(bucket, key)
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import OrderedDict
 from typing import NamedTuple
 
 from mimicfs.s3.mimicking.sent import UNKNOWN
 from mimicfs.s3.transport.calls import Answer, Params
 
+_UPLOADS_MAX = 1000  # that are remembered; of what a forgotten one becomes, S3 is asked
 _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")  # of what is copied
 
 
@@ -36,11 +38,13 @@ class Uploads:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects the uploads
-        self._uploads: dict[str, _Upload] = {}
+        self._uploads: OrderedDict[str, _Upload] = OrderedDict()  # the one used last is last
 
     def begin(self, params: Params, answer: Answer, _sent: int) -> None:
         with self._lock:
             self._uploads[answer["UploadId"]] = _Upload(params)
+            while len(self._uploads) > _UPLOADS_MAX:  # nobody may ever end them
+                self._uploads.popitem(last=False)
 
     def part(self, params: Params, _answer: Answer, sent: int) -> None:
         self._note(params, sent)
@@ -55,6 +59,7 @@ class Uploads:
             upload = self._uploads.get(params["UploadId"])
             if upload is not None:
                 upload.sizes[params["PartNumber"]] = size
+                self._uploads.move_to_end(params["UploadId"])
 
     def abort(self, params: Params, _answer: Answer, _sent: int) -> None:
         with self._lock:

@@ -5,6 +5,8 @@ A record says that a key changed; what is there now, only S3 says. So
     a key of no directory that is known              nothing: the first visit lists it
     what the mirror has already (an echo, mostly of  nothing
       a change that went through the mirror)
+    the deletion of a key that the mirror does not   a line in the log, unless a program has deleted
+      have                                             it through the mirror
     another one                                      a HEAD, whose answer is merged like any other
     many of one directory                            one LIST of it, where that costs less
     a key that is being listed, or changed through   a HEAD, and what it says is logged, also if the
@@ -51,6 +53,7 @@ from mimicfs.errors import (
 from mimicfs.merging import SAME_TIME_NS, same_version
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
+from mimicfs.s3.mimicking.reads import VERSIONS
 from mimicfs.s3.mimicking.shown import entry_of
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync.events.messages import Told
@@ -133,16 +136,17 @@ class Hearing:
         """Make the mirror true for what *told* is about. Raises S3Error and StoreError where S3
         or the store cannot be asked now: then all of it is to be heard again."""
         cancellation = cancellation or Cancellation()
-        counts: Counter[str] = Counter()
-        doubtful: list[_ToldKey] = []
-        for change in self._seen_against_others(_by_key(told)):
-            verdict = self._judged(change)
-            counts[verdict] += 1
-            if verdict == "heads":
-                doubtful.append(change)
-            elif verdict == "unknown":
-                self._account(change, _UNSEEN)
-        for (bucket, directory), changes in _by_directory(doubtful):
+        heard_of = _by_key(told)
+        self._note_versions(heard_of)
+        judged: dict[str, list[_ToldKey]] = {"echoes": [], "gone": [], "unknown": [], "heads": []}
+        for change in self._seen_against_others(heard_of):
+            judged[self._judged(change)].append(change)
+        for change in judged["unknown"]:
+            self._account(change, _UNSEEN)
+        self._log_gone(judged["gone"])
+        counts = Counter({verdict: len(changes) for verdict, changes in judged.items()})
+        counts["echoes"] += counts.pop("gone")
+        for (bucket, directory), changes in _by_directory(judged["heads"]):
             if self._list_is_cheaper(bucket, directory, changes):
                 for change in changes:
                     self._forget_head(change, meta=True)  # which a LIST does not show
@@ -176,7 +180,8 @@ class Hearing:
             yield change._replace(listed=met, intended=(bucket, key) in intended)
 
     def _judged(self, change: _ToldKey) -> str:
-        """Return the field of Heard that *change* counts for; "heads": S3 must be asked."""
+        """Return the field of Heard that *change* counts for; "heads": S3 must be asked; "gone": an
+        echo, of which the log may have no line."""
         if self._is_again(change):
             return "echoes"
         entry = self._mimicdb.entry(change.bucket, change.key)
@@ -187,7 +192,7 @@ class Hearing:
         if not self._is_looked_at(change):
             return "unknown"
         gone = all(each.removed and not each.version_id for each in change.told)
-        return "echoes" if gone and not self._may_be_last(change) else "heads"
+        return "gone" if gone and not self._may_be_last(change) else "heads"
 
     def _is_again(self, change: _ToldKey) -> bool:
         """Whether the last record of the key has come once more."""
@@ -251,6 +256,22 @@ class Hearing:
                 return None if known or shown.kind != LISTED else shown
             directory = _above(directory)
         return None
+
+    # What is said although S3 is not asked
+
+    def _note_versions(self, changes: Sequence[_ToldKey]) -> None:
+        """Note which buckets have versions: no change through the mirror may have shown it."""
+        for bucket in {it.bucket for it in changes if any(each.versioned for each in it.told)}:
+            known = self._mimicdb.known_bucket(bucket) is not None
+            if known and self._mimicdb.note(bucket, VERSIONS) is None:
+                self._mimicdb.set_note(bucket, VERSIONS, "seen")
+
+    def _log_gone(self, changes: Sequence[_ToldKey]) -> None:
+        """Keys are gone that the mirror does not have: the answer to a read that was asked for
+        before may still be on its way."""
+        for bucket in {change.bucket for change in changes}:
+            keys = [change.key for change in changes if change.bucket == bucket]
+            self._mimicdb.confirm_gone(bucket, keys)
 
     # Asking
 

@@ -80,6 +80,7 @@ class Told(NamedTuple):
     version_id: str = ""  # of the version that was made, or deleted for good
     head_only: bool = False  # data and ETag stay: a restore, tags, another storage class
     name: str = ""  # of the kind of change, as the source calls it
+    versioned: bool = False  # the bucket has versions
 
 
 class RulesPut(NamedTuple):
@@ -247,6 +248,7 @@ def _told(
         _version(name, version),
         name.startswith(_HEAD_CHANGED),
         name,
+        isinstance(version, str) and version not in ("", "null"),
     )
 
 

@@ -10,7 +10,9 @@ from itertools import islice
 import pytest
 from support.events import message
 
+from mimicfs.entry import Entry
 from mimicfs.posix import Cancellation
+from mimicfs.s3.mimicking.reads import VERSIONS
 from mimicfs.sync.events import consumer as consuming
 from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.hearing import Heard, Hearing
@@ -147,6 +149,35 @@ def test_what_is_heard_was_found_in_s3_however_often_it_is_asked_about(
     hearing, since = Hearing(mimicdb, s3, syncer), mimicdb.seq(bucket)
     assert hearing.hear(parse(message(bucket, "a")).told).heads == 1
     assert [line.origin & 1 for line in mimicdb.backend.changes(bucket, since)] == [1]
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_read_from_before_a_deletion_does_not_bring_back_what_the_mirror_never_had(
+    mimicdb, s3, syncer, bucket, ours
+):
+    """Our own deletions are in the log already."""
+    syncer.sync(bucket)
+    since = mimicdb.seq(bucket)
+    if ours:
+        mimicdb.forget(bucket, "a")
+    before = mimicdb.seq(bucket)
+    hearing = Hearing(mimicdb, s3, syncer)
+    assert hearing.hear(parse(message(bucket, "a", "ObjectRemoved:Delete")).told).echoes == 1
+    assert [line.origin & 1 for line in mimicdb.backend.changes(bucket, before)] == [1][ours:]
+    mimicdb.repair(bucket, "a", Entry("a", 1), since)
+    assert mimicdb.entry(bucket, "a") is None
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize(("version", "noted"), [("v1", "seen"), ("null", None), ("", None)])
+def test_a_message_of_a_version_says_that_its_bucket_has_some(
+    mimicdb, s3, syncer, bucket, version, noted
+):
+    syncer.sync(bucket)
+    marker = message(bucket, "a", "ObjectRemoved:DeleteMarkerCreated", versionId=version)
+    Hearing(mimicdb, s3, syncer).hear(parse(marker).told)
+    assert mimicdb.note(bucket, VERSIONS) == noted
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

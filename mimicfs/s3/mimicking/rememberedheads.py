@@ -1,0 +1,102 @@
+"""What HEADs have said (Entry.head), and the calls that end it: of one key, or of a whole bucket.
+
+A call that changes what all HEADs of a bucket say, as one that begins versions, is noted beside the
+bucket before S3 is asked for it, and what is remembered is forgotten. From then on, nobody
+remembers a HEAD of that bucket until the call is over, nor one that was asked for before that. So a
+process that dies meanwhile leaves nothing wrong, and neither does a store that goes away. A call of
+which nobody knows what came is over once no attempt of it can be on its way.
+
+Threading: any; each change is one note, or one change of the mirror.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from mimicfs.entry import PAGE
+from mimicfs.intent import LASTS_MS
+from mimicfs.mimicdb import Mirror
+
+_NOTE = "heads"  # [the newest call, {each that is not over: until when it may last, in ms}]
+
+
+class RememberedHeads:
+    """Those in *mimicdb*."""
+
+    def __init__(self, mimicdb: Mirror) -> None:
+        self._mimicdb = mimicdb
+
+    # Of one key
+
+    def noted(self, bucket: str) -> str | None:
+        """A HEAD is going to be asked for. Return what `may_keep` is to know of that time."""
+        return self._mimicdb.note(bucket, _NOTE)
+
+    def may_keep(self, noted: str | None) -> bool:
+        """Whether the answer to a HEAD may be remembered, before which there was *noted*. Once it
+        is, `kept` is to be called."""
+        under_way = _under_way(noted)
+        return not under_way or max(under_way.values()) < self._mimicdb.now_ms()
+
+    def kept(self, bucket: str, key: str, noted: str | None) -> None:
+        """The answer to a HEAD of *key* was remembered. It is dropped if a call has begun since."""
+        if self._mimicdb.note(bucket, _NOTE) != noted:
+            self.drop(bucket, key)
+
+    def drop(self, bucket: str, key: str) -> None:
+        """A HEAD of *key* says something else now. That is logged also where none is known: the
+        answer to one that was asked before may still be on its way."""
+        while True:
+            since = self._mimicdb.seq(bucket)
+            known = self._mimicdb.entry(bucket, key)
+            if known is None:
+                self._mimicdb.forget(bucket, key, since)
+            else:
+                self._mimicdb.record(bucket, known._replace(head=None), since)
+            left = self._mimicdb.entry(bucket, key)
+            if left is None or left.head is None:
+                return
+
+    # Of a bucket
+
+    def begin(self, bucket: str) -> str:
+        """HEADs of all keys of *bucket* are going to say something else. Return the name of the
+        call. Raises StoreError: then S3 is not to be asked."""
+        call = os.urandom(8).hex()
+        self._change(bucket, call, self._mimicdb.now_ms() + LASTS_MS)
+        self._drop_all(bucket)
+        return call
+
+    def over(self, bucket: str, call: str) -> None:
+        """S3 has answered *call*."""
+        self._change(bucket, call, None)
+
+    def _change(self, bucket: str, call: str, until_ms: int | None) -> None:
+        swapped, text = False, self._mimicdb.note(bucket, _NOTE)
+        while not swapped:
+            now_ms = self._mimicdb.now_ms()
+            left = {each: at for each, at in _under_way(text).items() if at > now_ms}
+            left.pop(call, None)
+            if until_ms is not None:
+                left[call] = until_ms
+            after = json.dumps([call, left])
+            swapped, text = self._mimicdb.swap_note(bucket, _NOTE, text, after)
+
+    def _drop_all(self, bucket: str) -> None:
+        after, left = "", True
+        while left:
+            since = self._mimicdb.seq(bucket)
+            page = self._mimicdb.listing(bucket, "", after)
+            heads = [entry._replace(head=None) for entry in page if entry.head is not None]
+            if heads:  # and then once more: those that were learned meanwhile were left alone
+                self._mimicdb.record_all(bucket, heads, since)
+            else:
+                left = len(page) == PAGE
+                after = page[-1].key if left else ""
+
+
+def _under_way(text: str | None) -> dict[str, int]:
+    """Return the calls that *text* notes as not over, and until when each may last."""
+    found: dict[str, int] = json.loads(text)[1] if text is not None else {}
+    return found
