@@ -201,9 +201,9 @@ class FileLocks(Protocol):
 class KernelCache(Protocol):
     """The kernel's cache of our files, and the calls that tell it what is no longer so.
 
-    Every call returns at once; a thread of its own tells the kernel, in the order of the calls. A
-    request that the kernel makes while it holds the lock of the directory named here (lookup,
-    create, unlink, rename, setxattr on it) must not wait for any of them.
+    Every call but `drop_data` and `flush` returns at once; a thread of its own tells the kernel, in
+    the order of the calls. A request that the kernel makes while it holds the lock of the directory
+    named here (lookup, create, unlink, rename, setxattr on it) must not wait for any of them.
     """
 
     def entry_changed(self, parent: int, name: bytes) -> None:
@@ -221,6 +221,10 @@ class KernelCache(Protocol):
 
     def data_changed(self, ino: int) -> None:
         """Tell that the data of *ino* changed, and its attributes with it."""
+
+    def drop_data(self, ino: int, within_s: float) -> None:
+        """Tell the same, and return when the kernel has dropped the data, or after *within_s*: the
+        kernel waits for a page that a WRITE without an answer has locked."""
 
     def names_changed(self) -> None:
         """Tell that every name must be looked up again. Waits for no lock of a directory."""

@@ -56,6 +56,9 @@ class StandingFile:
         # zeros.
         self.shrunk = False
         self.moves = 0  # how often it has gone over to a version of others
+        # A READ may have been answered since the kernel was last told to drop all pages. Any thread
+        # that answers one sets it.
+        self.shown = True
         # The kernel had pages of its version before it was opened: these outlive the version, until
         # the kernel is told (Kernel.followed).
         self.pages_before = False
@@ -114,6 +117,7 @@ class StandingFile:
     ) -> bytes | memoryview:
         """Return up to *size* bytes; less only at the end. Raises ObjectChanged once the
         version that the file stands on, or the one that *view* has seen, is gone from S3."""
+        self.shown = True
         if view is not None:
             view.got = True
         found = self._read(offset, size, cancellation)
@@ -183,6 +187,7 @@ class StandingFile:
         self, offset: int, size: int, view: HandleView | None = None
     ) -> bytes | memoryview | None:
         """Return the same if that needs no wait, otherwise None."""
+        self.shown = True
         if view is not None:
             view.got = True
         found = self._read_cached(offset, size)

@@ -5,6 +5,8 @@
     listing_changed     INVAL_ENTRY (directory, "."), then INVAL_INODE (directory, 0, 0)
     attr_changed        INVAL_INODE (inode, -1): attributes only, pages stay
     data_changed        INVAL_INODE (inode, 0, 0): pages, and attributes with them
+    drop_data           the same, now, by a thread of its own: those that are told in order may wait
+                        for the lock of a directory, and whoever is answered next reads the pages
     names_changed       INC_EPOCH: all names are looked up again
     everything_changed  INC_EPOCH, and each listing that the kernel may have
 
@@ -92,6 +94,15 @@ class Notifier:
 
     def data_changed(self, ino: int) -> None:
         self._queue(lambda: self._inode(ino, 0))
+
+    def drop_data(self, ino: int, within_s: float) -> None:
+        thread = threading.Thread(target=self._inode, args=(ino, 0), name="fuse-drop", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # there can be no more threads
+            self.data_changed(ino)
+        else:
+            thread.join(within_s)
 
     def names_changed(self) -> None:
         self._queue(self._names)

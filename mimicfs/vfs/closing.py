@@ -210,7 +210,7 @@ class ClosingFiles(RenewedFiles):
         finally:
             if file.moves != moves:  # the appended bytes are not where the kernel has put them
                 for each in self._opened_as(file):
-                    self._kernel.grew(each)
+                    self._kernel.drops(each, writing=False)
 
     def _wrote(self, node: Node, file: File) -> None:
         self._kernel.wrote(node, file.etag)

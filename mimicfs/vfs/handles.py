@@ -26,6 +26,7 @@ from mimicfs.vfs.opening import NOT_READ, WRITES
 log = logging.getLogger(__name__)
 
 _RENEWALS_MAX = 100  # how often others may replace an object while an append begins
+_PAGE = 4096  # bytes that the kernel takes for read where a write has them all
 
 
 class Handles(ClosingFiles):
@@ -225,5 +226,9 @@ class Handles(ClosingFiles):
         else:
             raise ObjectChanged(f"s3://{file.bucket}/{file.key}: it keeps changing")
         if at != offset:
-            self._kernel.grew(node)
+            shown, file.shown = file.shown, False
+            if shown or len(data) >= _PAGE:
+                self._kernel.drops(node, writing=True)
+            else:  # no page of it can be read without asking us
+                self._kernel.grew(node)
         return len(data)

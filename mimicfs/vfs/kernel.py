@@ -27,6 +27,8 @@ from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 
 _PAGES_S = 10.0  # written pages go to the local disk only
+_DROPS_S = 2.0
+_WRITING_S = 0.1
 
 
 class Kernel:
@@ -120,6 +122,13 @@ class Kernel:
         its pages."""
         node.pages_etag = ""
         self._kernel.data_changed(node.ino)
+
+    def drops(self, node: Node, *, writing: bool) -> None:
+        """As `grew`; returns when the kernel has dropped the pages, which whoever is answered next
+        may read. *writing*: a WRITE waits for this, but not for long, as the kernel may keep the
+        last page of it locked. That one it reads anew; those before are dropped by then."""
+        node.pages_etag = ""
+        self._kernel.drop_data(node.ino, _WRITING_S if writing else _DROPS_S)
 
     def gives_up_pages(self, nodes: Iterable[Node]) -> bool:
         """Have the kernel write, and then give up, its pages of *nodes*. Return whether it has done

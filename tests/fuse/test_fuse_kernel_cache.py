@@ -277,6 +277,28 @@ def test_changed_data_is_seen_also_in_files_that_are_open(
         client(uses.close_kept, mountpoint / "file")
 
 
+def test_data_that_is_dropped_before_a_write_is_answered_is_read_anew(
+    fs: MemFS, client: Client, mountpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs.keep_cache = True
+    node = fs.make("file", b"old!")
+    with mounted(fs, mountpoint) as mount:
+
+        def write(_caller: Caller, _handle: int, _at: int, data: memoryview, **_: bool) -> int:
+            node.data[:] = b"theirs" + data
+            mount.kernel.drop_data(node.ino, 0.1)
+            return len(data)
+
+        monkeypatch.setattr(fs, "write", write)
+        client(uses.keep_open, mountpoint / "file")
+        for read in (b"old!", b"theirs+"):  # a page that the kernel has
+            assert client(uses.read_kept, mountpoint / "file", 100) == read
+            client(uses.append, mountpoint / "file", b"+")
+        client(uses.append, mountpoint / "file", b"-")  # one that it has not, and has locked
+        assert client(uses.read_kept, mountpoint / "file", 100) == b"theirs-"
+        client(uses.close_kept, mountpoint / "file")
+
+
 def test_data_is_dropped_only_when_told(fs: MemFS, client: Client, mountpoint: Path) -> None:
     """EXPLICIT_INVAL_DATA: a moved mtime or size alone leaves the pages."""
     fs.keep_cache = True

@@ -61,6 +61,11 @@ def write(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def append(path: Path, data: bytes) -> None:
+    with open(path, "ab", buffering=0) as file:
+        file.write(data)
+
+
 def keep_open(path: Path) -> None:
     _open[str(path)] = os.open(path, os.O_RDONLY)
 

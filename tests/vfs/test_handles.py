@@ -401,6 +401,37 @@ def test_two_who_append_at_once_to_what_others_have_replaced_write_to_one_file(
     assert handles.figures()["open"] == 0
 
 
+def test_whoever_appends_to_what_others_have_replaced_is_answered_when_the_old_pages_are_gone(
+    at_once, client, bucket
+):
+    """The kernel has put the bytes behind those of the old version: a page of two."""
+    fs, ino, kernel = at_once
+    said = []
+    kernel.data_changed = lambda ino: said.append((ino, "in turn"))
+    kernel.drop_data = lambda ino, _: said.append((ino, "at once"))
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    assert fs.read(CALLER, handle, 0, 10) == b"abc"
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+
+    def append(offset, data=b"+"):
+        said.clear()
+        fs.write(CALLER, handle, offset, memoryview(data), append=True)
+        return said
+
+    assert append(3) == [(ino, "at once")]
+    assert append(4) == [(ino, "in turn")]  # nobody has read since: there are no pages
+    assert append(7) == []
+    assert fs.read(CALLER, handle, 0, 10) == b"newer+++"
+    assert append(6) == [(ino, "at once")]
+    assert append(9, bytes(4096)) == []
+    assert append(10, bytes(4096)) == [(ino, "at once")]  # a whole page is one that was read
+    client.put_object(Bucket=bucket, Key="x", Body=b"again")
+    said.clear()
+    fs.fsync(CALLER, handle)
+    assert said == [(ino, "at once")]
+    fs.release(handle)
+
+
 def test_a_handle_that_another_lock_renews_is_closed_all_the_same(at_once, monkeypatch):
     fs, ino, _ = at_once
     handles = fs._handles
