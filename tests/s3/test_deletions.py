@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import pytest
 from support.proxy import Fail, Rule
+from support.standins import IgnoresConditions, StandIn
 
 from mimicfs.errors import AccessDenied, ObjectChanged
 
@@ -105,6 +106,63 @@ def test_of_many_what_is_another_version_is_refused_and_the_rest_deleted(s3, cli
         assert [key for key, _ in s3.delete_many(bucket, list("ab"), etags)] == ["b"]
     found = client.list_objects_v2(Bucket=bucket)["Contents"]
     assert [item["Key"] for item in found] == ["b"]
+
+
+class Leaves(Rule):
+    """DeleteObjects leaves directories behind, and says otherwise."""
+
+    def __init__(self, client, bucket):
+        super().__init__(lambda request: "delete" in request.query)
+        self._client, self._bucket = client, bucket
+
+    def before(self, handler):
+        for key in re.findall("<Key>([^<]*[^/])</Key>", handler.body().decode()):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
+            directory = key.rpartition("/")[0]
+            self._client.put_object(Bucket=self._bucket, Key=f"{directory}/", Body=b"")
+        handler.send(200, [], b"<DeleteResult></DeleteResult>")
+        return True
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_a_server_that_leaves_directories_behind_is_asked_one_by_one(s3, client, bucket, proxy):
+    keys = ("c/d/", "c/d/a", "c/d/e/", "c/d/e/b")
+    etags = {key: s3.put(bucket, key, b"", 0).etag for key in keys}
+    with proxy.rule(Leaves(client, bucket)), proxy.rule(StandIn(IgnoresConditions())):
+        assert s3.delete_many(bucket, list(keys), etags) == []
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert s3.mimicdb.listing(bucket) == []
+    assert s3.capabilities.known()["delete-many"] == ("no", "learned")
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_whether_directories_are_left_behind_is_tried_once(s3, client, bucket, proxy):
+    with proxy.rule(StandIn(IgnoresConditions())):
+        for asked in (
+            {
+                "PUT": 1,
+                "LIST": 1,
+                "POST": 3,
+                "HEAD": 2,
+            },  # POST: the trial, one with a wrong ETag, the rest
+            {"POST": 1, "HEAD": 2},
+        ):
+            etags = {key: s3.put(bucket, key, b"", 0).etag for key in ("d/", "d/a")}
+            proxy.counted()
+            assert s3.delete_many(bucket, list(etags), etags) == []
+            assert proxy.counted() == asked
+            assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert s3.capabilities.known()["delete-many"] == ("yes", "learned")
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+def test_what_cannot_be_tried_is_deleted_all_the_same(s3, client, bucket, proxy):
+    etags = {key: s3.put(bucket, key, b"", 0).etag for key in ("d/", "d/a")}
+    with proxy.rule(Fail(lambda request: request.kind == "PUT", 403, "AccessDenied")):
+        with proxy.rule(StandIn(IgnoresConditions())):
+            assert s3.delete_many(bucket, list(etags), etags) == []
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert s3.capabilities.known()["delete-many"] == ("yes", "usual")
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

@@ -13,6 +13,8 @@ Threading: any thread.
 
 from __future__ import annotations
 
+import logging
+import os.path
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -28,9 +30,12 @@ from mimicfs.errors import (
 )
 from mimicfs.s3.requests.conditions import NOBODYS
 from mimicfs.s3.requests.content import DELETE_MAX
+from mimicfs.s3.requests.ownkeys import own_key_beside
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
+
+log = logging.getLogger(__name__)
 
 # Says nothing of whether DeleteObjects is known.
 _OF_NO_FORM: tuple[type[S3Error], ...] = (AccessDenied, NoSuchBucket, *NOTHING_SAID)
@@ -66,6 +71,9 @@ class Deleter:
     def _page(self, keys: Sequence[str], alone: list[str], refused: RefusedKeys) -> None:
         """Delete *keys*; add to *alone* those of which a single deletion says for sure."""
         meant = [key for key in keys if key in self._etags]
+        if meant and self._leaves_directories(keys):
+            alone += keys
+            return
         if meant and self._s3.capabilities["delete-etags"] == "unknown":
             gone = self._try_etags(meant, refused)
             keys = [key for key in keys if key not in gone]
@@ -77,6 +85,18 @@ class Deleter:
             keys = self._meant(keys, refused)
         if keys:
             self._at_once(keys, self._etags if looks else {}, alone, refused)
+
+    def _leaves_directories(self, keys: Sequence[str]) -> bool:
+        """Whether DeleteObjects leaves directories behind, and says otherwise (JuiceFS): tried
+        once, where *keys* would be deleted by it from a directory, and the server is not known to
+        look at any ETag, as S3 does."""
+        s3 = self._s3
+        top = os.path.commonprefix(keys).rpartition("/")[0]  # noqa: RUF071  keys are no paths
+        of_s3 = s3.capabilities["delete-etags"] == "yes" or s3.conditions.of_deletes(self._bucket)
+        is_known = s3.capabilities.known()["delete-many"][1] != "usual"
+        if not top or of_s3 or is_known or s3.capabilities["markers"] == "no":
+            return False
+        return leaves_directories(s3, self._bucket, top)
 
     def _at_once(
         self, keys: Sequence[str], etags: Mapping[str, str], alone: list[str], refused: RefusedKeys
@@ -191,6 +211,30 @@ class Deleter:
             reasons = self._s3.each(_reason(delete), some)
             refused += [(key, reason) for key, reason in zip(some, reasons, strict=True) if reason]
         return refused
+
+
+def leaves_directories(s3: S3, bucket: str, beside: str) -> bool:
+    """Whether DeleteObjects leaves the directory behind of which it has deleted all: tried with one
+    of our own beside *beside*. What is found is remembered; of what is denied, nothing is."""
+    directory = own_key_beside(beside)
+    left = [f"{directory}/a"]
+    try:
+        s3.sender.put(bucket, left[0], b"", 0, {})
+        if Deleter(s3, bucket, {})._asked(left, {}):
+            return False
+        # JuiceFS shows it only to whoever asks for what is above.
+        left = [entry.key for entry in s3.list_page(bucket, directory, limit=1).entries]
+        s3.capabilities.learned("delete-many", "no" if left else "yes")
+        return bool(left)
+    except S3Error as exc:
+        log.debug("s3://%s/%s: what DeleteObjects leaves is not known: %s", bucket, directory, exc)
+        return False
+    finally:
+        for key in left:
+            try:
+                s3.delete(bucket, key)
+            except S3Error as exc:  # what was seen is seen
+                log.warning("s3://%s/%s is left: %s", bucket, key, exc)
 
 
 def _level(key: str) -> int:
