@@ -52,10 +52,14 @@ class Markers:
         try:
             made = self._put(bucket, key, meta)
         except S3Unavailable as exc:
-            # rclone says this of each directory that has names.
-            if exc.status != 500 or self._is_known or self._mimicdb.entry(bucket, key) is None:
+            if exc.status != 500:
                 raise
-            if self._file_of_own(bucket, key, meta) is None:
+            if self._mimicdb.entry(bucket, key) is None:
+                if self._is_in_the_way(bucket, key, meta):
+                    raise PosixError(errno.EEXIST, f"s3://{bucket}/{key}") from exc
+                raise
+            # rclone says this of each directory that has names.
+            if self._is_known or self._file_of_own(bucket, key, meta) is None:
                 raise
             return False
         return self._is_known or self._is_kept(bucket, made)
@@ -103,6 +107,17 @@ class Markers:
         """Keep *made*, though nobody can see whether it is a marker."""
         log.debug("s3://%s/%s: whether it is a marker is not known: %s", bucket, made.key, exc)
         self._denied = self._denied or isinstance(exc, AccessDenied)
+
+    def _is_in_the_way(self, bucket: str, key: str, meta: Mapping[str, str]) -> bool:
+        """Whether the server refuses the directory *key* because somebody has made a file of that
+        name: where keys are paths (JuiceFS, rclone), there cannot be both. Others can be made."""
+        try:
+            self._s3.head(bucket, key.rstrip("/"))  # from now on the mirror knows it
+            self._file_of_own(bucket, key, meta)
+        except MimicError as exc:
+            log.debug("s3://%s/%s cannot be made: %s", bucket, key, exc)
+            return False
+        return True
 
     def _file_of_own(self, bucket: str, key: str, meta: Mapping[str, str]) -> Entry | None:
         """Make a marker of our own beside *key*, which nobody else touches, and return the file

@@ -67,6 +67,24 @@ def test_a_file_of_somebody_else_beside_a_new_directory_stays(
 
 
 @moto
+def test_where_a_name_is_a_path_a_directory_of_the_name_of_a_new_file_is_eexist(
+    mount_at: Any, bucket: str, client: Any, proxy: Any
+) -> None:
+    """JuiceFS and rclone refuse the marker with 500."""
+    mount: Mount = mount_at(f"s3://{bucket}")
+    assert os.listdir(mount.path) == []
+    client.put_object(Bucket=bucket, Key="d", Body=b"abc")
+    refused = Fail(lambda request: request.kind == "PUT", 500, "InternalError")
+    with proxy.rule(refused), pytest.raises(OSError, match="Input/output error"):
+        (mount.path / "d").mkdir()  # the server makes no other either
+    refused = Fail(lambda request: (request.kind, request.key) == ("PUT", "d/"), 500, "")
+    with proxy.rule(refused), pytest.raises(FileExistsError):
+        (mount.path / "d").mkdir()
+    assert (mount.path / "d").read_bytes() == b"abc"
+    assert keys(client, bucket) == ["d"]
+
+
+@moto
 def test_a_server_that_keeps_markers_is_looked_at_once(
     mount_at: Any, bucket: str, proxy: Any
 ) -> None:
