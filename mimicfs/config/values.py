@@ -96,6 +96,8 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "upload-tags": ("unknown", "yes", "no"),  # whether an upload in parts has the tags said
     "copy-markers": ("yes", "no"),  # CopyObject of a directory's marker
     "markers": ("unknown", "yes", "no"),  # whether an object `d/` is another than `d`
+    "list-v2": ("yes", "no"),  # ListObjectsV2
+    "encoding-type": ("yes", "no"),  # a listing may be asked for with encoded keys
     "equal-parts": ("no", "yes"),  # whether those of an upload must be of one size
     "addressing": ("path", "virtual"),  # where there is an endpoint URL, and nothing is said
 }

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import closing
 from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from support.proxy import Request
+from support.proxy import Fail, Request
 from support.standins import (
     PROVIDERS,
     QUIRKS,
     BareConditions,
     IgnoresConditions,
     NoConditions,
+    NoEncodingType,
+    NoListV2,
     NoMarkersCopied,
     NoTagsOfCopies,
     NoTagsOfUploads,
@@ -28,9 +31,11 @@ from support.standins import (
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
-from mimicfs.errors import MimicError, ObjectChanged, PosixError
+from mimicfs.errors import InvalidRequest, MimicError, ObjectChanged, PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition, Content
+from mimicfs.s3.requests.examine import Examination
+from mimicfs.s3.requests.versions import Marker
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -110,6 +115,39 @@ def test_a_directory_may_have_a_name_that_xml_cannot_have(s3, client, bucket, pr
     client.put_object(Bucket=bucket, Key="a\x1b[2J&/b", Body=b"abc")
     with proxy.rule(StandIn(PlainPrefix())):
         assert listed(s3, bucket, "a\x1b[2J&/") == ["a\x1b[2J&/b"]
+
+
+@pytest.mark.parametrize(
+    ("quirks", "asked"),
+    [((NoListV2,), 3), ((NoEncodingType,), 4), ((NoListV2, NoEncodingType), 5)],
+)
+def test_how_a_server_lists_is_learned_once(s3, client, bucket, proxy, quirks, asked):
+    client.put_object(Bucket=bucket, Key="a b+", Body=b"abc")
+    known = {"list-v2": NoListV2, "encoding-type": NoEncodingType}
+    proxy.counted()
+    with proxy.rule(StandIn(*[quirk() for quirk in quirks])):
+        assert listed(s3, bucket, "") == ["a b+"]
+        assert [it.key for it in s3.version_page(bucket, "", Marker()).versions] == ["a b+"]
+        assert proxy.counted()["LIST"] == asked
+        again = S3(S3Options(endpoint_url=proxy.url), s3.mimicdb)
+        with closing(again):
+            assert listed(again, bucket, "") == ["a b+"]
+            assert proxy.counted() == {"LIST": 1}
+            found = list(Examination(again, again._options, bucket).findings(write=False))
+        assert [(it.name, it.found) for it in found if it.result == "fail"] == []
+    for word, quirk in known.items():
+        learned = ("no", "learned") if quirk in quirks else ("yes", "usual")
+        assert s3.capabilities.known()[word] == learned
+
+
+def test_a_listing_that_is_refused_in_every_form_is_refused(s3, bucket, proxy):
+    proxy.counted()
+    with proxy.rule(Fail(lambda request: request.kind == "LIST", 400, "InvalidArgument")):
+        with pytest.raises(InvalidRequest, match="InvalidArgument"):
+            s3.list_page(bucket)
+    assert proxy.counted() == {"LIST": 4}
+    for word in ("list-v2", "encoding-type"):
+        assert s3.capabilities.known()[word] == ("yes", "usual")
 
 
 def test_a_copy_with_other_metadata_has_the_tags_of_its_source(s3, client, bucket, proxy):
@@ -226,8 +264,11 @@ def test_a_marker_that_the_server_does_not_copy_is_written_anew(s3, client, buck
 # which it is not certain that it is what was meant.
 
 KEYS = ("a", "b%2F c+")
-KINDS = ("PUT", "COPY", "POST", "DELETES")
-CALLS = ("theirs", "put", "put new", "put stale", "copy", "parts", "delete", "delete stale")
+KINDS = ("HEAD", "GET", "LIST", "PUT", "COPY", "POST", "DELETES")
+CALLS = (
+    *("theirs", "put", "put new", "put stale", "copy", "parts", "parts by copy"),
+    *("listing", "head", "reading", "reading of a part", "delete", "delete stale"),
+)
 
 
 class Use:
@@ -298,6 +339,37 @@ class Use:
         self.s3.finish_upload(self.bucket, self.b, upload, [part], len(body))
         return {**before, self.b: body}
 
+    def parts_by_copy(self, _body, before):
+        entry, _ = self.s3.head(self.bucket, self.a)
+        source = (self.bucket, entry)
+        upload = self.s3.start_upload(self.bucket, self.b, Content())
+        part = self.s3.copy_part(source, self.bucket, self.b, upload, 1, 0, entry.size)
+        self.s3.finish_upload(self.bucket, self.b, upload, [part], entry.size)
+        return {**before, self.b: before[self.a]}
+
+    def listing(self, _body, before):
+        prefix = self.a[: -len(KEYS[0])]
+        assert listed(self.s3, self.bucket, prefix) == sorted(before)
+        return before
+
+    def head(self, _body, before):
+        for key, data in before.items():
+            assert self.s3.head(self.bucket, key)[0].size == len(data)
+        return before
+
+    def reading(self, _body, before):
+        for key, data in before.items():
+            assert read(self.s3, self.bucket, self.s3.head(self.bucket, key)[0]) == data
+        return before
+
+    def reading_of_a_part(self, _body, before):
+        for key, data in before.items():
+            buffer = bytearray(2)
+            etag = self.s3.head(self.bucket, key)[0].etag
+            self.s3.read_into(self.bucket, key, etag, 1, memoryview(buffer))
+            assert buffer == data[1:3]
+        return before
+
     def delete(self, _body, before):
         etags = {key: self.s3.head(self.bucket, key)[0].etag for key in before}
         refused = dict(self.s3.delete_many(self.bucket, list(etags), etags))
@@ -333,6 +405,24 @@ def test_of_a_server_with_many_quirks_nothing_is_believed_that_is_not_true(
         for call in ("theirs", *calls):
             use.do(call)
     use.s3.close()
+
+
+@given(
+    st.sampled_from([NoConditions, IgnoresConditions, BareConditions, RefusesRightOnes]),
+    st.sets(st.sampled_from(QUIRKS), min_size=2, max_size=6),
+)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=4,
+    phases=[Phase.generate],
+)
+def test_a_server_with_many_quirks_that_does_what_it_says_is_used_as_s3_is(
+    client, bucket, proxy, conditions, quirks
+):
+    server = [each() for each in ordered({conditions, *quirks})]
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=2), Mirror(Memory()))
+    with proxy.rule(StandIn(*server)), closing(s3):
+        used(s3, client, bucket)
 
 
 def ordered(quirks: set[type[Quirk]]) -> list[type[Quirk]]:

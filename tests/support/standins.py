@@ -103,7 +103,8 @@ class Silent(Quirk):
     def refused(self, request: Request, method: str) -> Refusal | None:
         many = method == "POST" and "delete" in request.query
         kind = "DELETES" if many else request.kind
-        return Refusal(200, "") if kind == self._kind and (many or request.key) else None
+        about = many or request.key or kind == "LIST"
+        return Refusal(200, "") if kind == self._kind and about else None
 
 
 class EqualParts(Quirk):
@@ -284,6 +285,17 @@ class NoListV2(Quirk):
     def refused(self, request: Request, method: str) -> Refusal | None:
         if request.kind == "LIST" and "list-type" in request.query:
             return Refusal(400, "InvalidArgument")
+        return None
+
+
+class NoEncodingType(Quirk):
+    """Keys of listings are not encoded, and whoever asks for that is refused."""
+
+    source = "https://github.com/versity/versitygw/issues/1984 (how S3 refuses an unknown encoding)"
+
+    def refused(self, request: Request, method: str) -> Refusal | None:
+        if request.kind == "LIST" and "encoding-type" in request.query:
+            return Refusal(400, "InvalidArgument", "Invalid Encoding Method specified in Request")
         return None
 
 

@@ -28,6 +28,8 @@ from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.layers import (
     Layer,
     do_not_ask_first,
+    encode_as_asked,
+    leave_sums_to_us,
     taught,
     through,
     with_md5,
@@ -235,6 +237,7 @@ class Clients:
             # Else an object whose metadata is not ASCII could neither be changed nor copied.
             events.unregister(f"before-parameter-build.s3.{operation}", validate_ascii_metadata)
         events.register("request-created.s3", do_not_ask_first)
+        events.register("before-call.s3.GetObject", leave_sums_to_us)
         events.register("before-sign.s3.DeleteObjects", with_md5)
         events.register("before-parse.s3.DeleteObjects", must_be_a_delete_result)
         events.register_last("before-send.s3", self._transport.before_send)
@@ -375,13 +378,16 @@ class Clients:
             self.count,
             self._traffic,
             self.limits.ask,
+            self.capabilities,
         )
 
     def _signer(self, region: str | None) -> Any:
         """Return a client for addresses, which itself asks for sessions of S3 Express only."""
         signer = self._plain_client(region)
-        signer.meta.events.register_first("before-send.s3", self._count_sent)
-        signer.meta.events.register_last("before-send.s3", self._transport.before_send)
+        events = signer.meta.events
+        encode_as_asked(events)
+        events.register_first("before-send.s3", self._count_sent)
+        events.register_last("before-send.s3", self._transport.before_send)
         return signer
 
     def check_credentials(self) -> None:

@@ -21,9 +21,11 @@ from mimicfs.entry import unquoted
 from mimicfs.errors import (
     NOTHING_SAID,
     AccessDenied,
+    InvalidRequest,
     MimicError,
     ObjectChanged,
     S3Error,
+    Unsupported,
 )
 from mimicfs.finding import FAIL, OK, WARN, Finding
 from mimicfs.s3.requests import checksums
@@ -66,6 +68,15 @@ class Examination:
 
     def ask(self, operation: str, **params: Any) -> Any:
         """Return the answer to a request past the mirror. Raises S3Error."""
+        try:
+            return self._asked(operation, params)
+        except (InvalidRequest, Unsupported):
+            if operation != "list_objects_v2":
+                raise
+        page = self.s3.list_page(params["Bucket"], params["Prefix"])  # in the form that it knows
+        return {"Contents": [{"Key": each.key, "ETag": each.etag} for each in page.entries]}
+
+    def _asked(self, operation: str, params: dict[str, Any]) -> Any:
         about = f"s3://{params.get('Bucket', '')}/{params.get('Key', '')}"
         with ours(about):
             try:
@@ -160,7 +171,9 @@ class Examination:
                     EncodingType="url",
                 )
             )
-            return f"ListObjectsV2 shows {'keys' if page.get('Contents') else 'no key'}"
+            known = self.s3.capabilities["list-v2"] == "yes"
+            shown = "keys" if page.get("Contents") else "no key"
+            return f"{'ListObjectsV2' if known else 'ListObjects'} shows {shown}"
 
         found = self.tried("list", listing)
         yield found

@@ -2,7 +2,8 @@
 fast as by botocore). Any thread may ask.
 
 ListObjectsV2, and ListObjects where a server has no other: one that refuses the first, or that
-answers it as if it were the second.
+answers it as if it were the second. Keys are asked for in the encoding of URLs, unless the server
+refuses that and lists without.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationCo
 # Other mistakes have these codes too; that it is the region is said by a <Region>.
 _MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParametersError"})
 
-# How servers refuse a parameter (list-type=2) that they do not know.
-_NO_VERSION_2 = frozenset({"NotImplemented", "InvalidArgument", "MethodNotAllowed"})
+# How servers refuse a parameter (list-type=2, encoding-type) that they do not know.
+_UNKNOWN_PARAMETER = frozenset({"NotImplemented", "InvalidArgument", "MethodNotAllowed"})
 # What a listing is asked by, by Asked.version: in boto3, and in figures.
 _OPERATIONS = {1: "list_objects", 2: "list_objects_v2", OF_VERSIONS: "list_object_versions"}
 _KINDS = {1: "ListObjectsV2", 2: "ListObjectsV2", OF_VERSIONS: "ListObjectVersions"}
@@ -63,11 +64,29 @@ class Sends(Protocol):
         """Return the answer: `status_code`, `headers`, `content`."""
 
 
+class Learns(Protocol):
+    """What is known of the server (capabilities.py)."""
+
+    def __getitem__(self, name: str, /) -> str: ...
+
+    def learned(self, name: str, value: str) -> None: ...
+
+
+class Forgets(dict[str, str]):
+    """The same, for as long as this lives."""
+
+    def __init__(self) -> None:
+        super().__init__({"list-v2": "yes", "encoding-type": "yes"})
+
+    def learned(self, name: str, value: str) -> None:
+        self[name] = value
+
+
 class Lister:
     """*signer_for* makes a botocore client that signs for a region (None: the configured
     one); *asker* is one that finds the region of a bucket; *credentials* are what they sign
     with, where they can be renewed; *count* counts requests, *traffic* what else is to be known
-    of them; *wait* returns when a bucket may be asked."""
+    of them; *wait* returns when a bucket may be asked; *capabilities*: of the server."""
 
     def __init__(
         self,
@@ -79,6 +98,7 @@ class Lister:
         count: Callable[[str], None],
         traffic: Traffic,
         wait: Callable[[str], None] = lambda bucket: None,
+        capabilities: Learns | None = None,
     ) -> None:
         self._signer_for = signer_for
         self._asker = asker
@@ -89,8 +109,8 @@ class Lister:
         self._traffic = traffic
         self._wait = wait
         self._signer = signer_for(None)
-        self._version = 2  # of ListObjects; 1 where the server knows no other
-        self._answered = False  # a page came: the server knows the version
+        self._capabilities = Forgets() if capabilities is None else capabilities
+        self._answered = False  # a page came: the server knows what it is asked by
         self._lock = threading.Lock()  # protects the two below
         self._regions: dict[str, str] = {}  # by bucket, where it is not the configured one
         self._signers: dict[str, Any] = {}  # by region
@@ -99,12 +119,14 @@ class Lister:
         self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
     ) -> Page:
         ordered = not is_directory_bucket(bucket)
-        asked = Asked(bucket, prefix, after if ordered else "", delimiter, self._version, ordered)
+        version = 2 if self._capabilities["list-v2"] == "yes" else 1
+        after = after if ordered else ""
+        asked = Asked(bucket, prefix, after, delimiter, version, ordered, self._encodes)
         with ours(str(asked)):
             try:
                 return self._page(asked, token, limit)
             except OldVersion:
-                self._version = 1
+                self._capabilities.learned("list-v2", "no")
             return self._page(asked._replace(version=1), token, limit)
 
     def versions(
@@ -112,7 +134,7 @@ class Lister:
     ) -> VersionPage:
         """Return one page of a ListObjectVersions. It begins behind the version *after*, or
         where that names no version, behind all those of the key. Raises MalformedListing."""
-        asked = Asked(bucket, prefix, after.key, delimiter, OF_VERSIONS)
+        asked = Asked(bucket, prefix, after.key, delimiter, OF_VERSIONS, encoded=self._encodes)
         with ours(str(asked)):
             body, _ = self._get(asked, after.version or None, limit)
             return parse_versions(body, asked, after)
@@ -121,15 +143,38 @@ class Lister:
         try:
             body, throttled = self._get(asked, token, limit)
         except (Unsupported, InvalidRequest) as exc:
-            if asked.version == 1 or self._answered or exc.code not in _NO_VERSION_2:
+            if self._answered or exc.code not in _UNKNOWN_PARAMETER:
                 raise
-            # Perhaps version 2 is what it does not know. If not, it says the same again.
-            asked = asked._replace(version=1)
-            body, throttled = self._get(asked, token, limit)
-            self._version = 1
+            return self._page_otherwise(asked, token, limit, exc)
         page = parse_page(body, asked)
         self._answered = True
         return page._replace(throttled=throttled) if throttled else page
+
+    def _page_otherwise(
+        self, refused: Asked, token: str | None, limit: int, refusal: S3Error
+    ) -> Page:
+        """Return the page, asked for without a parameter that the server may not know, and
+        remember which that is. Raises *refusal*."""
+        forms = [(version, encoded) for encoded in (True, False) for version in (2, 1)]
+        for version, encoded in forms:
+            asked = refused._replace(version=version, encoded=encoded)
+            if version > refused.version or encoded > refused.encoded or asked == refused:
+                continue
+            try:
+                page = parse_page(self._get(asked, token, limit)[0], asked)
+            except (Unsupported, InvalidRequest):
+                continue
+            if version != refused.version:
+                self._capabilities.learned("list-v2", "no")
+            if encoded != refused.encoded:
+                self._capabilities.learned("encoding-type", "no")
+            self._answered = True
+            return page
+        raise refusal
+
+    @property
+    def _encodes(self) -> bool:
+        return self._capabilities["encoding-type"] == "yes"
 
     def _get(self, asked: Asked, token: str | None, limit: int) -> tuple[bytes, int]:
         """Return an answer, and how often S3 asked for patience before it came."""
@@ -231,7 +276,9 @@ _IS_ERROR = re.compile(rb"\s*(?:<\?xml[^>]*>)?\s*<(?:\w+:)?Error[\s>]").match
 
 
 def _params(asked: Asked, token: str | None, limit: int) -> dict[str, Any]:
-    params: dict[str, Any] = {"Bucket": asked.bucket, "MaxKeys": limit, "EncodingType": "url"}
+    params: dict[str, Any] = {"Bucket": asked.bucket, "MaxKeys": limit}
+    if asked.encoded:
+        params["EncodingType"] = "url"
     if asked.prefix:
         params["Prefix"] = asked.prefix
     if asked.delimiter:

@@ -57,6 +57,7 @@ class Asked(NamedTuple):
     delimiter: str = ""
     version: int = 2  # of ListObjects; OF_VERSIONS: a ListObjectVersions
     ordered: bool = True  # False: a directory bucket, whose pages are in no order
+    encoded: bool = True  # keys are to be encoded as in URLs
 
     def __str__(self) -> str:
         what = "versions of " if self.version == OF_VERSIONS else ""
