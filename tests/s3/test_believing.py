@@ -10,6 +10,7 @@ from support.proxy import Fail
 
 from mimicfs.entry import TIME_MAX_NS
 from mimicfs.errors import (
+    AccessDenied,
     KeyNotFound,
     MalformedListing,
     MimicError,
@@ -477,6 +478,16 @@ def test_what_is_no_checksum_is_not_compared(s3, bucket, proxy, said):
         buffer = bytearray(3)
         s3.read_into(bucket, "a", a.etag, 0, memoryview(buffer))
     assert buffer == b"abc"
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, AccessDenied), (501, Unsupported)])
+def test_a_refusal_with_the_checksum_of_the_object_is_a_refusal(s3, bucket, proxy, status, error):
+    """rclone says so. botocore, which is asked then, takes the refusal for the object's bytes."""
+    a = s3.put(bucket, "a", b"abc", 3)
+    refused = Fail(lambda request: request.kind == "GET", status, "")
+    refused.headers += [("x-amz-checksum-crc32", "NSRBwg==")]
+    with proxy.rule(refused), pytest.raises(error):
+        s3.read_into(bucket, "a", a.etag, 0, memoryview(bytearray(3)), size=3)
 
 
 def test_white_space_before_an_answer_keeps_the_connection_and_says_nothing(s3, bucket, proxy):

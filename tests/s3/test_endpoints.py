@@ -148,7 +148,7 @@ def test_each_request_is_signed_for_what_it_says_and_asked_once(listens, url, ba
 @pytest.mark.parametrize(
     ("status", "region"),
     [
-        *((status, "") for status in (300, 301, 302, 305, 307, 308)),
+        *((status, "") for status in (300, 301, 302, 303, 305, 307, 308)),
         *((301, region) for region in ("eu-west-1", "eu-west-1.no.test/", "-", "x" * 300)),
         (307, "eu-west-1"),
     ],

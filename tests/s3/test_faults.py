@@ -368,7 +368,7 @@ def stranger() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("kind", sorted(ASK))
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_to_another_host_is_never_followed(s3, full, proxy, stranger, kind, status):
     url, asked = stranger
     headers = {"Location": f"{url}/{full}/a"}

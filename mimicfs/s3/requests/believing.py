@@ -16,6 +16,7 @@ would be deleted, or taken for done that is not.
                                200 to a range               used if it is the whole object, as HEAD
                                                             says; else an error
                                a checksum that is none      not compared (checksums.py)
+                               a refusal with a checksum    as the refusal (layers.py)
     PUT                        no ETag                      HEAD decides (client.py)
     COPY                       no result, no ETag           HEAD decides (copying.py)
                                no LastModified              used: the time of the answer

@@ -50,8 +50,9 @@ _AS_STORED = {"Accept-Encoding": "gzip"}
 # A body that only a proxy before the server compressed has no length: it is asked for once more
 # without.
 _AS_IT_IS = {"Accept-Encoding": "identity"}
-# Refusals that say all there is to say; of others, botocore may know more (regions, retries).
-_PLAIN = frozenset({404, 412, 416})
+# Refusals that say all there is to say; of others, botocore may know more (regions, retries). It
+# fails at 303 (urllib3 cannot make a GET of its headers), and leaves the socket open.
+_PLAIN = frozenset({303, 404, 412, 416})
 _ERROR_MAX = 64 << 10  # bytes of an error answer that are looked at
 _EARLY = re.compile(r" 0\d{3} ").search
 _UNRESERVED = "/-._~"  # of a key, what a signed path has as it is (as botocore)
