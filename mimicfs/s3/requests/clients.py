@@ -28,7 +28,6 @@ from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.layers import (
     Layer,
     do_not_ask_first,
-    encode_as_asked,
     leave_sums_to_us,
     taught,
     through,
@@ -367,10 +366,10 @@ class Clients:
 
     @cached_property
     def _lister(self) -> Any:
-        from mimicfs.s3.requests.lister import Lister
+        from mimicfs.s3.requests.lister import Lister, encoding_as_asked
 
         return Lister(
-            self._signer,
+            lambda region: encoding_as_asked(self._signer(region)),
             self._client,
             self._options,
             self._transport,
@@ -384,10 +383,8 @@ class Clients:
     def _signer(self, region: str | None) -> Any:
         """Return a client for addresses, which itself asks for sessions of S3 Express only."""
         signer = self._plain_client(region)
-        events = signer.meta.events
-        encode_as_asked(events)
-        events.register_first("before-send.s3", self._count_sent)
-        events.register_last("before-send.s3", self._transport.before_send)
+        signer.meta.events.register_first("before-send.s3", self._count_sent)
+        signer.meta.events.register_last("before-send.s3", self._transport.before_send)
         return signer
 
     def check_credentials(self) -> None:

@@ -46,15 +46,6 @@ def do_not_ask_first(request: Any, **_: Any) -> None:
         del request.headers["Expect"]
 
 
-def encode_as_asked(events: Any) -> None:
-    """Have the client of *events* ask for listings with encoded keys only if it is told to: there
-    may be servers that refuse that, and botocore does it by itself."""
-    from botocore.handlers import set_list_objects_encoding_type_url as encodes
-
-    for operation in ("ListObjects", "ListObjectsV2", "ListObjectVersions"):
-        events.unregister(f"before-parameter-build.s3.{operation}", encodes)
-
-
 def leave_sums_to_us(context: dict[str, Any], **_: Any) -> None:
     """Keep botocore from comparing the checksum of a body with what checksums.py compares, too. It
     would take the body of a refusal that has such a header for an object, and end in an

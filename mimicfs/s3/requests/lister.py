@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
+from botocore.handlers import set_list_objects_encoding_type_url
 from urllib3.exceptions import HTTPError
 
 from mimicfs.config.values import S3Options
@@ -260,6 +261,15 @@ class Lister:
             if region not in self._signers:
                 self._signers[region] = self._signer_for(region)
             self._regions[bucket] = region
+
+
+def encoding_as_asked(client: Any) -> Any:
+    """Return *client*, which asks for listings with encoded keys only if it is told to, from now
+    on: there may be servers that refuse that, and botocore does it by itself."""
+    for operation in ("ListObjects", "ListObjectsV2", "ListObjectVersions"):
+        event = f"before-parameter-build.s3.{operation}"
+        client.meta.events.unregister(event, set_list_objects_encoding_type_url)
+    return client
 
 
 def _failed(body: bytes, about: str) -> S3Error | None:
