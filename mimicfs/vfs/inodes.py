@@ -76,6 +76,7 @@ class _Rest:
         "pages_etag",
         "special",
         "turn",
+        "unlisted",
     )
 
     def __init__(self) -> None:
@@ -93,6 +94,7 @@ class _Rest:
         self.content = False  # directory: its marker object has content
         self.asked = False  # directory: the kernel may hold a listing, or a name's absence
         self.away = False  # the kernel may hold its name as absent, or a listing without it
+        self.unlisted = False  # directory: the kernel may hold a listing from before it was found
 
 
 _NOTHING = _Rest()  # shared by all nodes without one. Nobody writes to it.
@@ -136,6 +138,7 @@ class Node:
     content: bool = _rare("content")
     asked: bool = _rare("asked")
     away: bool = _rare("away")
+    unlisted: bool = _rare("unlisted")
 
     def __init__(
         self, ino: int, kind: NodeKind, parent: Node | None, component: str, bucket: str
@@ -266,7 +269,10 @@ class Inodes:
                 children = parent.children = {}
             node = children.get(slot)
             if node is None:
-                node = children[slot] = self._make(parent, slot, kind)
+                node = self._make(parent, slot, kind)
+                # Whoever is told of it may find it from the next line on (kernel.py).
+                node.unlisted = kind is NodeKind.DIRECTORY
+                children[slot] = node
             if hold:
                 node.holds += 1
             return node

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from mimicfs import metadata
-from mimicfs.entry import Difference, Entry
+from mimicfs.entry import LISTED, Difference, Entry
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import KernelCache
@@ -205,8 +205,10 @@ class Kernel:
         if node is None:
             return
         self.returned(node)
+        self._way_listed(node, listings)
         if not slot:  # a marker object for a directory that the kernel knows
             self._kernel.attr_changed(node.ino)
+            self._list_again(node, listings)  # it may have gone, and come back, in between
             return
         if node.asked or node.kind == NodeKind.ACCOUNT:
             self._name_changed(node, slot)
@@ -230,12 +232,37 @@ class Kernel:
                 self._version_changed(known, key)
         # The directories above may have gone with their last key. The kernel may give up a
         # directory once it is told of it, and a node that was given up has no parent any more.
+        there = False
         for below, below_key, above in above_it:
-            if not self._gone(bucket, below_key):
+            there = there or not self._gone(bucket, below_key)
+            if there and self._is_object(bucket, below_key):
                 return
+            if there:  # only by its keys: it may have been gone, and listed so, until they came
+                self._list_again(below, listings)
+                continue
             below.away = True  # set before the kernel is told, and asks
             self._name_changed(above, below.slot)
             listings.add(above.ino)
+
+    def _way_listed(self, node: Node, listings: set[int]) -> None:
+        """Something is new at or below *node*. Directories on the way that were looked up before
+        anybody was told of them may be missing in listings that the kernel has."""
+        for below, _ in _way_up(node):
+            if below.unlisted:
+                below.unlisted = False
+                self._list_again(below, listings)
+
+    @staticmethod
+    def _list_again(directory: Node, listings: set[int]) -> None:
+        """The kernel may have a listing without *directory*, which is there."""
+        above = directory.parent
+        if above is not None and above.kind != NodeKind.ACCOUNT and above.asked:
+            listings.add(above.ino)
+
+    def _is_object(self, bucket: str, directory: str) -> bool:
+        """Whether *directory* is there without the keys below it."""
+        entry = self._mimicdb.entry(bucket, directory)
+        return entry is not None and entry.kind != LISTED
 
     def _object_vanished(self, parent: Node, node: Node) -> None:
         node.away = True

@@ -77,3 +77,41 @@ def test_whoever_watches_a_file_that_others_deleted_is_told_before_its_name_goes
         kernel.changed("bucket", Difference([], [], ["a"], 0))
     assert ("file_deleted", root) not in told
     assert ("data_changed", file.ino) in told
+
+
+def test_a_directory_that_was_looked_up_before_its_news_came_is_listed_again(inodes):
+    mimicdb, told = Mirror(Memory()), Told()
+    kernel = Kernel(mimicdb, inodes, told)
+    above = inodes.child(inodes.root, "c/", NodeKind.DIRECTORY, hold=True)
+    [held] = inodes.listed(above, ["listed/"], hold=True)
+    above.asked = True  # the kernel has listed it
+    mimicdb.record_all("bucket", [Entry("c/made/"), Entry("c/implied/a"), Entry("c/listed/a")])
+    made, _ = (
+        inodes.child(above, slot, NodeKind.DIRECTORY, hold=True) for slot in ("made/", "implied/")
+    )
+    kernel.changed("bucket", Difference(["c/made/"], [], [], 0))
+    assert told == [("attr_changed", made.ino), ("listing_changed", above.ino)]
+    told.clear()
+    kernel.changed("bucket", Difference(["c/implied/a"], [], [], 0))
+    assert told == [("listing_changed", above.ino)]
+    told.clear()
+    kernel.changed("bucket", Difference(["c/implied/a", "c/listed/a"], [], [], 0))
+    assert told == []
+    held.asked = True
+    kernel.changed("bucket", Difference(["c/listed/a"], [], [], 0))
+    assert told == [("entry_changed", held.ino)] * 2 + [("listing_changed", held.ino)]
+
+
+def test_a_directory_that_its_keys_alone_make_may_have_been_gone_between_two_of_them(inodes):
+    mimicdb, told = Mirror(Memory()), Told()
+    kernel = Kernel(mimicdb, inodes, told)
+    above = inodes.child(inodes.root, "c/", NodeKind.DIRECTORY, hold=True)
+    for slot in ("implied/", "marked/"):
+        inodes.child(above, slot, NodeKind.DIRECTORY, hold=True)
+    inodes.root.asked = above.asked = True
+    mimicdb.record_all("bucket", [Entry("c/"), Entry("c/marked/"), Entry("c/implied/new")])
+    kernel.changed("bucket", Difference([], [], ["c/marked/old"], 0))
+    assert ("listing_changed", above.ino) not in told
+    kernel.changed("bucket", Difference([], [], ["c/implied/old"], 0))
+    assert ("listing_changed", above.ino) in told
+    assert ("listing_changed", inodes.root.ino) not in told
