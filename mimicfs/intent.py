@@ -146,6 +146,10 @@ class StoreIntents:
         """Return the intents of all writers that are pending or contended for *key*."""
         return self._backend.unsettled(bucket, key)
 
+    def all_unsettled(self, bucket: str) -> list[Unsettled]:
+        """Return the same of all keys of *bucket*."""
+        return self._backend.unsettled(bucket)
+
     def is_settled(self, bucket: str, name: str) -> bool:
         """Whether the key *name*, and all keys below it, have no pending or contended intent."""
         if not self._backend.intents:

@@ -124,6 +124,10 @@ class Knowledge:
         exact = self.backend.exact
         return exact.get(bucket, key) is not None or exact.has_below(bucket, key)
 
+    def children_still(self, bucket: str, directory: str, limit: int) -> list[Entry]:
+        """Return the first children that the store, not a copy of it, has of *directory*."""
+        return self.backend.exact.children(bucket, directory, "", limit)
+
     # Scopes
 
     def cover(self, bucket: str, directory: str) -> Scope | None:
@@ -171,10 +175,11 @@ class Knowledge:
         self.backend.set_note(bucket, name, text)
 
     def swap_note(
-        self, bucket: str, name: str, before: str | None, after: str
+        self, bucket: str, name: str, before: str | None, after: str | None
     ) -> tuple[bool, str | None]:
-        """Note *after* as *name* beside *bucket* if the note is *before*, in one step where the
-        store has such steps. Return whether it was, and the note as it is then."""
+        """Note *after* as *name* beside *bucket* (None: remove the note) if the note is *before*,
+        in one step where the store has such steps. Return whether it was, and the note as it is
+        then."""
         if self.backend.intents:
             return self.backend.swap_note(bucket, name, before, after, tell=False)
         now = self.backend.note(bucket, name)
@@ -201,6 +206,15 @@ class Knowledge:
     def bring(self, bucket: str, directory: str) -> None:
         """Fetch *directory* of a shared store, so that it is at hand. Waits. Raises StoreError."""
         self.backend.bring(bucket, directory)
+
+    def catch_up(self, bucket: str) -> None:
+        """Have what is in the log of *bucket* by now. Raises StoreError."""
+        self.backend.catch_up(bucket)
+
+    @property
+    def private(self) -> bool:
+        """Whether no other process can use the store."""
+        return self.backend.private
 
     def finding(self) -> AbstractContextManager[None]:
         """Within, what this thread records was found in S3 (Backend.finding)."""

@@ -58,8 +58,8 @@ class Leaving:
                 self._roots.forget(node.bucket)
             else:
                 self._replacing.empty(node)
-                with self._replacing.losing(directory, node.key):
-                    self._replacing.remove(node.bucket, node.key)
+                with self._replacing.removing(directory, node.key) as intent:
+                    self._replacing.remove(node.bucket, node.key, intent)
                 self._stayed(directory)
             _touch(directory)
 
@@ -73,7 +73,7 @@ class Leaving:
         key = node.key  # the node has no key once its object was found to be another version
         with self._handles.leaving(node, caller.cancellation) as file:
             if file is None or file.entry is not None:
-                with self._replacing.losing(directory, key):
+                with self._replacing.removing(directory, key):
                     self._s3.delete(directory.bucket, key)
                 if not node.component:
                     directory.content = False

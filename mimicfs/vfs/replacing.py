@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Difference, Entry, pages
-from mimicfs.errors import LogTrimmed, MimicError, PosixError
+from mimicfs.errors import LogTrimmed, MimicError, PosixError, StoreError
+from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
@@ -24,6 +25,7 @@ from mimicfs.vfs.tree import Tree
 
 _UPLOAD_MAX_S = DAY_S  # longer than any file takes to upload
 _PAGE = 100  # names of a directory that are read at a time
+_FEW = 100  # names that others may be about to delete at once: one each, in a directory
 
 
 class Replacing:
@@ -59,23 +61,57 @@ class Replacing:
         children = self._mimicdb.children
         return self._syncer.sure(lambda: children(node.bucket, node.key, after, _PAGE))
 
-    def remove(self, bucket: str, key: str) -> None:
-        """Delete the object *key*; forget a directory that has no object."""
+    def remove(self, bucket: str, key: str, intent: StoreIntent | None) -> None:
+        """Delete the object *key*; forget a directory that has no object, as *intent* has said."""
         entry = self._mimicdb.entry(bucket, key)
         if entry is None or entry.kind == OBJECT:
             self._s3.delete(bucket, key)
-        else:
+            return
+        with nullcontext() if intent is None else intent.learning():
             self._mimicdb.forget(bucket, key)
 
     @contextmanager
-    def losing(self, directory: Node, name: str) -> Iterator[None]:
+    def removing(self, directory: Node, name: str) -> Iterator[StoreIntent | None]:
+        """As `losing`, of a key that is deleted within. Mounts that delete the last names of a
+        directory at once know of each other: each says first what it is about to delete, and looks
+        then whether others are about to delete the rest. Yield what was said."""
+        if not self._has_few(directory, name):
+            with self.losing(directory, name):
+                yield None
+            return
+        intents = self._mimicdb.intents
+        intent = intents.begin(directory.bucket, [name])
+        try:
+            with self.losing(directory, name, said=True), intent.given():
+                yield intent
+        finally:
+            if not intent.taken:  # S3 was not asked
+                self._end(intent)
+
+    def _has_few(self, directory: Node, name: str) -> bool:
+        """Whether *directory*, which is there only because of the names it has, has some besides
+        *name*, and so few that others may be about to delete all of them."""
+        if not self._mimicdb.intents.are_kept or self._stays(directory):
+            return False
+        others = [each.key for each in self._children(directory, _FEW + 2) if each.key != name]
+        return 0 < len(others) <= _FEW
+
+    def _end(self, intent: StoreIntent) -> None:
+        try:
+            self._mimicdb.intents.end(intent, unsure=False)
+        except StoreError:
+            self._mimicdb.intents.keep(intent)
+            raise
+
+    @contextmanager
+    def losing(self, directory: Node, name: str, *, said: bool = False) -> Iterator[None]:
         """Within, the key *name*, or all below it, leaves *directory*. A directory that loses its
         last name stays until it is removed. This mount says so before the name goes: another one
         that removes the directory with its names at the same time looks for such a word after them
         (renames.py), and the directory stays only if the names were still there when it was said.
         After a failure the directory stays, too, unless the name is there for certain: S3 may have
         removed it, or somebody else may, who relies on what was said."""
-        kept = self._is_last(directory, name) and self._keeps(directory, name)
+        kept = self._is_last(directory, name, said) and self._keeps(directory, name)
         try:
             yield
         except BaseException:
@@ -85,15 +121,29 @@ class Replacing:
                         self._forget(directory)
             raise
 
-    def _is_last(self, directory: Node, name: str) -> bool:
-        """Whether *name* is the last in *directory*, which S3 shows only because of its names."""
-        bucket, key = directory.bucket, directory.key
-        own = self._mimicdb.entry(bucket, key) if key else None
-        if not key or (own is not None and own.kind != LISTED):
+    def _is_last(self, directory: Node, name: str, said: bool) -> bool:
+        """Whether *name* is the last in *directory*, which S3 shows only because of its names. If
+        *said*, names that others are about to delete do not count."""
+        if self._stays(directory):
             return False
+        if all(each.key == name for each in self._children(directory, 2)):
+            return True
+        if not said:
+            return False
+        # First what is pending: of a deletion that ends in between, the name is gone then.
+        pending = {row.key for row in self._mimicdb.intents.all_unsettled(directory.bucket)}
+        left = self._mimicdb.children_still(directory.bucket, directory.key, _FEW + 2)
+        return len(left) <= _FEW + 1 and pending.issuperset(each.key for each in left)
+
+    def _stays(self, directory: Node) -> bool:
+        """Whether *directory* is there whatever names it has."""
+        key = directory.key
+        own = self._mimicdb.entry(directory.bucket, key) if key else None
+        return not key or (own is not None and own.kind != LISTED)
+
+    def _children(self, directory: Node, count: int) -> list[Entry]:
         children = self._mimicdb.children
-        first = self._syncer.sure(lambda: children(bucket, key, "", 2))
-        return all(each.key == name for each in first)
+        return self._syncer.sure(lambda: children(directory.bucket, directory.key, "", count))
 
     def _keeps(self, directory: Node, name: str) -> bool:
         """Say that *directory* stays; return whether only we have said so, and *name* was there.

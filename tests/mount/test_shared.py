@@ -6,6 +6,7 @@ import os
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -123,6 +124,30 @@ def test_what_one_does_a_mount_shows_in_milliseconds(two, bucket, shared_store, 
         seen_after_s(lambda: _read(two[0] / "made") == "by the library")
         there.delete_key("d/made")
         seen_after_s(lambda: not exists(two[0] / "made"))
+
+
+def test_whoever_looks_a_new_directory_up_before_its_news_has_come_lists_it_too(two):
+    one, other = two
+    for n in range(30):
+        assert f"n{n}" not in os.listdir(other)  # its kernel has the listing
+        (one / f"n{n}").mkdir()
+        exists(other / f"n{n}")
+        seen_after_s(lambda name=f"n{n}": name in os.listdir(other))
+
+
+def test_a_directory_without_an_object_whose_last_names_go_at_once_is_empty(two, bucket, client):
+    emptied = [f"e{n}" for n in range(10)]
+    for name in emptied:
+        for file in "ab":
+            client.put_object(Bucket=bucket, Key=f"d/{name}/{file}", Body=b"x")
+    (two[0].parent / ".sync").touch()
+    for path in two:
+        seen_after_s(lambda path=path: all(os.listdir(path / each) for each in emptied))
+    with ThreadPoolExecutor(2) as pool:
+        for name in emptied:
+            list(pool.map(os.unlink, [two[0] / name / "a", two[1] / name / "b"]))
+    for path in two:
+        seen_after_s(lambda path=path: [os.listdir(path / each) for each in emptied] == [[]] * 10)
 
 
 @pytest.mark.parametrize("keys", [("d1/", "d1/sub/", "d1/sub/g"), ("d1/sub/g",)])

@@ -159,6 +159,49 @@ def test_a_name_leaves_a_directory_of_which_no_listing_is_known(
     assert mimicdb.entry(bucket, "d/") == entry
 
 
+def _with_two(fs: VFS, mimicdb: Mirror, s3: S3, bucket: str, client: Any) -> int:
+    client.put_object(Bucket=bucket, Key="d/b", Body=b"b")
+    Syncer(mimicdb, s3).sync(bucket)
+    return fs.lookup(CALLER, ROOT_INO, b"d").ino
+
+
+def test_a_directory_whose_last_two_names_two_mounts_remove_at_once_stays(
+    fs: VFS, mimicdb: Mirror, s3: S3, bucket: str, client: Any
+) -> None:
+    d = _with_two(fs, mimicdb, s3, bucket, client)
+    theirs = mimicdb.intents.begin(bucket, ["d/b"])
+    fs.unlink(CALLER, d, b"a")
+    client.delete_object(Bucket=bucket, Key="d/b")
+    with theirs.learning():
+        mimicdb.forget(bucket, "d/b")
+    assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
+    assert mimicdb.intents.all_unsettled(bucket) == []
+
+
+def test_a_directory_of_which_nobody_removes_the_other_name_is_not_kept(
+    fs: VFS, mimicdb: Mirror, s3: S3, bucket: str, client: Any, proxy: Proxy
+) -> None:
+    d = _with_two(fs, mimicdb, s3, bucket, client)
+    with proxy.rule(Fail(_is_delete, 403, "AccessDenied")), pytest.raises(MimicError):
+        fs.unlink(CALLER, d, b"a")
+    assert mimicdb.intents.all_unsettled(bucket) == []
+    fs.unlink(CALLER, d, b"a")
+    assert mimicdb.entry(bucket, "d/") is None
+    assert mimicdb.intents.all_unsettled(bucket) == []
+
+
+def test_a_directory_without_an_object_is_removed_beside_another_name(
+    fs: VFS, mimicdb: Mirror, bucket: str
+) -> None:
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    mimicdb.keep(bucket, "d/k/", _META)
+    mimicdb.intents.begin(bucket, ["d/a"])
+    fs.rmdir(CALLER, d, b"k")
+    assert mimicdb.entry(bucket, "d/k/") is None
+    assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
+    assert [row.key for row in mimicdb.intents.all_unsettled(bucket)] == ["d/a"]
+
+
 # Renames
 
 
