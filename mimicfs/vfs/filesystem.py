@@ -46,6 +46,7 @@ from mimicfs.s3.requests.past import entry_of
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.admission import TELL_KERNEL_S, Admission
+from mimicfs.vfs.claims import RenameClaims
 from mimicfs.vfs.control import Control
 from mimicfs.vfs.creating import Creating
 from mimicfs.vfs.firstlook import FirstLook
@@ -146,11 +147,10 @@ class VFS:
             self.inodes, tree, handles, self._stored, vacated, ownership, options
         )
         renames = Renames(mimicdb, s3, syncer, intents)
-        mover = Mover(mimicdb, s3, syncer, self.inodes, handles, renames, self._kernel, vacated)
+        kernel, claims = self._kernel, RenameClaims(mimicdb)
+        mover = Mover(mimicdb, s3, syncer, self.inodes, handles, renames, claims, kernel, vacated)
         replacing = Replacing(mimicdb, s3, syncer, handles, tree)
-        self._leaving = Leaving(
-            s3, tree, handles, replacing, mover, roots, self._kernel, options.buckets
-        )
+        self._leaving = Leaving(s3, tree, handles, replacing, mover, roots, kernel, options.buckets)
 
     def locks(self, shared: SharedLocks, catch_up: Callable[[str, float], bool]) -> VFSLocks:
         """Return the locks of open files; *shared* keeps them."""

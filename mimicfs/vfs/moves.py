@@ -20,6 +20,7 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.sync import Syncer
+from mimicfs.vfs.claims import RenameClaim, RenameClaims
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.intents import KeyTree
@@ -56,12 +57,14 @@ class Mover:
         inodes: Inodes,
         handles: Handles,
         renames: Renames,
+        claims: RenameClaims,
         kernel: Kernel,
         vacated: Vacated,
     ) -> None:
         self._vacated = vacated
         self._kernel = kernel
         self._renames = renames
+        self._claims = claims
         self._handles = handles
         self._mimicdb = mimicdb
         self._s3 = s3
@@ -150,12 +153,32 @@ class Mover:
         node = self._inodes.find(source.parent, slot_of(source.component, directory=True))
         for below in self._inodes.below(node) if node is not None else ():
             self._handles.flush_node(below, cancellation)
+        with self._claims.held(cancellation, old, new) as claim:
+            rename = self._renamed(cancellation, node, (old, new), claim)
+        self._go_along(node, rename)  # files that were opened meanwhile
+        if node is not None:
+            self._inodes.move(node, target.parent, target.component)
+        if rename.late:  # the kernel may not know yet what others did at the old place
+            late = [new.prefix + name for name in rename.late]
+            self._mimicdb.announce(new.bucket, Difference(late, [], [], 0))
+
+    def _renamed(
+        self,
+        cancellation: Cancellation,
+        node: Node | None,
+        trees: tuple[KeyTree, KeyTree],
+        claim: RenameClaim,
+    ) -> Rename:
+        """Rename the one of *trees*, of the directory *node*, to the other; nobody else does."""
+        old, new = trees
         self._know_all(cancellation, old)
         rename = self._renames.begin(cancellation, old, new)
         try:
             rename.copy(cancellation)
             self._go_along(node, rename, cancellation)
             rename.settle(cancellation)
+            while not claim.holds(cancellation):  # somebody else may have renamed it meanwhile
+                rename.settle(cancellation)
             self._go_along(node, rename, cancellation)  # before the originals are deleted
             rename.commit()
         except BaseException:
@@ -163,12 +186,7 @@ class Mover:
             self._undo(rename)
             raise
         rename.delete()
-        self._go_along(node, rename)  # files that were opened meanwhile
-        if node is not None:
-            self._inodes.move(node, target.parent, target.component)
-        if rename.late:  # the kernel may not know yet what others did at the old place
-            late = [new.prefix + name for name in rename.late]
-            self._mimicdb.announce(new.bucket, Difference(late, [], [], 0))
+        return rename
 
     def _know_all(self, cancellation: Cancellation, tree: KeyTree) -> None:
         """List the directory to its depth unless that was done once. Keys that the mirror has not
