@@ -7,6 +7,8 @@ from contextlib import ExitStack
 import pytest
 from support import servers
 
+from mimicfs import following
+from mimicfs.backends import lease
 from mimicfs.backends.lease import LEASE_S
 from mimicfs.backends.open import open_store
 from mimicfs.entry import LISTED, Entry
@@ -214,11 +216,14 @@ def test_a_silent_store_costs_the_lease_and_its_return_gives_it_back(tmp_path, c
 
 
 @pytest.mark.usefixtures("caplog")  # it is said that the changes are not known
-def test_whoever_tells_for_long_does_not_take_the_store_for_away(ours, other):
+def test_whoever_tells_for_long_does_not_take_the_store_for_away(ours, other, monkeypatch):
+    for module in (following, lease):
+        monkeypatch.setattr(module, "LEASE_S", 0.2)
+    monkeypatch.setattr(following, "_TICK_S", 0.05)
     away, told, never = [], threading.Event(), threading.Event()
 
     def tell(*_):
-        never.wait(LEASE_S + 1.5)
+        never.wait(0.5)
         away.append(follower.lease.away)
         told.set()
 

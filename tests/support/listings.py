@@ -90,6 +90,7 @@ def serving(marked: Callable[[str], str]) -> Iterator[tuple[str, Listings]]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the body waits 40 ms for an ACK of the head
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass

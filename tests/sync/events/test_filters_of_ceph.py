@@ -46,7 +46,7 @@ class Bucket(BaseHTTPRequestHandler):
 @pytest.fixture
 def ceph():
     with ThreadingHTTPServer(("127.0.0.1", 0), Bucket) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
         yield server
         server.shutdown()
 
