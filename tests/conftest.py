@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import apart  # noqa: F401  before botocore
-import botocore.session
 import pytest
 from benchlib.server import Server
 from hypothesis import settings
-from support import servers
+from support import quick_botocore, servers
 from support.clients import plain
 from support.proxy import Proxy
 
@@ -31,8 +30,7 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 
 _numbers = itertools.count(1)
-# Each session of botocore reads its models anew, for 50 ms; they do not change.
-botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+quick_botocore.begin()
 
 # A background job and some CI runners start the suite with SIGINT ignored, nohup with SIGHUP.
 # Children would inherit that, and a test that interrupts one would wait in vain.
