@@ -61,14 +61,19 @@ def sync(
     A mount that uses the same store shows the changes within a second. An interrupted sync keeps
     what it has found, and the next sync continues from there.
     """
-    from mimicfs.sync import Wish
+    from mimicfs.s3.requests.sparing import spare_awscrt
 
     targets = [parse_target(url) for url in urls] or [Target()]
+    spare_awscrt(settings.s3, [target.bucket for target in targets])
+    gc.disable()
+    from mimicfs.sync import Wish  # which imports botocore
+
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
         # The objects that exist by now stay; looking through it again and again took a tenth.
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
+        gc.enable()
         with _Bar() as bar:
             guard = bar.confirm if delete_guard and not yes else None
             wish = Wish(guard, fresh)

@@ -35,14 +35,12 @@ class AwsProfile(NamedTuple):
 def profile_of(environ: Mapping[str, str], name: str, credentials: str) -> AwsProfile:
     """Return the profile *name*, or where that is "", the one that *environ* names. *credentials*:
     the file that is read in the place of ~/.aws/credentials; "": none."""
-    config = environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
-    usual = environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
-    texts = [_text(path) for path in (config, credentials or usual)]
+    found = texts(environ, credentials)
     said = environ.get("AWS_" + _IGNORE.upper())
-    if not any(_ENDPOINT in text.lower() for text in texts):  # and no parser is loaded
+    if not any(_ENDPOINT in text.lower() for text in found):  # and no parser is loaded
         return AwsProfile({}, _is_true(said))
     name = name or environ.get("AWS_DEFAULT_PROFILE") or environ.get("AWS_PROFILE") or "default"
-    profiles, services = _profiles(*map(_sections, texts))
+    profiles, services = _profiles(*map(_sections, found))
     profile = profiles.get(name, {})
     if _is_true(profile.get(_IGNORE) if said is None else said):
         return AwsProfile({}, ignores=True)
@@ -52,6 +50,13 @@ def profile_of(environ: Mapping[str, str], name: str, credentials: str) -> AwsPr
         return AwsProfile({}, ignores=False)
     origin = f"the profile {name} of the AWS configuration"
     return AwsProfile({"endpoint-url": GivenValue(url, origin)}, ignores=False)
+
+
+def texts(environ: Mapping[str, str], credentials: str) -> list[str]:
+    """Return what is in the files of the AWS configuration. *credentials* as for `profile_of`."""
+    config = environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
+    usual = environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    return [_text(path) for path in (config, credentials or usual)]
 
 
 def _text(path: str) -> str:

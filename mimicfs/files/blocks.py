@@ -2,7 +2,8 @@
 
     0 .. size    the object's bytes, each at its own place; what was never read is a hole
     size ..      the header: what the file is
-    .. end       a record for each block: 0, or _PRESENT with the block's crc32
+    .. end       a record for each block: 0, or _PRESENT with the block's CRC-32, or _BY_AWSCRT
+                 with its CRC-32C, which takes a tenth of the time where awscrt is installed
 
 A block is believed once it was compared with its record, which happens when it is first read here.
 So nothing has to be synced: a block that a crash has torn does not match, and counts as absent.
@@ -20,10 +21,12 @@ import struct
 import time
 import weakref
 from array import array
+from collections.abc import Callable
 from functools import cached_property
 from zlib import crc32
 
 from mimicfs.files.direct import LEAST, Direct
+from mimicfs.s3.requests import checksums
 
 BLOCK = 64 << 10
 _HEADER = struct.Struct("=8sQ")  # what it is, in the byte order of this machine; the size
@@ -31,6 +34,7 @@ _MAGIC = b"mimicfs1"
 _RECORD = 8  # bytes
 _PRESENT = 1 << 32
 _CHECKED = 1 << 33  # in memory only: compared with its bytes
+_BY_AWSCRT = _PRESENT | 1 << 34
 _TABLE = 512  # records that are read at once, of 32 MiB of the object
 _FRESH_S = 60.0  # an earlier use than this is noted
 _PART = 2 << 20  # what the disk is asked for at once, where single blocks are read here and there
@@ -142,8 +146,9 @@ class BlockFile:
         if begin >= end or self.here_until(begin, end) == end:
             return 0
         view = data[begin - start : end - start]
+        kind, checksum = _best()
         records = array("Q", (
-            _PRESENT | crc32(view[place : place + BLOCK]) for place in range(0, len(view), BLOCK)
+            kind | checksum(view[place : place + BLOCK]) for place in range(0, len(view), BLOCK)
         ))  # fmt: skip
         done = 0
         if self._direct is not None and len(view) >= LEAST and self._direct_fd >= 0:
@@ -168,8 +173,9 @@ class BlockFile:
         if table is None:
             found = os.pread(self._fd, _TABLE * _RECORD, self._record(number * _TABLE))
             table = array("Q", found[: len(found) // _RECORD * _RECORD])
+            known = _known()
             for index, record in enumerate(table):
-                if record >= _CHECKED:  # no record of ours
+                if record >= _CHECKED and record >> 32 not in known:  # no record of ours
                     table[index] = 0
             table.frombytes(bytes((_TABLE - len(table)) * _RECORD))
             table = self._tables.setdefault(number, table)
@@ -199,7 +205,7 @@ class BlockFile:
         for index in blocks:
             place = index * BLOCK - start
             table, number = self._table(index // _TABLE), index % _TABLE
-            if table[number] & ~_CHECKED == _PRESENT | crc32(data[place : place + BLOCK]):
+            if _is_record_of(table[number] & ~_CHECKED, data[place : place + BLOCK]):
                 table[number] |= _CHECKED
             else:
                 sound, table[number] = False, 0
@@ -222,3 +228,23 @@ class BlockFile:
                 return None
             raise
         return memoryview(buffer) if count == end - start else None
+
+
+def _best() -> tuple[int, Callable[[memoryview], int]]:
+    """Return the kind of checksum that is computed fastest here, and what computes it."""
+    crc32c = checksums.crc32c()
+    return (_PRESENT, crc32) if crc32c is None else (_BY_AWSCRT, crc32c)
+
+
+def _known() -> tuple[int, ...]:
+    """Return the kinds of records that can be compared here, without their checksums. Another mount
+    may have awscrt: then what it keeps is not there for us, and stays there for it."""
+    return (_PRESENT >> 32,) if checksums.crc32c() is None else (_PRESENT >> 32, _BY_AWSCRT >> 32)
+
+
+def _is_record_of(record: int, block: memoryview) -> bool:
+    """Whether *block* has the checksum in *record*."""
+    if record < _BY_AWSCRT:
+        return record == _PRESENT | crc32(block)
+    crc32c = checksums.crc32c()
+    return crc32c is not None and record == _BY_AWSCRT | crc32c(block)

@@ -19,6 +19,7 @@ from mimicfs.mount import process
 from mimicfs.mount.mounted import check_free
 from mimicfs.mount.place import MountPlace
 from mimicfs.mount.systemd import ServiceManager
+from mimicfs.s3.requests.sparing import spare_awscrt
 
 _NOBODY = ServiceManager()
 
@@ -37,6 +38,7 @@ def serve_at(
     place, choices = _place(settings, mountpoint, choices)
     # Before there is what it could hold: an open /dev/fuse, a lock, the memory of what is imported.
     with closing(Guardian()) as guardian:
+        spare_awscrt(settings.s3, [target.bucket])
         from mimicfs.mount.serving import serve_mount  # four fifths of the CPU until here
 
         serve_mount(settings, target, place, choices, guardian, ready, manager)

@@ -23,6 +23,7 @@ from mimicfs.errors import ConfigError, Interrupted
 from mimicfs.files.blocks import BLOCK, BlockFile
 from mimicfs.files.cache import BlockCache, CachedObject
 from mimicfs.posix import Cancellation
+from mimicfs.s3.requests import checksums
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(3 * BLOCK + 1000)
@@ -469,3 +470,29 @@ def test_what_was_used_just_before_and_is_found_again_stays(cache: Make, directo
         assert made.here_until(0, 600_000) == 600_000
     assert not mount.make_room(900_000, lambda: None)
     assert files_in(directory) == [path]
+
+
+def test_what_a_mount_with_awscrt_keeps_is_not_there_for_one_without_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 4 * BLOCK
+    data = random.Random(3).randbytes(size)
+    path = tmp_path / "blocks"
+
+    def opened() -> BlockFile:
+        return BlockFile(os.open(path, os.O_RDWR | os.O_CREAT), size)
+
+    opened().begin()
+    opened().write(0, memoryview(data)[: 2 * BLOCK])
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "crc32c", lambda: None)
+        without = opened()
+        assert without.here_until(0, size) == 0
+        assert without.read(0, 100, wait=True) is None
+        without.write(BLOCK, memoryview(data)[BLOCK : 3 * BLOCK])
+        assert without.read(BLOCK, 3 * BLOCK, wait=True) == data[BLOCK : 3 * BLOCK]
+    again = opened()
+    assert again.here_until(0, size) == 3 * BLOCK
+    assert again.read(0, 3 * BLOCK, wait=True) == data[: 3 * BLOCK]
+    os.pwrite(os.open(path, os.O_RDWR), b"damaged", 0)
+    assert opened().read(0, 100, wait=True) is None

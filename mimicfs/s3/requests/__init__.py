@@ -2,6 +2,7 @@
 
 client        each request, as a method
 account       the account that the settings mean, remembered
+sparing       botocore without awscrt
 clients       the boto3 clients, and the layers that each of their calls passes
 layers        how these layers are put together
 pool          the threads in which requests run, and how many at once

@@ -49,6 +49,17 @@ def _functions() -> dict[str, Callable[[memoryview], bytes]]:
     }
 
 
+@cache
+def crc32c() -> Callable[[memoryview], int] | None:
+    """Return what computes CRC-32C by the processor's own instructions, many times as fast as
+    zlib's CRC-32; None: awscrt is not installed."""
+    try:
+        from awscrt.checksums import crc32c as function
+    except ImportError:
+        return None
+    return function  # type: ignore[no-any-return]
+
+
 def sent(kind: str, body: Any) -> dict[str, str]:
     """Return the parameters of a PutObject or UploadPart that protect *body*: bytes, or a file
     from its place on, which it is left at. *kind* is "crc32", "md5" or "none"."""
