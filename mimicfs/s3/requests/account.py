@@ -4,9 +4,10 @@ longer than what the mirror then answers.
 The memory is a file of the state directory, `{clues: account}`. Clues are all that boto3 goes by:
 our options, the variables AWS_* (of secrets and tokens only whether they are there), and which
 configuration files there are, with their times. As soon as one of them changes, boto3 is asked
-again. Not remembered is what may change without a clue (`Clients.account_stays`).
+again. An account that may change without a clue is not remembered (`Clients.account_stays`).
 
-Threading: no state; any thread. Of two processes that write at once, one is forgotten.
+Threading: no state; any thread. If two processes write at once, one of the two accounts is
+forgotten.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Accounts:
         return self._read().get(clues, "")
 
     def put(self, clues: str, account: str) -> None:
-        """Remember it. A full disk keeps nobody from work."""
+        """Remember *account*. A full disk keeps nobody from work."""
         known = {**{it: name for it, name in self._read().items() if it != clues}, clues: account}
         text = json.dumps(dict(list(known.items())[-_MOST:]))
         made = self._path.with_suffix(f".{os.getpid()}")
@@ -76,7 +77,7 @@ def _shown(name: str, value: str) -> str:
 
 
 def _version(path: str) -> tuple[int, ...]:
-    """Return what changes when somebody changes the file; nothing if it is not there."""
+    """Return a mark that changes when somebody changes the file; () if there is no file."""
     try:
         found = os.stat(path)
     except OSError:

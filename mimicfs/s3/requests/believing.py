@@ -1,5 +1,5 @@
-"""The belief in answers, call by call. Liberal where nothing is lost by it, strict where something
-would be deleted, or taken for done that is not.
+"""Which answers of a server are believed, call by call. mimicfs is liberal where nothing is lost by
+it, and strict where it would delete something, or take for done what is not.
 
     call                       what is missing or odd       what follows
     HEAD, GET                  no Last-Modified             used: the time is not known
@@ -39,7 +39,7 @@ would be deleted, or taken for done that is not.
                                100 to 199, but for 101      waited for the answer (plain.py)
                                a header twice               used, if both say the same (plain.py)
 
-Of listings, listing.py decides. An error names the server's fault.
+listing.py decides about listings. An error names the fault of the server.
 
 Threading: any thread.
 """
@@ -65,16 +65,17 @@ _RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d+)")
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<size>\d+|\*)")
 _EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # the ETag of no bytes
 _OF_A_RANGE = frozenset({"Range", "ChecksumMode"})
-# The fields without which an answer is none: else nobody could go on.
+# The fields without which an answer does not count: nobody could go on without them.
 _NEEDED = {"CreateMultipartUpload": "UploadId", "UploadPart": "ETag"}
 
 
 class Believer:
-    """Asks by *ask*, and returns answers as far as they can be believed."""
+    """Asks by *ask*, and returns the answers as far as they can be believed."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._quiet = True  # False: where it should be quiet, the server says nothing at all
+        # False: a server that should only be quiet about successes says nothing at all
+        self._quiet = True
 
     def __call__(self, operation: str, params: dict[str, Any]) -> Any:
         """Return the answer. Raises S3Unavailable, and what *ask* raises."""
@@ -100,7 +101,7 @@ class SaysNothing(Exception):
 
 
 def _aloud(params: dict[str, Any]) -> dict[str, Any]:
-    """Return *params* of DeleteObjects, with each key to be named that is deleted."""
+    """Return *params* of DeleteObjects, changed so that the answer names each deleted key."""
     if not params.get("Delete", {}).get("Quiet"):
         return params
     return {**params, "Delete": {**params["Delete"], "Quiet": False}}
@@ -142,8 +143,8 @@ def believed(
 
 
 def must_be_s3s(operation: str, params: Mapping[str, Any], refusal: ClientError, ask: Ask) -> None:
-    """Raise NotFromS3 where *refusal* is a 404 that is not S3's; of a HEAD that may be, GET
-    asks. Raises what that is told."""
+    """Raise NotFromS3 if *refusal* is a 404 that is not from S3. If a HEAD leaves that open, a GET
+    asks; raises the error of that."""
     from botocore.exceptions import ClientError
 
     from mimicfs.s3.mimicking.shown import says_gone, status_of
@@ -161,9 +162,9 @@ def must_be_s3s(operation: str, params: Mapping[str, Any], refusal: ClientError,
 
 
 def must_be_a_delete_result(response_dict: dict[str, Any], **_: Any) -> None:
-    """Keep botocore from taking for done what an answer to DeleteObjects does not say
-    (its event before-parse). Raises SaysNothing."""
-    body = response_dict["body"].replace(b"\0", b"")  # of UTF-16, what it says in ASCII
+    """Keep botocore from taking for done what an answer to DeleteObjects does not say (in its event
+    before-parse). Raises SaysNothing."""
+    body = response_dict["body"].replace(b"\0", b"")  # from UTF-16, the ASCII in it
     if response_dict["status_code"] >= 300 or b"DeleteResult" in body:
         return
     if not response_dict["body"]:
@@ -172,8 +173,8 @@ def must_be_a_delete_result(response_dict: dict[str, Any], **_: Any) -> None:
 
 
 def _check_range(params: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-    """Raise S3Unavailable where *answer* is about bytes that were not asked for, or says of its
-    range what cannot be. (An answer with the whole object is true in itself.)"""
+    """Raise S3Unavailable if *answer* is about bytes that were not asked for, or names an
+    impossible range. (An answer with the whole object is true in itself.)"""
     said, asked = answer.get("ContentRange"), _RANGE.fullmatch(params.get("Range", ""))
     if not said or (params.get("Range") and not asked) or "PartNumber" in params:
         return
@@ -190,8 +191,8 @@ def _check_range(params: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
 
 
 def _check_whole(params: Mapping[str, Any], answer: Mapping[str, Any], ask: Ask) -> None:
-    """Raise S3Unavailable where *answer*, to a request for a range, does not say which it is, and
-    is not the whole object either."""
+    """Raise S3Unavailable if *answer*, to a request for a range, does not say which range it has,
+    and is not the whole object either."""
     head = {name: value for name, value in params.items() if name not in _OF_A_RANGE}
     now = ask("HeadObject", head)
     lengths = {answer.get("ContentLength"), now.get("ContentLength")}
@@ -202,8 +203,8 @@ def _check_whole(params: Mapping[str, Any], answer: Mapping[str, Any], ask: Ask)
 
 
 def _has_bytes(answer: Mapping[str, Any]) -> bool:
-    """Whether *answer* to a HEAD says 0 bytes of what is none by its ETag: there are servers that
-    say of every HEAD that its answer has no body."""
+    """Whether *answer* to a HEAD says 0 bytes of an object that is not empty by its ETag. (Some
+    servers give the length 0 of the missing body with every HEAD.)"""
     etag = unquoted(answer.get("ETag"))
     return answer.get("ContentLength") == 0 and etag not in ("", _EMPTY)
 
@@ -216,7 +217,7 @@ def _of_object(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_text(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *said* with headers as they were meant. They are sent as UTF-8 again: else a copy
+    """Return *said* with headers as they were meant. They are sent as UTF-8 again: otherwise a copy
     would have other bytes."""
     return {name: in_utf8(it) if isinstance(it, str) else it for name, it in said.items()}
 

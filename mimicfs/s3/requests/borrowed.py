@@ -1,10 +1,10 @@
-"""The requests that a sync needs, over a client that somebody else has made: with its endpoint, its
-proxies, its certificates, its credentials and its hooks. Its sync reaches what the client's calls
-can reach, in the same way.
+"""The requests that a sync needs, sent by a client that a program has made: with its endpoint,
+proxies, certificates, credentials and hooks. So the sync reaches what the client's calls can reach,
+in the same way.
 
-Pages are asked by the lister, which parses ten times as fast as botocore, and are sent by the
-client's own HTTP session. A client with hooks of a program's own, which may change what is asked
-or look at what is answered, is asked itself.
+The lister asks for pages, as it parses ten times as fast as botocore, through the client's own HTTP
+session. If the program has hooks on the client, which may change requests or look at answers, the
+client itself asks.
 
 Threading: any thread may ask; `pool` is where pages are fetched ahead.
 """
@@ -46,7 +46,8 @@ from mimicfs.s3.transport.traffic import Traffic
 
 _CONNECTIONS = 16
 _LIST = "ListObjectsV2"
-# Where a program can hook itself into a call, but for before-send, which `_Door` asks itself.
+# The events in which a program can hook into a call, except before-send, which `_Door` emits
+# itself.
 _HOOKS = (
     "provide-client-params",
     "before-parameter-build",
@@ -124,7 +125,7 @@ class BorrowedS3:
     def _asked_itself(
         self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
     ) -> Page:
-        """Return what the client answers, as a page."""
+        """Return the answer of the client, as a page."""
         ordered = not is_directory_bucket(bucket)
         asked = Asked(bucket, prefix, after if ordered else "", delimiter, 2, ordered)
         params: dict[str, Any] = {"Bucket": bucket, "MaxKeys": limit}
@@ -166,8 +167,8 @@ class BorrowedS3:
         """Return a client that signs as the borrowed one for *region* (None: the client's own).
         It asks the same endpoint, or where the client has AWS's, that of the region.
 
-        Always by Signature Version 4: for an endpoint of one's own in us-east-1, botocore signs
-        addresses by version 2, unless it is told otherwise.
+        It always signs by version 4: for another endpoint in us-east-1, botocore signs addresses by
+        version 2 unless it is told otherwise.
         """
         import boto3
 
@@ -183,14 +184,15 @@ class BorrowedS3:
             aws_access_key_id="replaced below",
             aws_secret_access_key="replaced below",
         )
-        # Where AWS's configuration of this process says otherwise, it may not be the client's.
+        # The AWS configuration of this process may say otherwise, and may not be that of the
+        # client.
         signer._ruleset_resolver._builtins = resolver._builtins | (
             {"AWS::Region": region} if region else {}
         )
         signer._ruleset_resolver._use_ssl = resolver._use_ssl
         presign_as_called(signer.meta.events)
         sign_with_sessions(signer)
-        # Which asks for a session itself: where the client would.
+        # This signer asks for a session itself, where the client would.
         door = _Door(self._client)
         signer.meta.events.register("before-send.s3", lambda request, **_: door.sent(request))
         signer._request_signer._credentials = self._client._request_signer._credentials
@@ -198,7 +200,7 @@ class BorrowedS3:
 
 
 class _Door:
-    """Sends requests as *client* sends its own: past whoever listens to before-send (moto does),
+    """Sends requests as *client* sends its own: past the listeners to before-send (moto is one),
     through its proxies, with its certificates."""
 
     def __init__(self, client: Any) -> None:

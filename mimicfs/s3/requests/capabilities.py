@@ -2,8 +2,8 @@
 what it refuses, once, and remembered in the store for a month; or said by an option (--server-can),
 or expected of a provider (profiles.py) until they are learned.
 
-What is learned is what was tried: the same thing asked in another way was taken. A refusal alone
-teaches nothing.
+Only a trial teaches: the server takes the same thing when it is asked in another way. A refusal
+alone teaches nothing.
 
 Threading: any thread; `_lock` is held for a few instructions.
 """
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 
 class Capabilities:
-    """Of *endpoint*. *said* holds, whatever is learned; *expected* until something is."""
+    """The capabilities of the server at *endpoint*. *said* holds, whatever is learned; *expected*
+    holds until something is."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Capabilities:
         self._learned: dict[str, str] | None = None  # None: the store was not asked yet
 
     def __getitem__(self, name: str) -> str:
-        """Return what is held to be true of *name*, one of CAPABILITIES."""
+        """Return the value that is taken for true of *name*, one of CAPABILITIES."""
         value, _ = self.known()[name]
         return value
 
@@ -56,7 +57,7 @@ class Capabilities:
         return found
 
     def learned(self, name: str, value: str) -> None:
-        """The server was seen to do *value*; remember it."""
+        """Remember that the server was seen to do *value*."""
         known = self._from_store()
         with self._lock:
             if known.get(name) == value:

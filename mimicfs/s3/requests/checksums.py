@@ -1,12 +1,12 @@
-"""The checksums that S3 sends with an object, and whether its bytes have them; and those that
-are sent to it.
+"""The checksums that S3 sends with an object, with a check of its bytes, and the checksums that are
+sent to S3.
 
-S3 sends one with the answer to a GET of a whole object, if it is asked to; of a range it has
-none, but for one that is just a part of its upload. Its answer for an object that was uploaded in
-parts may be a checksum of their checksums (COMPOSITE), which says nothing here.
+S3 sends one with the answer to a GET of a whole object, if it is asked to. It has none for a range,
+unless that is exactly a part of the upload. Its answer for an object that was uploaded in parts may
+be a checksum of their checksums (COMPOSITE), which says nothing here.
 
-CRC-64/NVME, which S3 computes of what was uploaded without another, and CRC-32C are looked at
-where `awscrt` is installed (the extra `crt`): in Python they take longer than the transfer.
+CRC-64/NVME, which S3 computes for uploads without a checksum, and CRC-32C are checked only where
+`awscrt` is installed (the extra `crt`): in Python they take longer than the transfer.
 
 An upload sends a header: CRC-32 (zlib, 1 GB/s), or MD5 for servers that know no other. botocore
 would put it behind the body (aws-chunked), which breaks servers that do not know that.
@@ -27,7 +27,7 @@ _PIECE = 1 << 20
 _PREFIX = "x-amz-checksum-"
 
 
-# By the end of the header's name.
+# By the end of the name of the header.
 _FUNCTIONS: dict[str, Callable[[memoryview], bytes]] = {
     "crc32": lambda data: zlib.crc32(data).to_bytes(4, "big"),
     "sha1": lambda data: hashlib.sha1(data).digest(),
@@ -61,8 +61,8 @@ def crc32c() -> Callable[[memoryview], int] | None:
 
 
 def sent(kind: str, body: Any) -> dict[str, str]:
-    """Return the parameters of a PutObject or UploadPart that protect *body*: bytes, or a file
-    from its place on, which it is left at. *kind* is "crc32", "md5" or "none"."""
+    """Return the parameters of a PutObject or UploadPart that protect *body*: bytes, or a file from
+    its place on, which is the same afterwards. *kind* is "crc32", "md5" or "none"."""
     if kind == "crc32":
         return {"ChecksumAlgorithm": "CRC32", "ChecksumCRC32": crc32_of(body)}
     return {"ContentMD5": md5_of(body)} if kind == "md5" else {}
@@ -83,7 +83,8 @@ def md5_of(body: Any) -> str:
 
 
 def may_be(etag: str, body: Any) -> bool:
-    """Whether *etag* may be that of *body*: one that looks like an MD5 should be its MD5."""
+    """Whether *etag* may be that of *body*: if it looks like an MD5, it must be that of the body.
+    Whether *etag* may be that of *body*: if it looks like an MD5, it must be that of the body."""
     looks = len(etag) == 32 and all(letter in "0123456789abcdef" for letter in etag)
     return not looks or b64decode(md5_of(body)).hex() == etag
 
@@ -113,10 +114,11 @@ def verified() -> list[str]:
 
 def missed(headers: Mapping[str, str], data: memoryview) -> str:
     """Return the name of a checksum in *headers* (names in lower case) that *data*, a whole object,
-    does not have; "" if it has all that can be computed here. What has not the form of a checksum
-    is none."""
+    does not have; "" if it has all that can be computed here. A text without the form of a checksum
+    does not count."""
     composite = headers.get(_PREFIX + "type", "").upper() == "COMPOSITE"
-    in_parts = "-" in headers.get("etag", "")  # then it may be one of checksums, said or not
+    # then it may be a checksum of checksums, even if it does not say so
+    in_parts = "-" in headers.get("etag", "")
     if composite or (in_parts and _PREFIX + "type" not in headers):
         return ""
     for name, function in _functions().items():

@@ -1,4 +1,5 @@
-"""S3: what is asked of it, with retries and limits of time; clients.py has with what.
+"""S3: the requests to it, with retries and limits of time. clients.py has the clients that send
+them.
 
 Every answer is mimicked (learning.py) before it is returned. Errors are those of errors.py.
 """
@@ -68,12 +69,12 @@ class S3(Clients):
 
     @cached_property
     def putter(self) -> Putter:
-        """What sends small objects together."""
+        """Sends small objects together."""
         from mimicfs.s3.requests.putting import Putter
 
         self._client  # noqa: B018  which makes the others
         made = (self._wire, self._rules, self._transport, self._traffic, self._learner)
-        with self._lock:  # those who come first come together
+        with self._lock:  # the first callers may come together
             found = self.__dict__.get("putter")
             return found or Putter(*made, self.pool, self._options)
 
@@ -179,8 +180,8 @@ class S3(Clients):
         return self.mirrored(bucket, entry), content, answer.get("TagCount", 0)
 
     def look(self, bucket: str, key: str) -> Entry:
-        """Return what S3 has of *key* now. The mirror is not changed: whoever looks at many tells
-        it of all at once. Raises KeyNotFound."""
+        """Return what S3 has of *key* now. The mirror is not changed: a caller that looks at many
+        objects tells it of all at once. Raises KeyNotFound."""
         from mimicfs.s3.mimicking.shown import entry_of
         from mimicfs.s3.transport.errors import ours
 
@@ -205,8 +206,8 @@ class S3(Clients):
 
     @staticmethod
     def restore_state(answer: Mapping[str, Any]) -> str:
-        """Return whether the object of which *answer* to a HEAD is can be read: "not archived",
-        "archived", "being restored", or "restored until" a date."""
+        """Return whether the object in *answer* to a HEAD can be read: "not archived", "archived",
+        "being restored", or "restored until" a date."""
         said = answer.get("Restore", "")
         if 'ongoing-request="true"' in said:
             return "being restored"
@@ -230,11 +231,11 @@ class S3(Clients):
         the caller knows it.
 
         The object must be the version *etag* ("": any); it is read by the version id *version*,
-        where there is one. Raises ObjectChanged, KeyNotFound;
-        the mirror was repaired before. An answer that is shorter, longer or of another
-        version is an error, not data; one that breaks off is continued where it did, as long
-        as each brings something and the time of one request is not over. One whose bytes do not
-        have the checksum that S3 sent with them is asked for again.
+        where there is one. Raises ObjectChanged, KeyNotFound; the mirror was repaired before. An
+        answer that is shorter, longer or of another version is an error, not data. An answer that
+        breaks off is continued from there, as long as each attempt brings something and the time of
+        one request is not over. If the bytes do not have the checksum that S3 sent with them, they
+        are asked for again.
         """
         ends_s = time.monotonic() + self._options.request_timeout_s
         filled = breaks = vain = 0
@@ -278,7 +279,7 @@ class S3(Clients):
             self._check_version(bucket, key, etag, answer)
             _check_range(f"s3://{bucket}/{key}", answer, start, buffer.nbytes)
             while filled < buffer.nbytes:
-                # In pieces: the TLS and HTTP layers make a copy as large as what is asked.
+                # It is read in pieces: the TLS and HTTP layers make a copy as large as the read.
                 count = body.readinto(buffer[filled : filled + MIB])
                 if not count:
                     break
@@ -314,7 +315,7 @@ class S3(Clients):
         except InvalidRequest as exc:
             if exc.status != 416:
                 raise
-            # Less is there than was asked for, and this server does not look at If-Match.
+            # The object is shorter than was asked for, and this server does not look at If-Match.
             now = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (learning.py)
             if now is not None and now.etag == etag:
                 raise
@@ -351,8 +352,8 @@ class S3(Clients):
         content: Content,
         condition: Condition,
     ) -> Future[Entry] | None:
-        """As `put`, in a future, together with others (putting.py). None: it is not one for that,
-        and nothing has happened. Raises PosixError EROFS."""
+        """Do what `put` does, together with others (putting.py), and return a future. None: the
+        object is not fit for that, and nothing has happened. Raises PosixError EROFS."""
         return self.sender.store_soon(bucket, key, body, size, content, condition)
 
     def copy(
@@ -366,14 +367,14 @@ class S3(Clients):
         return Copier(self, self.copy_max).copy(source, bucket, key, content)
 
     def delete(self, bucket: str, key: str) -> None:
-        """Delete *key*; that it is not there is no error, as in S3."""
+        """Delete *key*; a missing key is no error, as in S3."""
         self.call("delete_object", bucket, key)
 
     def delete_many(
         self, bucket: str, keys: Sequence[str], etags: Mapping[str, str] | None = None
     ) -> list[tuple[str, str]]:
-        """Delete *keys*, up to 1,000 a request; return what S3 refused: (key, reason). Of what is
-        in *etags*, only that version, as far as the server looks."""
+        """Delete *keys*, up to 1,000 a request; return what S3 refused: (key, reason). Of a key in
+        *etags*, only that version is deleted, as far as the server looks."""
         from mimicfs.s3.requests.deleting import Deleter
 
         return Deleter(self, bucket, etags or {}).delete(keys)
@@ -423,12 +424,13 @@ class S3(Clients):
         listed = self.sender.finished(upload, parts)
         params: dict[str, Any] = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
         params |= self.conditions.params(bucket, key, condition)
-        if condition != Condition():  # moto and Ceph look at those of a PUT, and not of this
+        # moto and Ceph look at the conditions of a PUT, and not at these
+        if condition != Condition():
             self.conditions.check(bucket, key, condition)
         with refusals(f"s3://{bucket}/{key}", condition):
             self.call("complete_multipart_upload", bucket, key, **params)
         entry = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (learning.py)
-        if entry is None:  # it could not be asked then, or somebody has deleted it
+        if entry is None:  # S3 could not be asked then, or somebody has deleted the object
             entry, _ = self.head(bucket, key)
         if entry.size != size:
             raise S3Unavailable(
@@ -438,7 +440,8 @@ class S3(Clients):
         return entry
 
     def finished(self, bucket: str, upload: str, entry: Entry) -> None:
-        """S3 has made *upload* the version *entry*: add what the server has left out."""
+        """Add to the version *entry*, which S3 has made of *upload*, what the server has left out.
+        Add to the version *entry*, which S3 has made of *upload*, what the server has left out."""
         self.kept.make_tagged(bucket, entry, self.sender.tagging(upload), "upload-tags")
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
@@ -455,7 +458,7 @@ class S3(Clients):
         if key is not None:
             params["Key"] = key
         with ours(about):
-            # As the method does, but for 20 us of botocore's.
+            # This does what the method does, without 20 us of botocore's.
             name = self._client.meta.method_to_api_mapping[operation]
             answer = self._client._make_api_call(name, {"Bucket": bucket, **params})
         if operation in _SHOW_KEYS:
@@ -463,8 +466,8 @@ class S3(Clients):
         return answer
 
     def mirrored(self, bucket: str, seen: Entry) -> Entry:
-        """Return the mirror's entry of what S3 has just shown as *seen*; or *seen* where the
-        mirror knows another version by now, written by somebody else."""
+        """Return the mirror's entry of the object that S3 has just shown as *seen*; or *seen* if
+        the mirror by now knows another version, written by somebody else."""
         entry = self.mimicdb.entry(bucket, seen.key)
         if entry is None or entry.etag != seen.etag or entry.size != seen.size:
             return seen
@@ -475,7 +478,7 @@ def _check_range(about: str, answer: Mapping[str, Any], start: int, size: int) -
     """Raise S3Unavailable if the answer is not about the *size* bytes from *start* on."""
     said, length = answer.get("ContentRange", ""), answer.get("ContentLength", size)
     other = not said.startswith(f"bytes {start}-{start + size - 1}/") if said else start > 0
-    if other or length != size:  # where no length is said, the bytes are counted
+    if other or length != size:  # if no length is given, the bytes are counted
         has = answer.get("ContentLength")
         text = f"asked for {size} bytes from {start} on, but the answer has {has}"
         raise S3Unavailable(f"{about}: {text}")

@@ -1,5 +1,5 @@
-"""The clients of one account: session, credentials, connections, and what they are counted by.
-boto3 is imported when it is needed: it takes 150 ms.
+"""The clients of one account: session, credentials, connections and counters. boto3 is imported
+when it is needed, since that takes 150 ms.
 
 Threading: any thread.
 """
@@ -50,10 +50,11 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AT_ONCE = 64  # small requests, of which a listing or a deletion may need thousands
-# How servers refuse a bucket that is named in the path: Alibaba's OSS, Tencent's COS.
+AT_ONCE = 64  # small requests: a listing or a deletion may need thousands
+# The codes with which servers refuse a bucket that is named in the path: Alibaba's OSS, Tencent's
+# COS.
 _WANTS_HOST = frozenset({"SecondLevelDomainForbidden", "PathStyleDomainForbidden"})
-# Where credentials come from, of which the id stays (or, where they are temporary, the profile).
+# The sources of credentials whose id stays (or, if they are temporary, whose profile stays).
 _LASTING = frozenset(
     {"env", "shared-credentials-file", "config-file", "boto-config"}
     | {"assume-role", "assume-role-with-web-identity", "sso", "iam-role", "container-role"}
@@ -68,7 +69,7 @@ _KINDS = {
 
 
 class Clients:
-    """The part of S3 (client.py) that others' libraries are in."""
+    """The part of S3 (client.py) that uses the libraries of others."""
 
     def __init__(self, options: S3Options, mimicdb: Mirror) -> None:
         self.mimicdb = mimicdb
@@ -86,7 +87,7 @@ class Clients:
 
     @cached_property
     def wide(self) -> ThreadPoolExecutor:
-        """The pool for small requests, of which many are under way."""
+        """The pool for small requests, many of which are under way at once."""
         return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="s3-each")
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -120,7 +121,7 @@ class Clients:
         return Traffic(self._options.slow_s)
 
     def figures(self) -> dict[str, Any]:
-        """Return what was asked of S3 so far, and within what limits."""
+        """Return the figures of the requests to S3 so far, and their limits."""
         with self._lock:
             requests = dict(self.requests)
         return {
@@ -209,16 +210,18 @@ class Clients:
 
         client = self._plain_client()
         events = client.meta.events
-        events.register_first("before-send.s3", self._count_sent)  # may refuse, before it is noted
+        # this may refuse a request, before it is noted
+        events.register_first("before-send.s3", self._count_sent)
         with_what = (self._credentials, self._options, self._transport, self.count, note, doubt)
         self._wire = Wire(client, *with_what)
         rules = self._rules = Rules(client, self._options.buckets, self._options.bucket_owner)
         self._learner = Learner(self.mimicdb, heads=False)
-        # A call goes down through these, and its answer comes back up: first through those that
-        # learn from it, then through all the others.
+        # A call goes down through these layers, and its answer comes back up: first through those
+        # that learn from it, then through all the others.
         learning_layers: list[Layer] = [
-            self.limits.in_time,  # before anybody is told that something is about to be changed
-            with_params(rules.stored),  # what holds for what is written: before it is learned
+            self.limits.in_time,  # before anybody is told that something will change
+            # the rules for objects that are written: before the mirror learns of them
+            with_params(rules.stored),
             lambda ask: taught(client, self._learner, ask),
         ]
         layers: list[Layer] = [
@@ -233,7 +236,7 @@ class Clients:
         client._make_api_call = through(learning_layers, self._unlearned)
         keep_expires(events)
         for operation in OPERATIONS:
-            # Else an object whose metadata is not ASCII could neither be changed nor copied.
+            # Otherwise an object whose metadata is not ASCII could neither be changed nor copied.
             events.unregister(f"before-parameter-build.s3.{operation}", validate_ascii_metadata)
         events.register("request-created.s3", do_not_ask_first)
         events.register("before-call.s3.GetObject", leave_sums_to_us)
@@ -259,7 +262,7 @@ class Clients:
             s3=self._style(),
             use_dualstack_endpoint=options.dualstack or None,
             use_fips_endpoint=options.fips or None,
-            # No endpoint in our settings means AWS: config/aws.py has read what is configured.
+            # No endpoint in our settings means AWS: config/aws.py has read the configuration.
             ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # the stubs lack it
             user_agent_extra=f"mimicfs/{__version__}",
             # Bodies are protected by the SHA-256 in their signature (botocore leaves that
@@ -275,7 +278,7 @@ class Clients:
         )
         if given and not given.lower().startswith(("http://", "https://")):
             raise ConfigError(not_a_url)
-        if "?" in given or "#" in given:  # (what is behind may be a signature)
+        if "?" in given or "#" in given:  # (the text behind may be a signature)
             shown = re.split("[?#]", redacted(given))[0]
             raise ConfigError(
                 f"--endpoint-url {shown}?...: an endpoint has no query; write {shown}"
@@ -301,8 +304,8 @@ class Clients:
     # Whether a bucket is named in the path or in the host
 
     def _style(self) -> Any:
-        """Return what boto3 is to be told; what it is not told, the AWS configuration says, or
-        its own rules: at an endpoint of one's own, in the path."""
+        """Return what boto3 is told. If it is told nothing, the AWS configuration decides, or its
+        own rules: at an endpoint other than AWS's, the bucket is named in the path."""
         options = self._options
         told: dict[str, Any] = {"use_accelerate_endpoint": True} if options.accelerate else {}
         style = options.addressing
@@ -314,7 +317,7 @@ class Clients:
         """Return *ask*, which names buckets in the host where the server wants that."""
         from botocore.exceptions import ClientError
 
-        answered = False  # in the path: then it is no question
+        answered = False  # set once a bucket in the path was answered: then the question is settled
         asks = threading.local()  # said_of does: botocore may look for the bucket by a HEAD
 
         def call(operation: str, params: Any) -> Any:
@@ -349,7 +352,8 @@ class Clients:
         return bool(self._options.endpoint_url) and not self._options.addressing
 
     def _moves_to_host(self, code: str) -> bool:
-        """Whether *code* refused a bucket in the path, and they are named in the host now."""
+        """Whether *code* refused a bucket in the path, and buckets are named in the host from now
+        on."""
         if code not in _WANTS_HOST or not self._by_trial:
             return False
         if self.capabilities["addressing"] == "virtual":
@@ -381,7 +385,7 @@ class Clients:
         )
 
     def _signer(self, region: str | None) -> Any:
-        """Return a client for addresses, which itself asks for sessions of S3 Express only."""
+        """Return a client that signs addresses, and asks only for sessions of S3 Express itself."""
         signer = self._plain_client(region)
         signer.meta.events.register_first("before-send.s3", self._count_sent)
         signer.meta.events.register_last("before-send.s3", self._transport.before_send)
@@ -403,7 +407,7 @@ class Clients:
             return self._credentials.get_frozen_credentials() if self._credentials else None
 
     def plain_client(self) -> Any:
-        """Return a boto3 client that does not mimic: what it is answered, nobody learns."""
+        """Return a boto3 client that does not mimic: nobody learns from its answers."""
         from mimicfs.s3.requests.rules import obeying
 
         return obeying(self._plain_client(), self._options.buckets, self._options.bucket_owner)
@@ -417,8 +421,8 @@ class Clients:
         return Queue(self._session, url, *timeouts_s)
 
     def queues(self, bucket: str) -> Queues:
-        """Return the SQS queues of the account, in the region of *bucket*: where boto3's
-        configuration says that SQS is; else, if S3 is at an endpoint of its own, there."""
+        """Return the SQS queues of the account, in the region of *bucket*: at the endpoint for SQS
+        in boto3's configuration; without one, at the endpoint of S3 if that is not AWS's."""
         from mimicfs.s3.requests.queues import Queues
 
         self._credentials  # noqa: B018  before the session makes a client
@@ -426,8 +430,8 @@ class Clients:
         return Queues(self._session, self._options.endpoint_url, region)
 
     def _region_of(self, bucket: str) -> str:
-        """Return where *bucket* is; "": S3 does not say. It says so also to somebody who may not
-        use the bucket."""
+        """Return the region of *bucket*; "": S3 does not say. S3 tells it even to an account that
+        may not use the bucket."""
         from botocore.exceptions import ClientError
 
         from mimicfs.s3.transport.errors import ours
@@ -450,9 +454,9 @@ class Clients:
         return path if name and seen_by_others(path) else None
 
     def account(self) -> str:
-        """Return what tells this account at this endpoint from others (for a file name):
-        16 hex digits of a hash of endpoint, region and access key id; of credentials that are
-        temporary, whose id is another one every few hours, of the profile. Makes no request."""
+        """Return a mark of this account at this endpoint, for a file name: 16 hex digits of a hash
+        of endpoint, region and access key id. (The id of temporary credentials changes every few
+        hours: there the profile takes its place.) Makes no request."""
         keys = self._keys() if self._options.sign else None
         if keys is not None and keys.token:
             key_id = f"profile {self._session.profile_name}"
@@ -469,8 +473,8 @@ class Clients:
         return bool(self._credentials) and self._credentials.method in _LASTING
 
     def secrets(self) -> list[str]:
-        """Return what requests are or may be signed with, so that nobody prints it: of all
-        profiles."""
+        """Return the secrets with which requests are or may be signed, of all profiles, so that
+        nobody prints them."""
         from mimicfs.s3.transport.errors import ours
 
         with ours("S3"):
@@ -488,8 +492,8 @@ class Clients:
         return redacted(self._options.endpoint_url or "aws")
 
     def origin(self) -> str:
-        """Return what tells the objects of this endpoint from those of others, for as long as
-        may be: also the access key id, unless that is temporary. Makes no request."""
+        """Return a mark of the objects of this endpoint that stays as long as possible. It has the
+        access key id, unless that is temporary. Makes no request."""
         keys = self._keys() if self._options.sign else None
         key_id = keys.access_key if keys is not None and not keys.token else ""
         return f"{self._options.endpoint_url or 'aws'}\n{key_id}"

@@ -1,15 +1,15 @@
 """Writes that S3 must refuse if somebody else was quicker: If-Match, If-None-Match.
 
-Servers differ in what they do with these headers: AWS and moto look at them, `rclone serve s3`
-and `juicefs gateway` overwrite all the same, some answer that they know no such header, and Ceph
-RGW 16 refuses the *right* ETag unless it is written without quotes. So both halves are tried, on
-a key that nobody has: whether the wrong condition is refused, and whether the right one is taken,
-in the form that is then used. Where the server does not look, the check is made here, a moment
-before the write: better than none, and not safe.
+Servers differ in what they do with these headers: AWS and moto look at them, `rclone serve s3` and
+`juicefs gateway` overwrite all the same, some answer that they know no such header, and Ceph RGW 16
+refuses the *right* ETag unless it is written without quotes. So mimicfs tries both halves, on a key
+that nobody has: whether the server refuses the wrong condition, and whether it takes the right one,
+in the form that is used afterwards. If the server does not look, mimicfs checks a moment before the
+write, which is better than nothing, and not safe.
 
 The findings are remembered in the store for a month, by endpoint and bucket.
 
-Threading: any thread. While one tries, others wait for what it finds.
+Threading: any thread. While one thread tries, others wait for the result.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NOBODYS = "00000000000000000000000000000000"  # the ETag of no object
-_NOT_KNOWN = (400, 405, 501)  # what a server answers that does not know the header
+_NOT_KNOWN = (400, 405, 501)  # the status from a server that does not know the header
 
 
 class Condition(NamedTuple):
-    """The condition of a write. With neither field, it is done in any case."""
+    """The condition of a write. Without a field, the write is unconditional."""
 
     etag: str = ""  # only over this version
     absent: bool = False  # only if there is no object
@@ -49,9 +49,9 @@ class Condition(NamedTuple):
 class Honoured:
     """The treatment of conditions by a server.
 
-    *match*: how an ETag is written in the If-Match of a PUT, "quoted" or "bare"; "": it is not
-    looked at, or not to be trusted. *absent*: whether If-None-Match of a PUT is looked at.
-    *delete*: as *match*, of a DELETE.
+    *match* is the form of an ETag in the If-Match of a PUT, "quoted" or "bare"; "": the server does
+    not look at it, or cannot be trusted. *absent*: the server looks at If-None-Match of a PUT.
+    *delete* is what *match* is, for a DELETE.
     """
 
     match: str = ""
@@ -60,17 +60,17 @@ class Honoured:
 
 
 class Conditions:
-    """The owner of what is known about conditions at the server of *s3*."""
+    """Knows how the server of *s3* treats conditions."""
 
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
-        self._trying = threading.Lock()  # held while it is tried (_tried): once for all who ask
+        self._trying = threading.Lock()  # held during a trial (`_tried`): one serves all callers
         self._found: dict[str, Honoured] = {}  # by bucket
-        self._of_deletes = True  # False: the server will not hear of any for a deletion
+        self._of_deletes = True  # False: the server refuses every condition of a deletion
 
     def params(self, bucket: str, key: str, condition: Condition) -> dict[str, str]:
-        """Return the parameters of a write that is to be done only under *condition*. Raises
-        what `check` raises, where the server would not look."""
+        """Return the parameters of a write that is to be done only under *condition*. If the server
+        would not look, raises what `check` raises."""
         if condition == Condition():
             return {}
         self.honoured(bucket, key)
@@ -80,7 +80,7 @@ class Conditions:
         return said or {}
 
     def params_at_once(self, bucket: str, condition: Condition) -> dict[str, str] | None:
-        """Return the same, if S3 need not be asked for that; None: nobody was asked."""
+        """Return the same, if S3 need not be asked; otherwise None."""
         if condition == Condition():
             return {}
         found = self._found.get(bucket)
@@ -104,9 +104,9 @@ class Conditions:
             raise ObjectChanged.since_opened(f"s3://{bucket}/{key}")
 
     def delete(self, bucket: str, key: str, etag: str) -> None:
-        """Delete the version *etag* of *key* ("": any). Raises ObjectChanged if there is another by
-        now; that there is none is no error. Where the server is not known to look, a HEAD does:
-        one that knows no If-Match would delete whatever is there."""
+        """Delete the version *etag* of *key* ("": any). Raises ObjectChanged if there is another
+        version by now; a missing key is no error. Unless the server is known to look, a HEAD does:
+        a server that does not know If-Match would delete whatever is there."""
         if not etag:
             return self._s3.delete(bucket, key)
         form = self.of_deletes(bucket)
@@ -121,8 +121,8 @@ class Conditions:
         return self._s3.delete(bucket, key)
 
     def of_deletes(self, bucket: str) -> str | None:
-        """Return how the server wants the ETag in the If-Match of a DELETE; "": it does not look;
-        None: that is not known, and not tried for this. S3 looks."""
+        """Return the form of the ETag that the server wants in the If-Match of a DELETE; "": it
+        does not look; None: nobody knows, and a deletion is no reason to try. S3 looks."""
         if not self._of_deletes:
             return ""
         found = self._found.get(bucket) or self._remembered(bucket)
@@ -157,8 +157,8 @@ class Conditions:
     # What the server does
 
     def honoured(self, bucket: str, key: str) -> Honoured:
-        """Return what the server does with conditions of writes in *bucket*; tried once, beside
-        *key*: whoever may write there may write the keys that it is tried with."""
+        """Return how the server treats conditions of writes in *bucket*. It is tried once, beside
+        *key*: an account that may write that may write the keys of the trial."""
         found = self._found.get(bucket)
         if found is not None:
             return found
@@ -170,7 +170,7 @@ class Conditions:
             return found
 
     def tried(self, bucket: str, key: str) -> Honoured:
-        """As `honoured`, tried anew."""
+        """Try it anew, and return the same."""
         with self._trying:
             return self._tried(bucket, key)
 
@@ -193,7 +193,7 @@ class Conditions:
                 return None
             return Honoured(**said)
         except (ValueError, KeyError, TypeError):
-            return None  # not there, or of another version of mimicfs
+            return None  # there is no note, or it is of another version of mimicfs
 
     def _remember(self, bucket: str, found: Honoured) -> None:
         text = json.dumps({**asdict(found), "at_s": int(time.time())})
@@ -207,10 +207,10 @@ class Trial:
         self._s3 = s3
         self._bucket = bucket
         self._key = own_key_beside(key)
-        self._etag = ""  # that the key has now
+        self._etag = ""  # of the key as it is now
 
     def run(self) -> Honoured:
-        """Return what was found; the key is gone again. Raises what S3 says of a plain write."""
+        """Try, remove the key, and return what was found. Raises the error of a plain write."""
         absent = self._takes(self._writes, IfNoneMatch="*")
         if not absent:
             self._put()
@@ -226,7 +226,8 @@ class Trial:
         return Honoured(match, absent, delete)
 
     def _form(self, does: Callable[..., bool], *, wrong_first: bool = False) -> str:
-        """Return the form in which the right ETag is taken, and a wrong one refused; "": none."""
+        """Return the form in which the server takes the right ETag and refuses a wrong one; "":
+        none."""
         for form in ("quoted", "bare"):
             wrong = {"IfMatch": _written(NOBODYS, form)}
             if wrong_first and does(**wrong):
@@ -237,9 +238,9 @@ class Trial:
         return ""
 
     def _takes(self, does: Callable[..., bool], **condition: str) -> bool:
-        """Whether the server does what *does* asks under a condition that holds. Where it refuses,
-        the key is looked at: the answer to the first request may have been lost, and what was
-        repeated is refused because it was done."""
+        """Whether the server does what *does* asks under a condition that holds. If it refuses,
+        this looks at the key: the answer to the first request may have been lost, and then the
+        repeated one is refused because the first was done."""
         if does(**condition):
             return True
         before, self._etag = self._etag, self._now()
@@ -266,7 +267,7 @@ class Trial:
         where = (self._bucket, self._key)
         try:
             return self._is_done(lambda: self._s3.call("delete_object", *where, **condition))
-        except KeyNotFound:  # by this request, before it was repeated
+        except KeyNotFound:  # this request deleted it, before it was repeated
             return True
 
     @staticmethod
@@ -288,8 +289,8 @@ def _written(etag: str, form: str) -> str:
 
 
 def is_refused(exc: S3Error) -> bool:
-    """Whether a server that does not know a condition may say so; not where it is about an expired
-    key or a body that did not arrive, which are 400s, too."""
+    """Whether *refusal* may say that the server does not know the condition. (An expired key, and a
+    body that did not arrive, are answered with 400, too.)"""
     return exc.status in _NOT_KNOWN and not isinstance(exc, NOTHING_SAID)
 
 

@@ -1,4 +1,5 @@
-"""The content that is stored: bytes, or just so many bytes of a file, and what goes with them."""
+"""The content that is stored: bytes, or a number of bytes of a file, and the headers and metadata
+with them."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ from urllib.parse import quote, urlencode
 
 from mimicfs.entry import unquoted
 
-# A file is read from its place on, and can be rewound to there.
+# A file that is read from its place on, and can be rewound to it.
 Body = bytes | BinaryIO | io.RawIOBase
 
-# The fields that a copy of an object would lose if they were not said again, by boto3's names.
+# The fields that a copy of an object would lose unless the request repeats them, by boto3's names.
 _HEADERS = (
     "CacheControl",
     "ContentDisposition",
@@ -22,8 +23,9 @@ _HEADERS = (
     "WebsiteRedirectLocation",
     "Expires",
 )
-STANDARD = "STANDARD"  # the class of what is written, unless another is said
-# What is in one of these cannot be read at once. (The last three are those of other servers.)
+STANDARD = "STANDARD"  # the class of new objects, unless a request names another
+# Objects in one of these classes cannot be read at once. (The last three are those of other
+# servers.)
 _ARCHIVES = frozenset(
     {"GLACIER", "DEEP_ARCHIVE"} | {"ARCHIVE", "COLD_ARCHIVE", "DEEP_COLD_ARCHIVE"}
 )
@@ -45,21 +47,21 @@ class Content(NamedTuple):
         return {**headers, "ContentType": self.content_type, "Metadata": dict(self.meta)}
 
     def copied(self) -> dict[str, Any]:
-        """Return this as what a copy says instead of its source."""
+        """Return this as the parameters of a copy that replace those of its source."""
         params = {"MetadataDirective": "REPLACE", **self.params()}
         if "Tagging" in self.headers:
             params["TaggingDirective"] = "REPLACE"
         return params
 
     def tagged(self, tags: Mapping[str, str]) -> Content:
-        """Return this with *tags*, for an upload: a copy keeps those of its source."""
+        """Return this with *tags*, for an upload. (A copy keeps the tags of its source.)"""
         if not tags:
             return self
         return self._replace(headers={**self.headers, "Tagging": tagging_of(tags)})
 
     @classmethod
     def of(cls, answer: Mapping[str, Any], meta: Mapping[str, str]) -> Content:
-        """Return what the answer to a HEAD says, with *meta*."""
+        """Return the content that the answer to a HEAD shows, with *meta*."""
         headers = {name: answer[name] for name in _HEADERS if name in answer}
         if "ExpiresString" in answer or "Expires" in answer:  # kept as it was written (verbatim.py)
             headers["Expires"] = str(answer.get("ExpiresString") or headers["Expires"])
@@ -71,14 +73,14 @@ class Content(NamedTuple):
 
 
 def kept_class(storage_class: str) -> str:
-    """Return the class that a copy of an object in *storage_class* is to have; "": S3's default,
-    also for an archived object, because its copy could not be read."""
+    """Return the class for a copy of an object in *storage_class*; "": S3's default, also for an
+    archived object, because its copy could not be read."""
     return "" if storage_class == STANDARD or storage_class in _ARCHIVES else storage_class
 
 
 def over(said: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers *said* with *own*, which go before them. An encryption comes with its
-    key: one of *own* is not combined with the key of *said*."""
+    """Return the headers *said*, overridden by *own*. An encryption comes with its key: that of
+    *own* is not combined with the key of *said*."""
     if "ServerSideEncryption" in own:
         said = {name: value for name, value in said.items() if name not in _ENCRYPTION}
     return {**said, **own}
@@ -88,7 +90,7 @@ def as_shown(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return *headers*, which an object was written with, as a HEAD of it shows them: see
     Content.of. (STANDARD, where it was said, stays said.)"""
     shown = dict(headers)
-    if shown.get("Tagging") == "":  # said so that a copy takes none along
+    if shown.get("Tagging") == "":  # written so that a copy takes no tags along
         del shown["Tagging"]
     if shown.get("StorageClass") != STANDARD and not kept_class(shown.get("StorageClass", "")):
         shown.pop("StorageClass", None)
@@ -102,16 +104,16 @@ def tagging_of(tags: Mapping[str, str]) -> str:
 
 
 def encryption_of(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return by which key of KMS the object is encrypted that *answer*, to a HEAD, is about, as
-    parameters of a write: else a copy would get the bucket's own encryption, or another key."""
+    """Return the KMS key of the object in *answer* to a HEAD, as parameters of a write: otherwise a
+    copy would get the encryption of the bucket, or another key."""
     if not str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
         return {}
     return {name: answer[name] for name in _ENCRYPTION if name in answer}
 
 
 def sized(body: Body, size: int) -> Body:
-    """Return *body* as exactly *size* bytes. A file may go on behind them; what it lacks is
-    missed by S3, which is told the size."""
+    """Return *body* as exactly *size* bytes. A file may go on behind them. If it has fewer, S3
+    notices, as it is told the size."""
     if isinstance(body, bytes):
         return body if len(body) == size else body[:size]
     start = body.tell()
@@ -146,7 +148,7 @@ class _Window(io.RawIOBase):
         return self._file.read(left if size is None or size < 0 else min(size, left))
 
     def readinto(self, buffer: Any, /) -> int:
-        """As awscrt reads, which botocore signs with where it is installed."""
+        """Read as awscrt does, with which botocore signs where it is installed."""
         data = self.read(len(buffer)) or b""
         buffer[: len(data)] = data
         return len(data)
@@ -159,6 +161,6 @@ def bare_etag(answer: Mapping[str, Any]) -> str:
 
 def etag_of_part(answer: Mapping[str, Any]) -> str:
     """Return the ETag of *answer*, which has one, as S3 wants it back at the end of an upload: in
-    quotes, if it came in some, and without what a proxy has added."""
+    quotes if it came in quotes, and without the additions of a proxy."""
     etag = str(answer["ETag"])
     return f'"{unquoted(etag)}"' if '"' in etag else etag.strip()

@@ -26,7 +26,7 @@ _PART = 512 << 20
 
 
 class Copier:
-    """Copies through *s3*; what is larger than *copy_max* bytes, in parts."""
+    """Copies through *s3*; objects of more than *copy_max* bytes in parts."""
 
     def __init__(self, s3: S3, copy_max: int) -> None:
         self._s3 = s3
@@ -44,7 +44,7 @@ class Copier:
         try:
             return self._copied(source, bucket, key, content)
         except (S3Unavailable, Unsupported, InvalidRequest) as exc:
-            # JuiceFS answers 500, each time: that teaches something where a PUT works beside it.
+            # JuiceFS answers 500, each time. That teaches something if a PUT beside it works.
             if isinstance(exc, S3Unavailable) and exc.status != 500:
                 raise
             try:
@@ -57,8 +57,8 @@ class Copier:
     def _made_anew(
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None
     ) -> Entry:
-        """Store *key* as the empty object *source* is stored: there are servers that copy no
-        markers of directories (JuiceFS)."""
+        """Store *key* as the empty object *source* is stored: some servers (JuiceFS) copy no
+        markers of directories."""
         self._check_source(source)
         if content is None:
             from_bucket, entry = source
@@ -101,8 +101,8 @@ class Copier:
     def _asked(
         self, operation: str, source: tuple[str, Entry], bucket: str, key: str, params: Any
     ) -> Any:
-        """Return the answer to a copy of the version *source*. A server that refuses what a HEAD
-        shows to be that version (Swift, of an object in parts) is asked without a condition."""
+        """Return the answer to a copy of the version *source*. If a HEAD shows that version
+        although the server refuses it (Swift, for an object in parts), ask without a condition."""
         from_bucket, entry = source
         copied = {"CopySource": {"Bucket": from_bucket, "Key": entry.key}}
         etag, looks = entry.etag, self._s3.capabilities["copy-etags"]
@@ -123,15 +123,15 @@ class Copier:
         return answer
 
     def _is_surely(self, copy: Entry, source: Entry) -> bool:
-        """Whether *copy* is one of *source*: its bytes have the same MD5, or the server is known to
-        look at the condition. (Ceph and rclone copy whatever is there.)"""
+        """Whether *copy* is surely a copy of *source*: its bytes have the same MD5, or the server
+        is known to look at the condition. (Ceph and rclone copy whatever is there.)"""
         if copy.size != source.size:
             return False
         same = _is_md5(source.etag) and copy.etag == source.etag
         return same or self._s3.capabilities["copy-etags"] == "yes"
 
     def _seen(self, bucket: str, expected: Entry) -> Entry:
-        """Return the copy whose ETag the server did not say (rclone), as a HEAD has found it."""
+        """Return the copy, as a HEAD has found it, if the server (rclone) did not tell its ETag."""
         known = self._s3.mimicdb.entry(bucket, expected.key)  # by learning.py, a moment ago
         if known is not None and known.size == expected.size and known.meta == expected.meta:
             return known
@@ -203,8 +203,8 @@ class Copier:
             cause.add_note(f"an unfinished upload stays in S3 and costs money: {exc}")
 
     def _check_source(self, source: tuple[str, Entry]) -> None:
-        """There are servers that do not look at CopySourceIfMatch (rclone): see whether the
-        source is still the version that was to be copied."""
+        """Check that the source is still the version to be copied: some servers (rclone) do not
+        look at CopySourceIfMatch."""
         from_bucket, entry = source
         now, _ = self._s3.head(from_bucket, entry.key)
         if entry.etag and now.etag != entry.etag:
@@ -212,7 +212,7 @@ class Copier:
 
 
 def _is_md5(etag: str) -> bool:
-    """Whether a copy has the same etag, as far as one can see (encryption by KMS hides it)."""
+    """Whether a copy has the same ETag, as far as one can see. (Encryption by KMS hides it.)"""
     return len(etag) == 32 and "-" not in etag
 
 

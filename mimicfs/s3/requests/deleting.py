@@ -1,12 +1,13 @@
 """Deleting many keys: a thousand a request, and one by one, 64 at once, where a server has no
 DeleteObjects (501), or not as S3 has it (a 400 that wants another checksum).
 
-Of a key whose version is known, only that version is deleted: where the server is known to look at
-the ETags of DeleteObjects, by those; else by single DELETEs with If-Match, where it looks at that;
-else a HEAD looks, a moment before. Most servers ignore what they do not know, and delete.
+If the version of a key is known, only that version is deleted: by the ETags of DeleteObjects if the
+server is known to look at them; otherwise by single DELETEs with If-Match if it looks at that;
+otherwise after a HEAD, a moment before. Most servers ignore what they do not know, and delete.
 
-Strict: a key counts as deleted when the server has said so, for it or for the request that named
-it, or that it has no such key; of every other, the reason is returned.
+This is strict: a key counts as deleted only when the server has said so, about the key or about the
+request that named it, or has said that there is no such key. For every other key, the reason is
+returned.
 
 Threading: any thread.
 """
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Says nothing of whether DeleteObjects is known.
+# These codes do not say whether the server knows DeleteObjects.
 _OF_NO_FORM: tuple[type[S3Error], ...] = (AccessDenied, NoSuchBucket, *NOTHING_SAID)
 
 RefusedKeys = list[tuple[str, str]]  # keys, and why
@@ -53,9 +54,9 @@ class Deleter:
         self._etags = etags
 
     def delete(self, keys: Sequence[str]) -> RefusedKeys:
-        """Return what was refused."""
-        # What is below a marker goes before it: to some servers (JuiceFS) that is a directory,
-        # which stays while there is something in it.
+        """Delete the keys; return those that were refused."""
+        # Keys below a marker go before it: to some servers (JuiceFS) the marker is a directory,
+        # which stays while it has something in it.
         keys = sorted(keys, reverse=True)
         plain = [key for key in keys if _xml_can_say(key)]
         alone = [key for key in keys if not _xml_can_say(key)]
@@ -69,7 +70,7 @@ class Deleter:
         return refused + self._singly(alone)
 
     def _page(self, keys: Sequence[str], alone: list[str], refused: RefusedKeys) -> None:
-        """Delete *keys*; add to *alone* those of which a single deletion says for sure."""
+        """Delete *keys*; add to *alone* those about which only a single deletion can tell."""
         meant = [key for key in keys if key in self._etags]
         if meant and self._leaves_directories(keys):
             alone += keys
@@ -103,7 +104,7 @@ class Deleter:
     ) -> None:
         try:
             errors = self._asked(keys, etags)
-        except AccessDenied:  # of DeleteObjects only, behind some gateways
+        except AccessDenied:  # only DeleteObjects is denied, behind some gateways
             self._first_alone(keys[0], refused)
             refused += self._singly(keys[1:])
             return
@@ -128,8 +129,8 @@ class Deleter:
 
     def _try_etags(self, keys: Sequence[str], refused: RefusedKeys) -> set[str]:
         """Find out whether the server looks at ETags: ask it to delete another version of a key
-        whose deletion is meant, as a HEAD has just shown. Return the keys that are settled: it
-        is deleted if the server does not look; others are refused."""
+        that is to be deleted anyway, as a HEAD has just shown. Return the keys that this settles:
+        the key is deleted if the server does not look; others are refused."""
         settled = set()
         for key in keys:
             settled.add(key)
@@ -137,7 +138,8 @@ class Deleter:
                 continue
             try:
                 errors = self._asked([key], {key: NOBODYS})
-            except AccessDenied:  # maybe of DeleteObjects only: the key is still to be deleted
+            # perhaps only DeleteObjects is denied: the key is still to be deleted
+            except AccessDenied:
                 self._first_alone(key, refused)
                 break
             except _OF_NO_FORM:
@@ -159,8 +161,8 @@ class Deleter:
     def _otherwise(
         self, keys: Sequence[str], conditional: bool, refused: RefusedKeys, refusal: S3Error
     ) -> None:
-        """Delete *keys* one by one, which were refused together. If that works, it was about how
-        it was asked: first about the conditions, if there were any."""
+        """Delete *keys*, which were refused together, one by one. If that works, the refusal was
+        about the form of the request: first of all about the conditions, if there were any."""
         failed = self._singly(keys)
         if len(failed) == len(keys):
             raise refusal
@@ -171,8 +173,8 @@ class Deleter:
             self._s3.capabilities.learned("delete-many", "no")
 
     def _meant(self, keys: Sequence[str], refused: RefusedKeys) -> list[str]:
-        """Return those of *keys* that are the versions which are to be deleted, as far as one
-        can see a moment before; others that are there are refused."""
+        """Return the *keys* that are still the versions to be deleted, as far as one can see a
+        moment before; other versions are refused."""
         gone: list[str] = []
 
         def look(key: str) -> None:
@@ -193,7 +195,7 @@ class Deleter:
 
     def _first_alone(self, key: str, refused: RefusedKeys) -> None:
         """Delete *key*, the first of many whose deletion was denied together. Raises AccessDenied
-        if that is denied, too: then it is of no use to ask for each of the others."""
+        if that is denied, too: then it is useless to ask for each of the others."""
         try:
             self._s3.conditions.delete(self._bucket, key, self._etags.get(key, ""))
         except _OF_NO_FORM:
@@ -238,12 +240,12 @@ def leaves_directories(s3: S3, bucket: str, beside: str) -> bool:
 
 
 def _level(key: str) -> int:
-    """Return the turn of *key*: after all that are none, of markers the deepest first."""
+    """Return the turn of *key*: markers come after all other keys, the deepest first."""
     return -key.count("/") if key.endswith("/") else -KEY_MAX - 1
 
 
 def _reason(work: Callable[[str], Any]) -> Callable[[str], str]:
-    """Return *work* as something that returns why it failed; "" if it did not."""
+    """Return *work* as a function that returns why it failed; "" if it did not."""
 
     def tried(key: str) -> str:
         try:

@@ -1,13 +1,14 @@
-"""Keys of KMS that objects have of their own. A copy that does not name the key of its source is
-encrypted as its bucket says (S3 API, CopyObject), so that the key would be lost.
+"""The KMS keys of single objects. A copy that does not name the key of its source is encrypted by
+the setting of its bucket (S3 API, CopyObject): the key would be lost.
 
-Only the answer to a HEAD or GET says which key an object has. A bucket in which none has shown
-another key than the bucket's costs no request; in others, a copy is preceded by a HEAD of its
-source, unless this process has written that. So is a copy of an object whose name has a key by a
-rule: it may have been written by that. The bucket is asked when the first key was seen, and again
-for keys that are seen an hour later: somebody may have given it another one.
+Only the answer to a HEAD or GET tells the key of an object. As long as no object of a bucket has
+shown another key than the bucket's, a copy costs no further request. Otherwise a HEAD of the source
+comes before a copy, unless this process has written the source. It also comes before a copy of an
+object whose name has a key by a rule, as the object may have been written by that rule. The bucket
+is asked for its key when the first key is seen, and again for keys that are seen an hour later:
+somebody may have given it another one.
 
-Threading: any. `_lock` protects what was seen; S3 is asked without it, at worst twice.
+Threading: any thread. `_lock` protects what was seen; S3 is asked without it, at worst twice.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _GOOD_S = 3600.0
 
 
 class OwnKeys:
-    """What is known of the keys in the buckets of *s3*, which have the rules of *buckets*."""
+    """Knows the keys in the buckets of *s3*, which have the rules of *buckets*."""
 
     def __init__(self, s3: S3, buckets: Buckets) -> None:
         self._s3 = s3
@@ -44,7 +45,7 @@ class OwnKeys:
         self._mixed: set[str] = set()  # buckets in which another key was seen
 
     def seen(self, bucket: str, answer: Mapping[str, Any]) -> None:
-        """S3 has given *answer* to a HEAD or GET of an object in *bucket*."""
+        """Take note of *answer*, to a HEAD or GET of an object in *bucket*."""
         key = answer.get("SSEKMSKeyId")
         if key:
             with self._lock:
@@ -52,8 +53,8 @@ class OwnKeys:
                 self._compare(bucket)
 
     def of(self, bucket: str, entry: Entry) -> dict[str, Any]:
-        """Return the key of the object *entry* as parameters of a copy; nothing if it has none of
-        its own, as far as was seen. Raises S3Error."""
+        """Return the key of the object *entry* as parameters of a copy; {} if it has no key of its
+        own, as far as was seen. Raises S3Error."""
         if bucket in self._seen:
             usual = self._asked(bucket)
             with self._lock:

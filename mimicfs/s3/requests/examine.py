@@ -1,7 +1,7 @@
 """An examination of an S3 server, and of the credentials: for `mimicfs doctor`.
 
-Asked past the mirror, which stays as it is. Without leave to write, only what can be asked by
-reading is; with it, keys that begin with `.mimicfs-doctor-` are made and deleted again.
+It asks past the mirror, which stays as it is. Without leave to write, it only reads; with it, it
+makes and deletes keys that begin with `.mimicfs-doctor-`.
 
 Threading: none; one thread.
 """
@@ -34,13 +34,13 @@ from mimicfs.s3.requests.scratch import Scratch, failed
 from mimicfs.s3.transport.answers import date_of
 from mimicfs.s3.transport.errors import ours
 
-_SKEW_WARN_S, _SKEW_MAX_S = 60.0, 900.0  # S3 refuses what was signed 15 minutes away
+_SKEW_WARN_S, _SKEW_MAX_S = 60.0, 900.0  # S3 refuses a request that was signed 15 minutes away
 _NOBODYS = '"00000000000000000000000000000000"'  # the ETag of no object
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", None)
 
 
 class Examination:
-    """Of what *s3* reaches with *options*: of *bucket* below *prefix*, if one is named."""
+    """Examines what *s3* reaches with *options*: *bucket* below *prefix*, if one is named."""
 
     def __init__(self, s3: S3, options: S3Options, bucket: str = "", prefix: str = "") -> None:
         self.s3 = s3
@@ -51,7 +51,7 @@ class Examination:
         self._date: tuple[datetime, float] | None = None  # S3's clock, and when it was told
 
     def findings(self, write: bool) -> Iterator[Finding]:
-        """Yield what is found, one after the other. Raises nothing of S3's."""
+        """Yield the findings, one after the other. Raises no error of S3."""
         yield self._encryption()
         yield from self._account()
         if self._bucket:
@@ -88,8 +88,8 @@ class Examination:
         return answer
 
     def tried(self, name: str, attempt: Callable[[], str], otherwise: str = "") -> Finding:
-        """Return what *attempt* says is found, or the error that it raises: a failure, or where
-        *otherwise* says what follows from it, a warning."""
+        """Return the finding of *attempt*. If it raises an error, that is a failure; or a warning,
+        if *otherwise* says what follows from it."""
         try:
             return Finding(name, OK, attempt())
         except NOTHING_SAID as exc:
@@ -133,7 +133,7 @@ class Examination:
             yield Finding("list buckets", FAIL, text, advice)
 
     def _capabilities(self) -> Iterator[Finding]:
-        """Yield what a mount has learned of this server, or was told."""
+        """Yield the capabilities of this server that a mount has learned, or was told."""
         known = self.s3.capabilities.known().items()
         said = [f"{name}={value} ({how})" for name, (value, how) in known if how != "usual"]
         text = ", ".join(said) or "like S3, as far as it was used"
@@ -158,7 +158,7 @@ class Examination:
             self._date = (date, time.time())
 
     def _reading(self) -> Any:
-        """Yield what listing and reading find; return whether listing works."""
+        """Yield the findings of listing and reading; return whether listing works."""
         page: dict[str, Any] = {}
 
         def listing() -> str:

@@ -1,15 +1,15 @@
-"""The state that is stored with an object besides its bytes, and must not be lost when it is
-written again: content type and headers, user metadata, tags, storage class, and the ACL where there
-are any.
+"""The content that is stored with an object besides its bytes, and must not be lost when the object
+is written again: content type and headers, user metadata, tags, storage class, and the ACL if there
+is one.
 
-Bytes that are uploaded get what the options of their bucket, and its rules by pattern
-(config/rules.py), say of it. An object that is copied has its own already: there the rules hold
-only for a new name, in place of those of the old one.
+Uploaded bytes get what the options of their bucket, and its rules by pattern (config/rules.py),
+say. A copied object has its own content already: for it the rules hold only at a new name, in place
+of those of the old name.
 
-S3 keeps none of it when an object is overwritten, and a copy keeps no ACL. So it is asked before
-it would be lost: one HEAD; the tags if the HEAD counts some; the ACL if the bucket has ACLs at all
-(asked once for a bucket: most have none since 2023). This process remembers what it has written
-itself.
+S3 keeps none of it when an object is overwritten, and a copy keeps no ACL. So S3 is asked before it
+would be lost: by one HEAD; for the tags, if the HEAD counts some; for the ACL, if the bucket has
+ACLs at all (asked once for each bucket: most have none since 2023). This process remembers what it
+has written itself.
 
 Threading: any thread. `_asking` protects what is known of buckets, `_lock` what is remembered of
 objects.
@@ -50,25 +50,28 @@ _GRANTS = {
     "WRITE_ACP": "GrantWriteACP",
 }
 _KINDS = (("ID", "id"), ("URI", "uri"), ("EmailAddress", "emailAddress"))
-# How S3 stores the bytes; by rules, or by the object itself.
+# How S3 stores the bytes: by rules, or by the object itself.
 _STORED = frozenset({"StorageClass", "ServerSideEncryption", "SSEKMSKeyId"})
 _ENFORCED = "BucketOwnerEnforced"
-_BROKEN = 500  # what some servers answer whenever they are asked for the ACL of some objects (moto)
+_BROKEN = 500  # the status of some servers (moto) when they are asked for the ACL of some objects
 
 
 class Kept:
-    """The state that is stored with the objects of *s3*, and is to be by the rules of *buckets*."""
+    """The content that is stored with the objects of *s3*, or is to be by the rules of *buckets*.
+    The content that is stored with the objects of *s3*, or is to be by the rules of *buckets*."""
 
     def __init__(self, s3: S3, buckets: Buckets) -> None:
         self._s3 = s3
         self._buckets = buckets
-        self._asking = threading.Lock()  # held while a bucket is asked: once for all who ask
+        # held while a bucket is asked: one question serves all callers
+        self._asking = threading.Lock()
         self._lock = threading.Lock()  # protects what is known
         self._known: OrderedDict[tuple[str, str, str], Content] = OrderedDict()
         self._acls: dict[str, bool] = {}  # by bucket: whether its objects have ACLs
 
     def of(self, bucket: str, key: str) -> tuple[Entry, Content]:
-        """Return what S3 has of *key* now, and all that is stored with it. Raises KeyNotFound."""
+        """Return the entry of *key* as S3 has it now, and all content stored with it. Raises
+        KeyNotFound."""
         entry, content, tags = self._s3.head_counting(bucket, key)
         if tags:
             content = content.tagged(self.tags(bucket, key))
@@ -79,17 +82,17 @@ class Kept:
         return entry, content
 
     def content_of(self, bucket: str, key: str) -> Content:
-        """Return what S3 has stored with *key* now. Raises KeyNotFound."""
+        """Return the content that S3 has stored with *key* now. Raises KeyNotFound."""
         _, content = self.of(bucket, key)
         return content
 
     def remembered(self, bucket: str, entry: Entry) -> Content | None:
-        """Return what this process knows to be stored with the version *entry*."""
+        """Return the content that this process knows to be stored with the version *entry*."""
         with self._lock:
             return self._known.get((bucket, entry.key, entry.etag)) if entry.etag else None
 
     def written(self, bucket: str, entry: Entry, content: Content) -> None:
-        """S3 has stored *content* with the version *entry*."""
+        """Note that S3 has stored *content* with the version *entry*."""
         if entry.etag:
             with self._lock:
                 shown = content._replace(headers=as_shown(content.headers))
@@ -101,7 +104,7 @@ class Kept:
     # By rules
 
     def usual(self, bucket: str, key: str) -> Content:
-        """Return what a new object *key* is stored with where its writer says nothing."""
+        """Return the content of a new object *key* whose writer says nothing about it."""
         said = self._buckets.of(bucket).stored(key)
         headers = {
             "CacheControl": said.cache_control,
@@ -117,8 +120,8 @@ class Kept:
         )
 
     def completed(self, bucket: str, key: str, content: Content) -> Content:
-        """Return *content*, for an upload of *key*, with what the rules say of it. Its own fields
-        stay; a type that was guessed from the name is none."""
+        """Return *content*, for an upload of *key*, completed by the rules. Its own fields stay; a
+        type that was guessed from the name is not one."""
         usual = self.usual(bucket, key)
         guessed = content.content_type in (Content().content_type, _guessed(key))
         return content._replace(
@@ -133,12 +136,12 @@ class Kept:
         new: tuple[str, str],
         replaced: Content | None = None,
     ) -> Content:
-        """Return what is to be stored with an object that was *old*, (bucket, key), and becomes
-        *new*, which was stored with *replaced*.
+        """Return the content for an object that was *old*, (bucket, key), and becomes *new*; the
+        object there was stored with *replaced*.
 
-        What it has by the rules, or the guess, of its old name is by those of the new name then;
-        but a storage class other than STANDARD stays. What it has none of its own of, it takes over
-        from the one that it replaces: but not mode, owner and times.
+        Fields that it has by the rules, or the guess, of its old name change to those of the new
+        name; but a storage class other than STANDARD stays. Fields that it does not have, it takes
+        over from the object that it replaces, except mode, owner and times.
         """
         before, after = self.usual(*old), self.usual(*new)
         _, old_key = old
@@ -153,15 +156,16 @@ class Kept:
         headers = {name: value for name, value in after.headers.items() if name not in _STORED}
         headers |= content.headers
         if "Tagging" in before.headers:
-            headers.setdefault("Tagging", "")  # else the copy takes along those of its source
+            # otherwise the copy takes along the tags of its source
+            headers.setdefault("Tagging", "")
         headers = over(headers, _stored_anew(content, before, after))
         return content._replace(content_type=content_type, headers=headers)
 
     # Of one object
 
     def tags(self, bucket: str, key: str) -> dict[str, str]:
-        """Return the tags of an object; none where they may not be read. Raises S3Error where S3
-        does not say: else they would be lost."""
+        """Return the tags of an object; none if they may not be read. Raises S3Error if S3 does not
+        say, as they would be lost otherwise."""
         try:
             return self._read_tags(bucket, key)
         except NOTHING_SAID:
@@ -175,7 +179,7 @@ class Kept:
         return {tag["Key"]: tag["Value"] for tag in found}
 
     def tag(self, bucket: str, key: str, tags: Mapping[str, str]) -> None:
-        """Make *tags* those of an object. Raises S3Error."""
+        """Give *tags* to an object. Raises S3Error."""
         if tags:
             said = {"TagSet": [{"Key": name, "Value": value} for name, value in tags.items()]}
             self._s3.call("put_object_tagging", bucket, key, Tagging=said)
@@ -186,10 +190,10 @@ class Kept:
                 del self._known[known]
 
     def make_tagged(self, bucket: str, entry: Entry, tagging: str, capability: str) -> None:
-        """Tag the version *entry*, which was to be stored with *tagging*, where the server has left
-        the tags out. *capability*: the word for whether it takes them.
+        """Tag the version *entry*, which was to be stored with *tagging*, if the server has left
+        the tags out. *capability* is the word for whether it takes them.
 
-        S3 has stored the object: that its tags cannot be put is a warning, and no error."""
+        S3 has stored the object, so a failure to put its tags is a warning, and no error."""
         wanted = dict(parse_qsl(tagging, keep_blank_values=True))
         known = self._s3.capabilities[capability]
         if not wanted or known == "yes":
@@ -205,13 +209,13 @@ class Kept:
             log.warning("stored, maybe without its tags: s3://%s/%s: %s", bucket, entry.key, exc)
 
     def _try_tags(self, bucket: str, entry: Entry, wanted: dict[str, str], capability: str) -> None:
-        """Tag the version *entry*, unless it has the tags that are *wanted*; and learn from tags
-        that were read whether the server takes them."""
+        """Tag the version *entry*, unless it has the *wanted* tags; and learn from the tags that
+        were read whether the server takes them."""
         found: dict[str, str] | None = None
         try:
             found = self._read_tags(bucket, entry.key)
         except AccessDenied as exc:
-            log.debug("%s", exc)  # they may still be put
+            log.debug("%s", exc)  # they may still be stored
         now, _ = self._s3.head(bucket, entry.key)
         if now.etag != entry.etag:
             log.info("s3://%s/%s: replaced since it was stored; not tagged", bucket, entry.key)
@@ -222,13 +226,13 @@ class Kept:
             self._s3.capabilities.learned(capability, "yes" if found == wanted else "no")
 
     def grants(self, bucket: str, entry: Entry) -> dict[str, str]:
-        """Return the ACL of the version *entry* as parameters of a write; nothing if it is the
-        usual one, or cannot be read. Raises S3Error where S3 does not say."""
+        """Return the ACL of the version *entry* as parameters of a write; {} if it is the usual
+        one, or cannot be read. Raises S3Error if S3 does not say."""
         grants, _ = self._grants(bucket, entry)
         return grants
 
     def _grants(self, bucket: str, entry: Entry) -> tuple[dict[str, str], bool]:
-        """As `grants`, and whether that is certain."""
+        """Return the same, and whether it is certain."""
         known = self.remembered(bucket, entry)
         if known is not None:
             found = (name for name in _GRANTS.values() if name in known.headers)
@@ -258,7 +262,7 @@ class Kept:
             return self._acls[bucket]
 
     def _is_enforced(self, bucket: str) -> bool:
-        """Whether the owner of the bucket owns each object, and ACLs are off."""
+        """Whether ACLs are off: the owner of the bucket owns each object."""
         try:
             answer = self._s3.call("get_bucket_ownership_controls", bucket)
         except MimicError as exc:
@@ -268,8 +272,9 @@ class Kept:
         return any(rule.get("ObjectOwnership") == _ENFORCED for rule in rules)
 
     def _knows_acls(self, bucket: str) -> bool:
-        """Whether the server knows ACLs. Asked of the bucket: one that does not look at `?acl`
-        would answer with a whole object. Raises S3Error where it does not say."""
+        """Whether the server knows ACLs. The question is about the bucket: for an object, a server
+        that does not look at `?acl` would answer with all of it. Raises S3Error if the server does
+        not say."""
         try:
             return bool(self._s3.call("get_bucket_acl", bucket).get("Grants"))
         except AccessDenied:
@@ -305,8 +310,8 @@ def _guessed(key: str) -> str:
 
 
 def _without(content: Content, usual: Content, guess: str) -> Content:
-    """Return *content* without what it would have by itself: what is *usual*, and the type that
-    was a *guess*. A type that is none of its own is "" then."""
+    """Return *content* without the fields that it would get anyway: the *usual* ones, and the type
+    that was a *guess*. If the type is left out, it is ""."""
     guesses = (usual.content_type, guess, Content().content_type)
     own = {
         name: value
@@ -320,13 +325,13 @@ def _without(content: Content, usual: Content, guess: str) -> Content:
 
 
 def stored_of(content: Content) -> dict[str, Any]:
-    """Return how S3 is to store the bytes that *content* goes with: class and encryption."""
+    """Return how S3 is to store the bytes of *content*: class and encryption."""
     return {name: value for name, value in content.headers.items() if name in _STORED}
 
 
 def _stored_anew(content: Content, before: Content, after: Content) -> dict[str, Any]:
-    """Return the storage class and the encryption that *after*, the usual ones of its new name,
-    give to an object with *content*: each only if it has what is usual at its old name."""
+    """Return the storage class and the encryption for an object with *content* at its new name,
+    whose usual ones are *after*: it takes those if it had the usual ones of its old name."""
     found = stored_of(after)
     if {each.headers.get("StorageClass", STANDARD) for each in (content, before)} != {STANDARD}:
         found.pop("StorageClass", None)

@@ -1,5 +1,5 @@
-"""The layers that a call of a boto3 client passes, put one upon the other, and hooks of botocore
-that change a request on its way. Pure; no state."""
+"""How the layers that a call of a boto3 client passes are stacked, and hooks of botocore that
+change a request on its way. Pure; no state."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def with_params(change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Laye
 
 
 def taught(client: Any) -> Any:
-    """Return *client*, which knows from now on what botocore does not know of itself, or not where
-    it is told to sign by version 4."""
+    """Return *client*, taught what botocore does not know by itself, or not when it is told to sign
+    by version 4."""
     from mimicfs.s3.transport.everywhere import sign_everywhere
     from mimicfs.s3.transport.express import sign_with_sessions
     from mimicfs.s3.transport.filters import know_filters_of_ceph
@@ -40,8 +40,8 @@ def taught(client: Any) -> Any:
 
 
 def do_not_ask_first(request: Any, **_: Any) -> None:
-    """Send bodies at once. With `Expect: 100-continue`, botocore waits up to a second for a
-    leave to go on that some servers never give, and a round trip for one that S3 gives."""
+    """Send bodies at once. With `Expect: 100-continue`, botocore waits for leave to go on: up to a
+    second for servers that never give it, and a round trip for S3."""
     if "Expect" in request.headers:
         del request.headers["Expect"]
 
@@ -54,6 +54,6 @@ def leave_sums_to_us(context: dict[str, Any], **_: Any) -> None:
 
 
 def with_md5(request: Any, **_: Any) -> None:
-    """Beside the CRC-32 that botocore sends, which some servers do not know."""
+    """Add an MD5 to the CRC-32 that botocore sends, which some servers do not know."""
     if request.body and "Content-MD5" not in request.headers:
         request.headers["Content-MD5"] = md5_of(request.body)

@@ -1,9 +1,9 @@
 """LIST requests: signed and sent by botocore, parsed by listing.py and versions.py (ten times as
 fast as by botocore). Any thread may ask.
 
-ListObjectsV2, and ListObjects where a server has no other: one that refuses the first, or that
-answers it as if it were the second. Keys are asked for in the encoding of URLs, unless the server
-refuses that and lists without.
+It sends ListObjectsV2, and ListObjects to a server that knows no other: such a server refuses the
+first, or answers it as if it were the second. Keys are asked for in the encoding of URLs, unless
+the server refuses that and lists without.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from mimicfs.s3.transport.traffic import Traffic
 
 _SIGNED_S = 600  # how long a signed address is good for
 _MOVED = frozenset({"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException"})
-# Other mistakes have these codes too; that it is the region is said by a <Region>.
+# Other mistakes have these codes, too; a <Region> says that it is the region.
 _MISSIGNED = frozenset({"AuthorizationHeaderMalformed", "AuthorizationQueryParametersError"})
 
 # How servers refuse a parameter (list-type=2, encoding-type) that they do not know.
 _UNKNOWN_PARAMETER = frozenset({"NotImplemented", "InvalidArgument", "MethodNotAllowed"})
-# What a listing is asked by, by Asked.version: in boto3, and in figures.
+# The names of the requests for a listing, by Asked.version: in boto3, and in figures.
 _OPERATIONS = {1: "list_objects", 2: "list_objects_v2", OF_VERSIONS: "list_object_versions"}
 _KINDS = {1: "ListObjectsV2", 2: "ListObjectsV2", OF_VERSIONS: "ListObjectVersions"}
 
 
 class Sends(Protocol):
-    """A sender of requests that botocore has prepared (http.py, or another client's own)."""
+    """Sends requests that botocore has prepared (http.py, or another client's own)."""
 
     def sent(self, request: Any) -> Any:
         """Return the answer: `status_code`, `headers`, `content`."""
@@ -113,7 +113,7 @@ class Lister:
         self._capabilities = Forgets() if capabilities is None else capabilities
         self._answered = False  # a page came: the server knows what it is asked by
         self._lock = threading.Lock()  # protects the two below
-        self._regions: dict[str, str] = {}  # by bucket, where it is not the configured one
+        self._regions: dict[str, str] = {}  # by bucket, if it is not the configured one
         self._signers: dict[str, Any] = {}  # by region
 
     def page(
@@ -133,8 +133,8 @@ class Lister:
     def versions(
         self, bucket: str, prefix: str, after: Marker, limit: int, delimiter: str = ""
     ) -> VersionPage:
-        """Return one page of a ListObjectVersions. It begins behind the version *after*, or
-        where that names no version, behind all those of the key. Raises MalformedListing."""
+        """Return one page of a ListObjectVersions. It begins behind the version *after*, or, if
+        that names no version, behind all versions of the key. Raises MalformedListing."""
         asked = Asked(bucket, prefix, after.key, delimiter, OF_VERSIONS, encoded=self._encodes)
         with ours(str(asked)):
             body, _ = self._get(asked, after.version or None, limit)
@@ -178,7 +178,7 @@ class Lister:
         return self._capabilities["encoding-type"] == "yes"
 
     def _get(self, asked: Asked, token: str | None, limit: int) -> tuple[bytes, int]:
-        """Return an answer, and how often S3 asked for patience before it came."""
+        """Return an answer, and how often S3 asked for patience before."""
         throttled, moved = 0, False
         for attempt in range(1, 2 + self._options.attempts):
             used = self._credentials.get_frozen_credentials() if self._credentials else None
@@ -245,7 +245,7 @@ class Lister:
         error: S3Error = from_code(code, status, said.get("Message", ""), about, date)
         if status in RETRIED and not isinstance(error, Throttled | S3Unavailable):
             return S3Unavailable(str(error), status=status, code=code)
-        if isinstance(error, KeyNotFound):  # a listing has no key that could be missing
+        if isinstance(error, KeyNotFound):  # no key can be missing in a listing
             return MalformedListing(f"{error}; the answer is not from S3, check --endpoint-url")
         return error
 
@@ -273,8 +273,8 @@ def encoding_as_asked(client: Any) -> Any:
 
 
 def _failed(body: bytes, about: str) -> S3Error | None:
-    """Return the error in the *body* of a success, as S3 writes it when it has begun to answer, if
-    it may pass; None: there is none. (Of another, listing.py says what it is.)"""
+    """Return the error in the *body* of a success (S3 writes one there when it has begun to
+    answer), if it may pass; None: there is none. (listing.py reports any other.)"""
     if not _IS_ERROR(body):
         return None
     said = error_of(body)

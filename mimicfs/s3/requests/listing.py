@@ -1,10 +1,9 @@
 """One page of a LIST: parsed, and checked to be what was asked.
 
-Objects come as S3, and most servers, write them: then one regular expression reads them, if it
-matches every byte from the first `<Contents>` to the last `</Contents>`. Expat reads a page that it
-does not match, and all that is around the objects. boto3's parser takes 67 us a key, expat here
-about 10, the expression 1.4. A page that is not what was asked is no page: `MalformedListing`, and
-nothing of it is believed.
+Most servers write objects as S3 does. Then one regular expression reads them, if it matches every
+byte from the first `<Contents>` to the last `</Contents>`. Expat reads any other page, and
+everything around the objects. boto3's parser takes 67 us a key, expat here about 10, the expression
+1.4. A page that is not what was asked for raises `MalformedListing`, and nothing of it is believed.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ OF_VERSIONS = 0  # Asked.version of a ListObjectVersions
 
 
 class Page(NamedTuple):
-    """*entries* are objects, and LISTED entries for the common prefixes, in one order.
+    """*entries* are the objects, and LISTED entries for the common prefixes, in one order.
 
     *upto* is the last key that the page speaks for: between *after* of the request and
     *upto*, S3 has exactly these. None: it speaks for everything to the end. Where a common
@@ -44,19 +43,19 @@ class Page(NamedTuple):
     upto: str | None
     token: str | None  # of the next page; None: this is the last
     throttled: int = 0  # how often S3 asked for patience before it gave the page
-    # Names came twice, or fewer than were counted: others may be there all the same.
+    # Names came twice, or fewer came than were counted: there may be others.
     doubtful: bool = False
 
 
 class Asked(NamedTuple):
-    """The question that a page must be an answer to."""
+    """The question that a page must answer."""
 
     bucket: str
     prefix: str
     after: str = ""  # every key of the page is greater
     delimiter: str = ""
     version: int = 2  # of ListObjects; OF_VERSIONS: a ListObjectVersions
-    ordered: bool = True  # False: a directory bucket, whose pages are in no order
+    ordered: bool = True  # False: a directory bucket, whose pages have no order
     encoded: bool = True  # keys are to be encoded as in URLs
 
     def __str__(self) -> str:
@@ -72,8 +71,8 @@ def parse_page(body: bytes, asked: Asked) -> Page:
     """Return the page in *body*, the answer to a ListObjectsV2 (or ListObjects) with
     encoding-type=url.
 
-    Raises MalformedListing, and OldVersion where a server that only knows version 1 was asked
-    for a page that is not the first.
+    Raises MalformedListing; and OldVersion if a server that only knows version 1 was asked for a
+    later page than the first.
     """
     try:
         return read_or_mended(lambda text: _parsed(text).page(asked), body, asked)
@@ -81,14 +80,14 @@ def parse_page(body: bytes, asked: Asked) -> Page:
         raise MalformedListing(f"{asked}: not a listing: {exc}; check --endpoint-url") from exc
     except KeyError as exc:
         raise MalformedListing(f"{asked}: not a listing: an object without {exc.args[0]}") from exc
-    except (ValueError, LookupError, OverflowError) as exc:  # also an encoding that nobody knows
+    except (ValueError, LookupError, OverflowError) as exc:  # an unknown encoding, too
         raise MalformedListing(f"{asked}: not a listing: {exc}") from exc
 
 
 def read_or_mended(read: Callable[[bytes], T], body: bytes, asked: Asked) -> T:
-    """Return what *read* makes of *body*; where that is no XML, of *body* without what it repeats
-    of the question. Servers that do not encode that (Ceph) write characters there that XML cannot
-    have. Raises ExpatError, MalformedListing."""
+    """Return what *read* makes of *body*; if that is no XML, what it makes of *body* without the
+    repeated question. (Servers such as Ceph repeat it unencoded, with characters that XML cannot
+    have.) Raises ExpatError, MalformedListing."""
     try:
         return read(body)
     except expat.ExpatError:
@@ -106,7 +105,8 @@ _NUMBERED = re.compile(r"&#(?:x([0-9A-Fa-f]{1,6})|([0-9]{1,7}));")
 
 
 def _unescaped(text: str) -> str:
-    """Return *text* of XML, also with characters that it cannot have. Raises ValueError."""
+    """Return the *text* of an XML element, even with characters that XML cannot have. Raises
+    ValueError."""
     text = _NUMBERED.sub(lambda found: chr(int(found[1] or found[2], 16 if found[1] else 10)), text)
     return unescape(text, {"&quot;": '"', "&apos;": "'"})
 
@@ -136,14 +136,14 @@ def read_xml(found: Found, body: bytes) -> None:
     parser.Parse(body, True)
 
 
-# Texts in which white space may be meant; around all others a server may write it.
+# White space may be meant in these texts; around all others it may come from the server.
 _EXACT = frozenset(
     {"Key", "Prefix", "Marker", "StartAfter", "KeyMarker", "VersionIdMarker", "VersionId"}
     | {"NextContinuationToken", "NextMarker", "NextKeyMarker", "NextVersionIdMarker"}
 )
 _TRUE, _FALSE = {"true", "1"}, {"false", "0"}
-_PLACE = b"<Contents></Contents>"  # stands where the objects were
-# What a document begins with whose bytes are ASCII where they look so.
+_PLACE = b"<Contents></Contents>"  # takes the place of the objects
+# The beginning of a document whose bytes are ASCII where they look so.
 UTF_8 = re.compile(
     rb"""\s*(<\?xml version=["']1\.0["']( encoding=["'][Uu][Tt][Ff]-8["'])?\s*\?>)?\s*<L"""
 ).match
@@ -156,15 +156,15 @@ _OBJECT = re.compile(
     rb"(?:<StorageClass>([A-Z_]+)</StorageClass>)?</Contents>"
 )
 _GROUPS = 5
-# Printable ASCII, nothing escaped: expat reads the same from it.
+# Printable ASCII without escapes, which expat reads the same.
 _PRINTABLE = bytes(letter for letter in range(0x20, 0x7F) if letter not in b"<>&") + b"\n"
 
 
 def _usual(body: bytes) -> list[Entry] | None:
-    """Return the objects in *body* if there is nothing else in it, and nothing unusual in them.
-    Keys are decoded later, as all are."""
+    """Return the objects in *body*, if it has nothing else, and they have nothing unusual. Their
+    keys are decoded later, like all keys."""
     parts = _OBJECT.split(body)
-    if any(parts[:: _GROUPS + 1]):  # what was between the objects
+    if any(parts[:: _GROUPS + 1]):  # the texts between the objects
         return None
     keys, times, etags, sizes, classes = (parts[n :: _GROUPS + 1] for n in range(1, _GROUPS + 1))
     names, tags = plain_texts(keys), plain_texts(etags, b"&quot;", b'"')
@@ -184,7 +184,7 @@ def _usual(body: bytes) -> list[Entry] | None:
         repeat(None),
         repeat(OBJECT),
         repeat(None),
-        strict=False,  # the constants have no end
+        strict=False,  # the constants are endless
     )
     return list(map(tuple.__new__, repeat(Entry), rows))
 
@@ -201,18 +201,18 @@ def plain_texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list
 
 
 def classes_named(column: list[bytes]) -> dict[bytes, str]:
-    """Return what the storage classes in *column* are called here."""
+    """Return our names of the storage classes in *column*."""
     return {each: str(each or b"", "ascii") if each != b"STANDARD" else "" for each in {*column}}
 
 
 def directories_of(page: Page) -> list[str]:
-    """Return the directories that *page*, of a listing with a delimiter, names."""
+    """Return the directories that *page*, of a listing with a delimiter, shows."""
     return [entry.key for entry in page.entries if entry.kind == LISTED]
 
 
 class Found:
-    """The findings about a page so far. *place*: an empty element marks where all that is listed
-    was."""
+    """The findings about a page so far. *place*: an empty element marks where the listed items
+    were."""
 
     root = "ListBucketResult"
 
@@ -224,7 +224,7 @@ class Found:
         self.prefixes: list[str] = []
         self._depth = 0
         self._root = ""
-        self._inside = ""  # which element of the second level
+        self._inside = ""  # the open element of the second level
         self._item: dict[str, str] = {}
         self._text: list[str] = []
         self._times: dict[str, int] = {}
@@ -259,8 +259,7 @@ class Found:
             self._item[name] = text
 
     def item(self, name: str, item: dict[str, str]) -> bool:
-        """Take in the element *name* with the texts *item*; return whether it is one of those that
-        are listed."""
+        """Take in the element *name* with the texts *item*; return whether it is a listed item."""
         if name == "Contents" and self.place:
             self.places += 1
         elif name == "Contents" and item:  # an empty one lists nothing
@@ -285,15 +284,15 @@ class Found:
         return known
 
     def check_about(self, asked: Asked) -> None:
-        """Raise MalformedListing if this is no answer to what was *asked*."""
+        """Raise MalformedListing if this does not answer what was *asked*."""
         if self._root != self.root:
             said = f" ({self.top['Code']})" if self.top.get("Code") else ""
             what = f"the answer is a <{self._root}>{said}; check --endpoint-url"
             raise MalformedListing(f"{asked}: {what}")
         if not _is_named(self.top.get("Name"), asked.bucket):
             raise MalformedListing(f"{asked}: the answer is about bucket {self.top['Name']!r}")
-        # Prefix is encoded as keys are; some servers (Ceph) leave it as it was asked. So it is
-        # compared as it is first: what was asked may look like something encoded.
+        # The Prefix is encoded as keys are, but some servers (Ceph) repeat it as it was sent. So it
+        # is first compared as it is: the question itself may look encoded.
         if "Error" in self.top:  # the server failed when it had begun to answer
             raise MalformedListing(f"{asked}: the answer ends with an error")
         about = self.top.get("Prefix", asked.prefix)
@@ -303,13 +302,13 @@ class Found:
     def truncated(self) -> bool:
         said = self.top.get("IsTruncated", "").lower()
         if not said and self.top.get("NextContinuationToken"):
-            return True  # it has more to say; without a token, nobody knows
+            return True  # there is more; without a token, nobody knows
         if said not in _TRUE | _FALSE:
             raise ValueError("it does not say whether it is the last page")
         return said in _TRUE
 
     def fewer(self) -> bool:
-        """Whether fewer came than the server has counted."""
+        """Whether fewer items came than the server has counted."""
         said = self.top.get("KeyCount", "").strip()
         return said.isdecimal() and len(self.entries) + len(self.prefixes) < int(said)
 
@@ -319,7 +318,7 @@ class Found:
         token = self.top.get("NextContinuationToken") or None
         entries, prefixes = self._decoded()
         if old and entries:
-            token = max(entry.key for entry in entries + prefixes)  # goes on behind it
+            token = max(entry.key for entry in entries + prefixes)  # the next page begins behind it
         page = checked_page(asked, entries, prefixes, truncated=self.truncated(), token=token)
         return page._replace(doubtful=True) if self.fewer() else page
 
@@ -333,7 +332,7 @@ class Found:
         return old
 
     def _decoded(self) -> tuple[list[Entry], list[Entry]]:
-        # A server that ignored encoding-type says so by leaving it out of the answer.
+        # A server that ignored encoding-type leaves it out of the answer.
         prefixes = self.prefixes
         if self.top.get("EncodingType") != "url":
             return self.entries, [Entry(prefix, kind=LISTED) for prefix in prefixes]
@@ -354,7 +353,7 @@ def _is_named(said: str | None, bucket: str) -> bool:
     return not said or access_point or re.split("[/:]", said)[-1] == bucket
 
 
-# What aliases of access points end in: S3's, those of Object Lambda, those on Outposts.
+# The endings of aliases of access points: S3's, those of Object Lambda, those on Outposts.
 _ALIASES = ("-s3alias", "--ol-s3", "--op-s3")
 
 
@@ -365,7 +364,7 @@ def checked_page(
     was *asked*."""
     came = len(entries) + len(prefixes)
     if not (truncated and asked.ordered):
-        # Nothing is behind it: in whatever order the server has them, these are all.
+        # There is no next page: in whatever order the server lists them, these are all.
         entries, prefixes = _in_order(entries), _in_order(prefixes)
     entries, prefixes = _ordered(entries, asked), _ordered(prefixes, asked)
     doubled = len(entries) + len(prefixes) < came
@@ -395,8 +394,8 @@ def _key(entry: Entry) -> str:
 
 
 def _in_order(entries: list[Entry]) -> list[Entry]:
-    """Return *entries* in the order of their keys, of each key the one that is newest: a server
-    that is written to while it lists may show a key twice."""
+    """Return *entries* in the order of their keys, with the newest entry of each key: a server that
+    is written to while it lists may show a key twice."""
     if all(one.key < other.key for one, other in pairwise(entries)):
         return entries
     newest = {entry.key: entry for entry in sorted(entries, key=lambda each: each.mtime_ns)}
@@ -404,8 +403,8 @@ def _in_order(entries: list[Entry]) -> list[Entry]:
 
 
 def _ordered(entries: list[Entry], asked: Asked) -> list[Entry]:
-    """Return *entries*, of names that come twice in a row the newest, and without the last name of
-    the page before, which some servers begin with. Raises MalformedListing."""
+    """Return *entries* with the newest of names that come twice in a row, and without the last name
+    of the page before, with which some servers begin. Raises MalformedListing."""
     try:
         _check_order(entries, asked)
     except MalformedListing:
@@ -435,8 +434,8 @@ def _check_order(entries: list[Entry], asked: Asked) -> None:
 def _directories_apart(
     entries: list[Entry], prefixes: list[Entry], asked: Asked
 ) -> tuple[list[Entry], list[Entry]]:
-    """Return what is shown, and the directories: some servers show a marker `d/` as an object of
-    the directory above, beside its prefix or in its place."""
+    """Return the entries to show, and the directories: some servers show a marker `d/` as an object
+    of the directory above, beside its prefix or in its place."""
     start, delimiter = len(asked.prefix), asked.delimiter
     if not delimiter or not any(entry.key.endswith(delimiter, start) for entry in entries):
         return entries, prefixes
@@ -451,8 +450,9 @@ def _directories_apart(
 
 
 def _check_depth(entries: list[Entry], prefixes: list[Entry], asked: Asked) -> None:
-    """A server that does not know the delimiter lists all below, which would be merged as if
-    each key were a child; one that was not asked for prefixes has no keys to hide in them."""
+    """Check that no key lies too deep. A server that does not know the delimiter lists everything
+    below, which would be merged as if each key were a child; and a server that was not asked for
+    prefixes has no reason to hide keys in them."""
     start, delimiter = len(asked.prefix), asked.delimiter
     if not delimiter:
         if prefixes:

@@ -1,5 +1,5 @@
-"""The keys that mimicfs makes in a bucket and deletes again, beside those of its users: to see what
-a server does, whether it tells, and while a file with holes is uploaded.
+"""The keys that mimicfs makes in a bucket and deletes again, beside those of its users: to try what
+a server does, to check its events, and to upload a file with holes.
 
     .mimicfs-RANDOM             conditions are tried with it (conditions.py, history/nullmarkers.py)
     .mimicfs-check-RANDOM       `mimicfs events check`
@@ -30,7 +30,7 @@ def own_name(kind: Literal["", "check", "doctor", "zeros"] = "") -> str:
 
 
 def own_key_beside(key: str) -> str:
-    """Return a new key beside *key*: whoever may write that may write this one."""
+    """Return a new key beside *key*: an account that may write that one may write this one."""
     name = own_name()
     beside = key[: key.rfind("/") + 1] + name
     return beside if len(beside.encode()) <= KEY_MAX else name
