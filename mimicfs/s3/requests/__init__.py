@@ -5,6 +5,7 @@ account       the account that the settings mean, remembered
 sparing       botocore without awscrt
 clients       the boto3 clients, and the layers that each of their calls passes
 layers        how these layers are put together
+addressing    whether they name a bucket in the path or in the host
 pool          the threads in which requests run, and how many at once
 lister        LIST requests
 listing       a page of a LIST, parsed and checked

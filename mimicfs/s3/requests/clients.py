@@ -23,6 +23,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, CredentialsError
 from mimicfs.mimicdb import Mirror
 from mimicfs.private import seen_by_others
+from mimicfs.s3.requests.addressing import Addressing
 from mimicfs.s3.requests.believing import Believer, must_be_a_delete_result
 from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.layers import (
@@ -51,9 +52,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AT_ONCE = 64  # small requests: a listing or a deletion may need thousands
-# The codes with which servers refuse a bucket that is named in the path: Alibaba's OSS, Tencent's
-# COS.
-_WANTS_HOST = frozenset({"SecondLevelDomainForbidden", "PathStyleDomainForbidden"})
 # The sources of credentials whose id stays (or, if they are temporary, whose profile stays).
 _LASTING = frozenset(
     {"env", "shared-credentials-file", "config-file", "boto-config"}
@@ -82,6 +80,7 @@ class Clients:
             PROFILES.get(options.provider or ("" if options.endpoint_url else "aws"), {}),
         )
         self._options = options
+        self._addressing = Addressing(options, self.capabilities)
         self._unlearned: Ask  # the client's calls, of which nobody learns; made with `_client`
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
 
@@ -230,7 +229,7 @@ class Clients:
             with_params(rules.sent),
             self.limits.in_turn,
             self._traffic.observed,
-            self._addressed,
+            self._addressing.layer(self._moves_to_host),
         ]
         self._unlearned = through(layers, self._wire.ask)
         client._make_api_call = through(learning_layers, self._unlearned)
@@ -259,7 +258,7 @@ class Clients:
             read_timeout=options.read_timeout_s,
             retries={"mode": "standard", "total_max_attempts": options.attempts},
             max_pool_connections=options.connections,
-            s3=self._style(),
+            s3=self._addressing.config(),
             use_dualstack_endpoint=options.dualstack or None,
             use_fips_endpoint=options.fips or None,
             # No endpoint in our settings means AWS: config/aws.py has read the configuration.
@@ -301,64 +300,11 @@ class Clients:
         """Return the version id that *entry* is read by; "": it is the present (see past.py)."""
         return ""
 
-    # Whether a bucket is named in the path or in the host
-
-    def _style(self) -> Any:
-        """Return what boto3 is told. If it is told nothing, the AWS configuration decides, or its
-        own rules: at an endpoint other than AWS's, the bucket is named in the path."""
-        options = self._options
-        told: dict[str, Any] = {"use_accelerate_endpoint": True} if options.accelerate else {}
-        style = options.addressing
-        if not style and options.endpoint_url and self.capabilities["addressing"] == "virtual":
-            style = "virtual"
-        return {**told, "addressing_style": style} if style else told
-
-    def _addressed(self, ask: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-        """Return *ask*, which names buckets in the host where the server wants that."""
-        from botocore.exceptions import ClientError
-
-        answered = False  # set once a bucket in the path was answered: then the question is settled
-        asks = threading.local()  # said_of does: botocore may look for the bucket by a HEAD
-
-        def call(operation: str, params: Any) -> Any:
-            nonlocal answered
-            try:
-                answer = ask(operation, params)
-                answered = True
-                return answer
-            except ClientError as exc:
-                code = _code(exc)
-                known = answered or asks.__dict__ or not self._by_trial
-                if code in ("400", "403") and not known:
-                    code = said_of(params)  # a HEAD's answer has no code
-                if not self._moves_to_host(code):
-                    raise
-            return ask(operation, params)
-
-        def said_of(params: Any) -> str:
-            asks.now = True
-            try:
-                ask("ListObjectsV2", {"Bucket": params.get("Bucket", ""), "MaxKeys": 1})
-            except ClientError as exc:
-                return _code(exc)
-            finally:
-                del asks.now
-            return ""
-
-        return call
-
-    @property
-    def _by_trial(self) -> bool:
-        return bool(self._options.endpoint_url) and not self._options.addressing
-
     def _moves_to_host(self, code: str) -> bool:
         """Whether *code* refused a bucket in the path, and buckets are named in the host from now
         on."""
-        if code not in _WANTS_HOST or not self._by_trial:
+        if not self._addressing.refuses_path(code):
             return False
-        if self.capabilities["addressing"] == "virtual":
-            return False
-        self.capabilities.learned("addressing", "virtual")
         self._client._ruleset_resolver._builtins["AWS::S3::ForcePathStyle"] = False
         self._wire.forget_places()
         self.__dict__.pop("_lister", None)
@@ -497,7 +443,3 @@ class Clients:
         keys = self._keys() if self._options.sign else None
         key_id = keys.access_key if keys is not None and not keys.token else ""
         return f"{self._options.endpoint_url or 'aws'}\n{key_id}"
-
-
-def _code(exc: Any) -> str:
-    return str(exc.response.get("Error", {}).get("Code", ""))

@@ -90,7 +90,9 @@ class Queues:
 
 
 def _is_named(core: Any) -> bool:
-    """Whether the configuration of *core*, a session of botocore, says where SQS is."""
+    """Whether the configuration of *core*, a session of botocore, says where SQS is. The variable
+    is no setting of ours: botocore reads it when it makes the client. This asks only whether it
+    will, since there is no call of botocore that tells."""
     if os.environ.get("AWS_ENDPOINT_URL_SQS"):
         return True
     services = core.full_config.get("services", {})
