@@ -1,11 +1,12 @@
 """The process that serves a mount, as such: its limits, its modules, its memory.
 
 Threading: `set_up` is called in the main thread, before the parts are built; `settle` in any, once
-the mount answers.
+the mount answers; `give_back` in any.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -58,6 +59,14 @@ def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def give_back() -> None:
+    """Give the kernel what malloc holds and nobody uses: after many names were forgotten that is a
+    part of the memory that they took. (Python's own pools give back what is wholly free.)"""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def settle() -> None:

@@ -83,6 +83,7 @@ def serve_mount(
         notifier = Notifier(session)
         small = stack.enter_context(_small_files(parts, choices, settings, disk.cache, sources))
         vfs = _vfs(parts, replace(choices.vfs, target=target), disk, notifier, small)
+        vfs.inodes.when_sparse = process.give_back
         follower = Follower(parts.mimicdb, target.bucket, lease=lease)
         locks = _locks(stack, parts, vfs, (follower, choices), sources)
         server = _server(vfs, session, choices, locks)

@@ -245,6 +245,9 @@ class Inodes:
         self._taken: set[int] = set()
         self._nodes: dict[int, Node] = {ROOT_INO: self.root}
         self._most = _TABLE_MIN  # nodes that the table has had, or more
+        self._sparse = False  # it was made anew, of which nobody was told
+        # Called by a thread that forgets names, after most of a large table were forgotten.
+        self.when_sparse: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -337,6 +340,9 @@ class Inodes:
                 return
             node.holds = max(0, node.holds - count)
             self._drop_unused(node)
+            sparse, self._sparse = self._sparse, False
+        if sparse:
+            self.when_sparse()
 
     def opened(self, node: Node) -> None:
         with self._lock:
@@ -441,6 +447,7 @@ class Inodes:
         anew when most nodes are gone."""
         self._most = max(self._most, len(self._nodes))
         del self._nodes[node.ino]
-        if len(self._nodes) * _SPARSE < self._most:
+        if self._most > _TABLE_MIN and len(self._nodes) * _SPARSE < self._most:
             self._nodes = dict(self._nodes)
             self._most = max(_TABLE_MIN, len(self._nodes))
+            self._sparse = True

@@ -30,10 +30,11 @@ class Securer:
         with self._lock:
             if self._closed:
                 return False
-            self._tasks.put(task)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="secure", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="secure", daemon=True)
+                thread.start()  # raises where there can be no more: then nothing waits for it
+                self._thread = thread
+            self._tasks.put(task)
         return True
 
     def close(self) -> None:

@@ -143,6 +143,22 @@ def test_a_close_has_an_answer_whatever_happens_to_the_sync(fs, monkeypatch, thr
     wait_until(lambda: fs.pending() == (0, 0))
 
 
+def test_closes_go_on_after_no_thread_could_be_started_for_them(fs, monkeypatch, client, bucket):
+    def refuses(thread):
+        raise RuntimeError("can't start new thread")
+
+    handle, closed = made(fs, "a", b"data"), Flushed()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuses)
+        with pytest.raises(RuntimeError):  # then a worker closes it
+            fs.flush_later(handle, closed)
+    assert fs.flush_later(handle, closed)
+    assert closed.done.wait(20)
+    fs.release(handle)
+    wait_until(lambda: fs.pending() == (0, 0))
+    assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"data"
+
+
 def test_a_close_that_the_disk_does_not_make_safe_waits_for_s3(
     fs, monkeypatch, client, bucket, proxy, caplog
 ):

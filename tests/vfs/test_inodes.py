@@ -185,3 +185,23 @@ def test_what_is_below_a_removed_directory_has_no_name_either():
     for each in (a, e, d):
         inodes.forget(each.ino, 1)
     assert len(inodes) == before
+
+
+def test_a_small_table_is_not_copied_for_each_name_that_is_forgotten():
+    inodes = Inodes("photos")
+    nodes = [make(inodes, f"f{number}") for number in range(1000)]
+    table = inodes._nodes
+    for node in nodes:
+        inodes.forget(node.ino, 1)
+    assert inodes._nodes is table
+    assert len(inodes) == 1
+
+
+def test_it_is_told_that_most_of_many_names_are_forgotten():
+    inodes, told = Inodes("photos"), []
+    inodes.when_sparse = lambda: told.append(len(inodes))
+    nodes = [make(inodes, f"f{number}") for number in range(20_000)]
+    for node in nodes:
+        inodes.forget(node.ino, 1)
+    assert told == [5000, 1249]
+    assert len(inodes) == 1
