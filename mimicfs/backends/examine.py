@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
 from mimicfs.config.values import redacted
 from mimicfs.errors import ConfigError, StoreError
@@ -84,9 +85,7 @@ def _redis(url: str, namespace: str, password: str | None) -> Iterator[Finding]:
     with closing(open_store(url, namespace, password)) as store:
         assert isinstance(store, RedisBackend)
         client = store.client
-        started = time.monotonic()
-        store.bucket("-")
-        took_s = time.monotonic() - started
+        took_s = min(_look_s(store) for _ in range(3))
         result, advice = (
             (OK, "") if took_s < _SLOW_S else (WARN, "use a Redis closer to this machine")
         )
@@ -97,6 +96,14 @@ def _redis(url: str, namespace: str, password: str | None) -> Iterator[Finding]:
         except redis.exceptions.ResponseError as exc:
             text = f"Redis does not show its configuration: {exc}"
             yield Finding("store policy", WARN, text, "allow INFO to this user, or ask its admin")
+
+
+def _look_s(store: Backend) -> float:
+    """Look up a bucket, and return how long that took, in seconds. The first look connects, and on
+    a busy machine any look may wait for a core; the quickest of several shows the distance."""
+    started = time.monotonic()
+    store.bucket("-")
+    return time.monotonic() - started
 
 
 def _said(client: Any, section: str) -> list[dict[str, Any]]:
