@@ -9,6 +9,7 @@ Threading: an intent belongs to the call that made it; `StoreIntents` may be use
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -29,6 +30,9 @@ LASTS_MS = 300_000  # longer than all attempts of a request together
 _WAITED_MS = 2_000  # S3 is asked about a key that is pending for so long
 _AGAIN_S, _AGAIN_MAX_S = 2.0, 300.0  # and again after so long, each time twice as long
 _LATE_MAX = 1_000  # calls that the store refused, though it may have begun them
+_ALONE = "alone "  # the notes of turns
+_TURN_S = 60.0  # for so long a turn is waited for
+_GLANCE_S = 0.01
 _ASKED_MAX = 10_000  # keys for which the time of the last question is remembered
 
 # The intent whose result the call in this context learns.
@@ -178,6 +182,44 @@ class StoreIntents:
                 self.keep(intent)
             raise
         return intent
+
+    @contextmanager
+    def alone(self, bucket: str, key: str, lasts_ms: int) -> Iterator[None]:
+        """Let none of those who share the store, and ask for this, change *key* within; for
+        *lasts_ms* at most, as a process may die. Raises StoreError."""
+        if not self._backend.intents:
+            yield
+            return
+        name = _ALONE + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        mine = self._turn(bucket, name, lasts_ms)
+        try:
+            yield
+        finally:
+            if mine:
+                try:
+                    self._backend.swap_note(bucket, name, mine, None, tell=False)
+                except StoreError as exc:
+                    log.debug("s3://%s/%s: the turn ends by itself: %s", bucket, key, exc)
+
+    def _turn(self, bucket: str, name: str, lasts_ms: int) -> str:
+        """Wait for the turn *name*; return what is noted of it, "" if it did not come in time."""
+        gives_up_s = time.monotonic() + _TURN_S
+        before: str | None = None
+        while True:
+            ends_ms = self._backend.now_ms() + lasts_ms
+            mine = f"{ends_ms} {self._member.id}:{next(self._numbers)}"
+            done, there = self._backend.swap_note(bucket, name, before, mine, tell=False)
+            if done:
+                return mine
+            ends = (there or "").partition(" ")[0]
+            is_over = not ends.isdecimal() or int(ends) < ends_ms - lasts_ms
+            before = there if is_over else None
+            if is_over:
+                continue
+            if time.monotonic() > gives_up_s:
+                log.warning("s3://%s: a change of the same key takes longer than expected", bucket)
+                return ""
+            time.sleep(_GLANCE_S)
 
     def _watch(self, bucket: str) -> None:
         """Look after *bucket* from now on; if we die, others do so."""

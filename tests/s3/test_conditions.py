@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
+
 import pytest
-from support.proxy import Fail, Lose
+from support.proxy import Fail, Hold, Lose
 from support.standins import BareConditions, IgnoresConditions, RefusesRightOnes, StandIn
 
+from mimicfs.config.values import S3Options
 from mimicfs.errors import ObjectChanged
 from mimicfs.mimicdb import Mirror
-from mimicfs.s3.requests.client import S3, Condition
+from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.requests.conditions import NOBODYS, Honoured
 
 pytestmark = pytest.mark.slow
@@ -151,3 +156,52 @@ def in_parts(client, bucket, body):
     parts = {"Parts": [{"PartNumber": 1, "ETag": part}]}
     etag = client.complete_multipart_upload(**where, MultipartUpload=parts)["ETag"]
     return etag.strip('"')
+
+
+@pytest.mark.parametrize("server", ["moto"], indirect=True)
+@pytest.mark.parametrize("how", ["at once", "in parts"])
+def test_of_two_who_share_a_store_one_is_refused_where_the_server_does_not_look(
+    s3, client, bucket, proxy, how
+):
+    """Both have looked when neither has written: they write one after the other."""
+    first = s3.put(bucket, "a", b"first", 5)
+    other = S3(S3Options(endpoint_url=proxy.url), s3.mimicdb)
+    with proxy.rule(StandIn(IgnoresConditions())):
+        s3.conditions.honoured(bucket, "a")
+    uploads = {each: each.start_upload(bucket, "a", Content()) for each in (s3, other)}
+    parts = {s3: b"one", other: b"other"}
+    tags = {
+        each: each.upload_part(bucket, "a", uploads[each], 1, data, len(data))
+        for each, data in parts.items()
+    }
+
+    def write(each):
+        data, condition = parts[each], Condition(first.etag)
+        if how == "at once":
+            return each.put(bucket, "a", data, len(data), condition=condition)
+        finish = (uploads[each], [tags[each]], len(data), condition)
+        return each.finish_upload(bucket, "a", *finish)
+
+    held = Hold(lambda request: request.kind in ("PUT", "POST"))
+    with ThreadPoolExecutor(2) as pool, proxy.rule(held), closing(other):
+        one = pool.submit(write, s3)
+        assert held.reached.wait(10)
+        two = pool.submit(write, other)
+        assert wait([two], 0.1).not_done
+        held.release()
+        assert one.result(10).size == 3
+        with pytest.raises(ObjectChanged):
+            two.result(10)
+    assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"one"
+    assert [name for name in s3.mimicdb.notes(bucket) if name.startswith("alone")] == []
+
+
+def test_a_turn_that_nobody_ends_ends_by_itself(mimicdb, server):
+    turns = mimicdb.intents
+    turn = turns.alone("bucket", "k", 50)
+    turn.__enter__()  # and dies
+    began = time.monotonic()
+    with turns.alone("bucket", "other", 50):
+        assert time.monotonic() - began < 0.05
+    with turns.alone("bucket", "k", 50):
+        assert time.monotonic() - began >= 0.04

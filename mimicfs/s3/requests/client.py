@@ -423,12 +423,13 @@ class S3(Clients):
         *condition*. Raises ObjectChanged, PosixError EEXIST."""
         listed = self.sender.finished(upload, parts)
         params: dict[str, Any] = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
-        params |= self.conditions.params(bucket, key, condition)
-        # moto and Ceph look at the conditions of a PUT, and not at these
-        if condition != Condition():
-            self.conditions.check(bucket, key, condition)
-        with refusals(f"s3://{bucket}/{key}", condition):
-            self.call("complete_multipart_upload", bucket, key, **params)
+        with self.conditions.turn(bucket, key, condition):
+            params |= self.conditions.params(bucket, key, condition)
+            # moto and Ceph look at the conditions of a PUT, and not at these
+            if condition != Condition():
+                self.conditions.check(bucket, key, condition)
+            with refusals(f"s3://{bucket}/{key}", condition):
+                self.call("complete_multipart_upload", bucket, key, **params)
         entry = self.mimicdb.entry(bucket, key)  # as a HEAD has just found it (learning.py)
         if entry is None:  # S3 could not be asked then, or somebody has deleted the object
             entry, _ = self.head(bucket, key)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_TURN_MS = 20_000  # how long a write may take before others no longer wait for it
 NOBODYS = "00000000000000000000000000000000"  # the ETag of no object
 _NOT_KNOWN = (400, 405, 501)  # the status from a server that does not know the header
 
@@ -89,6 +90,20 @@ class Conditions:
         if found is not None and condition.etag and found.match:
             return {"IfMatch": _written(condition.etag, found.match)}
         return None
+
+    @contextmanager
+    def turn(self, bucket: str, key: str, condition: Condition, size: int = 0) -> Iterator[None]:
+        """Within, *key* is written under *condition*, *size* bytes at once. Where the server does
+        not look, those who share a store write one after the other: what `check` has seen holds,
+        as far as they are concerned. Raises StoreError."""
+        if condition != Condition():
+            self.honoured(bucket, key)
+        if self.params_at_once(bucket, condition) is not None:
+            yield
+            return
+        lasts_ms = _TURN_MS + size // 1000  # a megabyte a second
+        with self._s3.mimicdb.intents.alone(bucket, key, lasts_ms):
+            yield
 
     def check(self, bucket: str, key: str, condition: Condition) -> None:
         """Raise ObjectChanged, or PosixError EEXIST, if *condition* does not hold now."""

@@ -64,11 +64,12 @@ class Sender:
     ) -> Entry:
         """As S3.put."""
         s3, content = self._s3, self._s3.kept.completed(bucket, key, content)
-        params = {**content.params(), **s3.conditions.params(bucket, key, condition)}
-        with refusals(f"s3://{bucket}/{key}", condition):
-            answer = self.put(bucket, key, body, size, params)
+        with s3.conditions.turn(bucket, key, condition, size):
+            params = {**content.params(), **s3.conditions.params(bucket, key, condition)}
+            with refusals(f"s3://{bucket}/{key}", condition):
+                answer = self.put(bucket, key, body, size, params)
+            etag = bare_etag(answer) or self._confirmed(bucket, key, body, size)
         meta = {name.lower(): value for name, value in content.meta.items()}
-        etag = bare_etag(answer) or self._confirmed(bucket, key, body, size)
         entry = Entry(key, size, time.time_ns(), etag, "", meta)
         s3.kept.written(bucket, entry, content)
         return s3.mirrored(bucket, entry)
