@@ -67,7 +67,9 @@ class Place(NamedTuple):
 @contextmanager
 def serving(moto: str, base: Path, word: str) -> Iterator[Place]:
     client, proxy = plain(moto), Proxy(moto)
-    client.create_bucket(Bucket="fresh")
+    made = {each["Name"] for each in client.list_buckets()["Buckets"]}
+    if "fresh" not in made:  # most servers refuse to make one twice
+        client.create_bucket(Bucket="fresh")
     with mounted(base, proxy.url, "s3://fresh", "-o", word) as mount:
         yield Place(mount.path, client, proxy, f"sqlite://{base}/store.db")
     proxy.close()

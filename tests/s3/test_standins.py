@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 from contextlib import closing
 from itertools import count
+from urllib.request import Request as UrlRequest
+from urllib.request import urlopen
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from support.proxy import Fail, Request
+from support.proxy import Fail, Request, Rule
 from support.standins import (
     PROVIDERS,
     QUIRKS,
@@ -31,7 +33,7 @@ from support.standins import (
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
-from mimicfs.errors import InvalidRequest, MimicError, ObjectChanged, PosixError
+from mimicfs.errors import InvalidRequest, KeyNotFound, MimicError, ObjectChanged, PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.requests.examine import Examination
@@ -258,6 +260,48 @@ def test_a_marker_that_the_server_does_not_copy_is_written_anew(s3, client, buck
             assert client.head_object(Bucket=bucket, Key=key)["ContentType"] == "text/x-own"
     assert server.refused == {"InternalError": 3}  # the attempts of the first one
     assert s3.capabilities.known()["copy-markers"] == ("no", "learned")
+
+
+class Sessions(Rule):
+    """The requests to directory buckets: CreateSession is answered, the others are counted by what
+    they are, and by whether they name the session."""
+
+    def __init__(self):
+        super().__init__(lambda request: True)
+        self.asked = []
+
+    def before(self, handler):
+        request = Request(handler.command, handler.path, handler.headers)
+        if "session" in request.query:
+            names = ("AccessKeyId", "SecretAccessKey", "SessionToken")
+            said = "".join(f"<{name}>of the session</{name}>" for name in names)
+            said += "<Expiration>2099-01-01T00:00:00Z</Expiration>"
+            body = f"<CreateSessionResult><Credentials>{said}</Credentials></CreateSessionResult>"
+            handler.send(200, [], body.encode())
+            return True
+        token = {**request.headers}.get("x-amz-s3session-token")
+        token = token or request.query.get("X-Amz-S3session-Token", [""])[0]
+        self.asked.append((request.kind, token))
+        return False
+
+
+def test_a_directory_bucket_is_written_listed_and_read_in_a_session(server, proxy):
+    name = "bucket--use1-az4--x-s3"
+    urlopen(UrlRequest(f"{server}/{name}", method="PUT")).close()
+    s3 = S3(S3Options(endpoint_url=proxy.url, region="us-east-1"), Mirror(Memory()))
+    with proxy.rule(Sessions()) as sessions, closing(s3):
+        a = s3.put(name, "d/a", b"abc", 3)
+        assert read(s3, name, a) == b"abc"
+        part = bytearray(2)
+        s3.read_into(name, "d/a", a.etag, 1, memoryview(part))
+        assert part == b"bc"
+        assert s3.head(name, "d/a")[0].size == 3
+        assert [each.key for each in s3.list_page(name, delimiter="/").entries] == ["d/"]
+        with pytest.raises(KeyNotFound):
+            s3.read_into(name, "none", "", 0, memoryview(part))
+        assert s3.delete_many(name, ["d/a"], {"d/a": a.etag}) == []
+    assert {token for _, token in sessions.asked} == {"of the session"}
+    assert {kind for kind, _ in sessions.asked} >= {"GET", "PUT", "HEAD", "LIST", "POST"}
 
 
 # What quirks do together: nothing that is not confirmed counts as done, and nothing is deleted of
