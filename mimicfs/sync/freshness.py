@@ -36,17 +36,18 @@ class Fresh(NamedTuple):
 
 def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
     """Return how fresh *directory* is; None: it was never listed. Raises StoreError."""
-    scope = mimicdb.cover(bucket, directory)
-    if scope is None:
-        return None
     try:
         notes = mimicdb.notes(bucket)
-        told_ns = max(_ns(notes.get(TOLD + above)) for above in _prefixes(directory))
-        if told_ns > scope.listed_ns >= max(_ns(notes.get(it)) for it in (_GAP, _UNPROVEN)):
-            return Fresh(told_ns, TOLD_BY)
-        swept = str(scope.listed_ns) in notes.get(_SWEPT, "").split()
+        scope = mimicdb.backend.exact.cover(bucket, directory)  # as others may have listed it
+        mimicdb.backend.catch_up(bucket)  # what is shown here has what they found
     except StoreUnavailable:  # what was copied of it is answered, and its notes are not
-        swept = False
+        notes, scope = {}, mimicdb.cover(bucket, directory)
+    if scope is None:
+        return None
+    told_ns = max(_ns(notes.get(TOLD + above)) for above in _prefixes(directory))
+    if told_ns > scope.listed_ns >= max(_ns(notes.get(it)) for it in (_GAP, _UNPROVEN)):
+        return Fresh(told_ns, TOLD_BY)
+    swept = str(scope.listed_ns) in notes.get(_SWEPT, "").split()
     return Fresh(scope.listed_ns, SWEPT if swept else LISTED)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from mimicfs.backends.lease import Lease
+from mimicfs.backends.replica import Replica
+from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import Scope
 from mimicfs.errors import StoreUnavailable
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync.freshness import freshness, note_gap, note_swept, note_told
 
 
@@ -61,3 +65,20 @@ def test_while_the_store_is_away_the_copy_tells_when_it_was_listed(listed, monke
     note_told(listed, "b", "", 2000)
     monkeypatch.setattr(listed.backend, "notes", away)
     assert freshness(listed, "b", "d/") == (1000, "listed")
+
+
+def test_what_another_mount_of_the_store_has_listed_since_it_was_copied_counts_here(
+    listed, monkeypatch
+):
+    """The sweep after a gap is the consumer's: the others would never say "told" after it."""
+    replica = Replica(listed.backend, SQLite(":memory:"), Lease())
+    replica.lease.renew()
+    here = Mirror(replica)
+    here.bring("b", "d/")
+    listed.set_note("b", "gap", "1500")
+    note_told(listed, "b", "", 3000)
+    assert freshness(here, "b", "d/") == (1000, "listed")
+    listed.complete("b", Scope("d/", False, 2000))
+    assert freshness(here, "b", "d/") == (3000, "told")
+    monkeypatch.setattr(listed.backend, "close", lambda: None)  # others go on using it
+    replica.close()
