@@ -134,6 +134,13 @@ class Knowledge:
         """Return the newest scope that covers the direct children of *directory*."""
         return self.backend.cover(bucket, directory)
 
+    def latest_cover(self, bucket: str, directory: str) -> Scope | None:
+        """Return the same as the store has it, where others may have listed the directory; what
+        they have found is known then. Waits. Raises StoreError."""
+        scope = self.backend.exact.cover(bucket, directory)
+        self.backend.catch_up(bucket)
+        return scope
+
     def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
         """Whether all direct children of *directory* are known; *deep*: whether everything below it
         is."""

@@ -38,8 +38,7 @@ def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
     """Return how fresh *directory* is; None: it was never listed. Raises StoreError."""
     try:
         notes = mimicdb.notes(bucket)
-        scope = mimicdb.backend.exact.cover(bucket, directory)  # as others may have listed it
-        mimicdb.backend.catch_up(bucket)  # what is shown here has what they found
+        scope = mimicdb.latest_cover(bucket, directory)
     except StoreUnavailable:  # what was copied of it is answered, and its notes are not
         notes, scope = {}, mimicdb.cover(bucket, directory)
     if scope is None:
