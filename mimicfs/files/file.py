@@ -210,12 +210,14 @@ class File(ChangingFile):
         )
         if self.entry is not None:
             content = content._replace(meta={**content.meta, **self.content.meta})
-        seen = self._is_seen()
-        self._stand_on(entry)
-        with self._lock:
+        seen = self.is_seen()
+        with self._lock:  # at once: a reader must not find the new version under the old bytes
+            old = self._put_on(origin)
             self.content, self._based = content, True
             self._staging, self._layout = new, layout
             self._moved(start, entry.size, seen=seen)
+        if old is not None:
+            old.close()
         self.set_meta(metadata.of_new_bytes(content.meta, self.mtime_ns))
         new.describe(self._record())
         if layout.partial:
@@ -357,14 +359,14 @@ class File(ChangingFile):
 
     def taken_over(self, view: HandleView, other: File) -> None:
         """Take over the handle that has *view* from *other*, which others have replaced."""
-        seen = other._is_seen() and not other.follows
+        seen = other.is_seen() and not other.follows
         with self._lock:
             self._views.add(view)
             view.base_moved(other.size, self.size)
             if seen:
                 view.went_behind()
 
-    def _is_seen(self) -> bool:
+    def is_seen(self) -> bool:
         """Whether somebody has got bytes of what the file stands on."""
         with self._lock:
             handed = self._origin is not None and self._origin.handed

@@ -248,8 +248,13 @@ class StandingFile:
         """Stand on *entry* from now on; *copied*: it has the bytes of the version before."""
         origin = self._origin_of(entry)
         with self._lock:
-            self._origin, old = origin, self._origin
-            if old is not None:
-                origin.follows(old, copied=copied)
+            old = self._put_on(origin, copied=copied)
         if old is not None:
             old.close()
+
+    def _put_on(self, origin: Origin, *, copied: bool = False) -> Origin | None:
+        """The same, with `_lock` held. Return what it stood on, which is to be closed."""
+        self._origin, old = origin, self._origin
+        if old is not None:
+            origin.follows(old, copied=copied)
+        return old

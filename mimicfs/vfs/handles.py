@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, ObjectChanged, PosixError, UploadFailed
+from mimicfs.files.file import File
 from mimicfs.posix import Cancellation, Opened
 from mimicfs.vfs.closing import ClosingFiles
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
@@ -214,9 +215,9 @@ class Handles(ClosingFiles):
         return file is not None and file.write_at_once(offset, data, view)
 
     def append(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
-        """Write *data* at the end of the file. *offset* is where the kernel believes the end to be.
-        Write *data* at the end of the file. *offset* is where the kernel believes the end to be."""
-        node, (file, view) = self._handle(handle).node, self._writable(handle)
+        """Write *data* at the end of the file, which the kernel believes to be at *offset*."""
+        file, view = self._writable(handle)
+        before = file
         for _ in range(_RENEWALS_MAX):
             try:
                 at = file.append(data, cancellation, view)
@@ -225,10 +226,17 @@ class Handles(ClosingFiles):
                 file = self._renewed(handle, cancellation)
         else:
             raise ObjectChanged(f"s3://{file.bucket}/{file.key}: it keeps changing")
-        if at != offset:
+        if at != offset or file is not before:
             shown, file.shown = file.shown, False
-            if shown or len(data) >= _PAGE:
-                self._kernel.drops(node, writing=True)
-            else:  # no page of it can be read without asking us
-                self._kernel.grew(node)
+            self._went_elsewhere(file, may_be_read=shown or len(data) >= _PAGE)
         return len(data)
+
+    def _went_elsewhere(self, file: File, *, may_be_read: bool) -> None:
+        """Tell the kernel that what was appended to *file* is not where it has put that, or not
+        behind the bytes that it has. *may_be_read*: it may have pages of these that can be read
+        without asking us."""
+        for node in self._opened_as(file):
+            if may_be_read:
+                self._kernel.drops(node, writing=True)
+            else:
+                self._kernel.grew(node)

@@ -149,9 +149,10 @@ class OpenFiles(ABC):
                 return None
             raise
         opened = self._open_known(stands, entry, flags)
-        if opened is not None and stands is not node:
-            self._also(node, opened.handle)
-        return opened
+        if opened is None or stands is node:
+            return opened
+        self._also(node, opened.handle)
+        return opened._replace(keep_cache=False)  # the pages of *node* are of another file
 
     @contextmanager
     def _standing(self, node: Node) -> Iterator[Node]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.clients import if_match
 from support.posix import PUNCH_HOLE, fallocate
+from support.proxy import Hold
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -79,6 +80,40 @@ def test_descriptors_that_append_to_what_others_replaced_share_one_file(mount, c
     assert body(client, bucket, "log") == whole
     os.close(other)
     assert body(client, bucket, "log") == whole
+
+
+def test_what_was_appended_is_read_behind_what_others_have_put_there_if_that_is_as_long(
+    mount, client, bucket
+):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_RDWR | os.O_APPEND)
+    assert os.pread(log, 99, 0) == b"first\n"
+    client.put_object(Bucket=bucket, Key="log", Body=b"FIRST\n")
+    os.write(log, b"mine\n")
+    assert os.pread(log, 99, 0) == b"FIRST\nmine\n"
+    os.close(log)
+
+
+def test_what_was_appended_is_read_where_it_is_however_long_the_kernel_waits_for_a_directory(
+    mount, client, bucket, proxy
+):
+    """The kernel is told of one thing after the other; who has appended is answered behind that."""
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_RDWR | os.O_APPEND)
+    assert os.pread(log, 99, 0) == b"first\n"
+    making = Hold(lambda request: request.kind == "PUT" and request.key == "d/")
+    with proxy.rule(making), ThreadPoolExecutor(1) as pool:
+        made = pool.submit(os.mkdir, mount / "d")
+        assert making.reached.wait(10)
+        client.put_object(Bucket=bucket, Key="log", Body=b"another\n")
+        os.write(log, b"one\n")
+        assert os.pread(log, 99, 0) == b"another\none\n"
+        client.put_object(Bucket=bucket, Key="log", Body=b"again\n")
+        os.fsync(log)
+        assert os.pread(log, 99, 0) == b"again\none\n"
+        making.release()
+        made.result()
+    os.close(log)
 
 
 def test_a_large_object_is_appended_to_without_being_fetched(mount, client, bucket, proxy):
