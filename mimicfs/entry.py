@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -98,6 +100,25 @@ class Entry(NamedTuple):
 def is_file(entry: Entry) -> bool:
     """Whether *entry* is shown as a file: an object, but for a directory's empty marker."""
     return entry.kind == OBJECT and (entry.size > 0 or not entry.key.endswith("/"))
+
+
+OWN = ".mimicfs-"  # the names begin so that mimicfs itself makes (s3/requests/ownkeys.py)
+_PROBE = re.compile(rf"{re.escape(OWN)}[0-9a-f]{{32}}")
+
+
+def is_probe(entry: Entry) -> bool:
+    """Whether *entry* is an object with which mimicfs tries what a server does, and deletes it
+    again: it is nobody's. One that is older than a day was left there by a process that died."""
+    if OWN not in entry.key or not _PROBE.fullmatch(name_of(entry.key)):
+        return False
+    return time.time_ns() - entry.mtime_ns < DAY_S * NS
+
+
+def without_probes(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return *entries* but for the probes (`is_probe`), of which there is hardly ever one."""
+    if not any(OWN in entry.key for entry in entries):
+        return entries
+    return [entry for entry in entries if not is_probe(entry)]
 
 
 def pages(

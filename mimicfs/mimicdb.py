@@ -8,7 +8,8 @@ deleted only in the range for which the page speaks.
 3. Every change of a bucket has a number (backends/__init__.py).
 4. Directories are implied by keys. LISTED stands for one that S3 showed and whose keys are
    not known, KEPT for one that was emptied through the mount and stays.
-5. A listing has no user metadata: what was learned of it is kept while etag and size are the same.
+5. What mimicfs tries a server with (entry.is_probe) is not in the mirror.
+6. A listing has no user metadata: what was learned of it is kept while etag and size are the same.
 
 Threading: any method, many threads. There is no lock here but the one on the list of
 listeners; the backend makes each change atomic. Listeners run in the thread that made the
@@ -24,7 +25,17 @@ from itertools import count
 
 from mimicfs.backends import DOUBTED, Backend
 from mimicfs.backends.pending import IntentStep
-from mimicfs.entry import KEPT, OBJECT, BucketEntry, Difference, Entry, Scope, pages
+from mimicfs.entry import (
+    KEPT,
+    OBJECT,
+    BucketEntry,
+    Difference,
+    Entry,
+    Scope,
+    is_probe,
+    pages,
+    without_probes,
+)
 from mimicfs.intent import StoreIntents
 from mimicfs.known import Knowledge
 from mimicfs.later import Later
@@ -213,6 +224,8 @@ class Mirror(Knowledge):
         """Believe *entry* (None: there is nothing), which S3 showed while *key* was unsettled at
         *generation*, and tell the listeners, unless the generation is another one now. Return
         whether it is believed."""
+        if entry is not None and is_probe(entry):
+            entry = None
         old = self.backend.exact.get(bucket, key)
         step = IntentStep(expected=generation)
         puts, deletes = ([entry], []) if entry is not None else ([], [key])
@@ -235,6 +248,10 @@ class Mirror(Knowledge):
         deletes: Sequence[str] = (),
         since: int | None = None,
     ) -> set[str]:
+        shown = without_probes(puts)
+        if len(shown) < len(puts):  # as if they were gone already
+            deletes = [*deletes, *(entry.key for entry in puts if is_probe(entry))]
+            puts = shown
         if not self.backend.intents:
             left = self.backend.apply(bucket, puts, deletes, since)
         else:
@@ -307,6 +324,7 @@ class Mirror(Knowledge):
         """
         difference = Difference([], [], [], 0)
         left: set[str] = set()
+        listed = without_probes(listed)
         where = PageRange(prefix, after, upto, deep, beyond)
         try:
             for batch in merged(self.backend.exact, bucket, where, listed):

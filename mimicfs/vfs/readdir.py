@@ -22,9 +22,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import OBJECT, OWN, Entry
 from mimicfs.mimicdb import Mirror
-from mimicfs.s3.requests.ownkeys import PREFIX, is_zeros
+from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.vfs import names
 from mimicfs.vfs.inodes import Node
 
@@ -34,7 +34,7 @@ _PAGE = 256  # names that the mirror is asked for at a time, at least
 _LISTINGS_MAX = 256  # readers whose places are remembered
 _FORESEEN_S = 1.0  # how long names are good that were read before anybody asked
 
-_OWN = PREFIX.encode()
+_OWN = OWN.encode()
 
 # One row: the file name, the slot of its node, the entry of the object or directory.
 ListedRow = tuple[bytes, str, Entry]
@@ -224,8 +224,8 @@ class Listings:
                 name = names.file_name(slot, beside, reserved)
             else:
                 name = names.file_name(slot, reserved=reserved)
-            if name.startswith(_OWN) and is_zeros(slot):
-                continue  # an object of an upload: it is nobody's file
+            if name.startswith(_OWN) and is_own(slot):
+                continue  # an object of an upload, say: it is nobody's file
             if len(name) > names.NAME_MAX:
                 log.warning("not shown because its name is too long: s3://%s/%s", bucket, entry.key)
             else:

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 
-from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, pages
+from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, pages, without_probes
 from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
 from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import Mirror
@@ -65,10 +65,11 @@ class Renames:
     def _is_there(self, cancellation: Cancellation, new: KeyTree) -> bool:
         """Return whether S3 has the empty directory *new*; raise ENOTEMPTY if it has more."""
         page = cancellation.wait(
-            self._s3.pool.submit(self._s3.list_page, new.bucket, new.prefix, limit=2)
+            self._s3.pool.submit(self._s3.list_page, new.bucket, new.prefix, limit=3)
         )
-        marker = [entry for entry in page.entries if entry.key == new.prefix]
-        more = len(page.entries) > len(marker) or page.token is not None
+        found = without_probes(page.entries)
+        marker = [entry for entry in found if entry.key == new.prefix]
+        more = len(found) > len(marker) or page.token is not None
         if more or any(entry.size for entry in marker):
             self._syncer.sync(new.bucket, new.prefix, cancellation=cancellation)
             raise PosixError(errno.ENOTEMPTY, str(new))

@@ -16,7 +16,7 @@ from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.requests.ownkeys import is_zeros
+from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Node
@@ -228,5 +228,6 @@ def _ino(node: Node) -> int:
 
 
 def _is_leftover(entry: Entry) -> bool:
-    """Whether *entry* is an object of zeros that no upload can still need."""
-    return is_zeros(entry.key) and time.time_ns() - entry.mtime_ns > _UPLOAD_MAX_S * NS
+    """Whether *entry* is an auxiliary object that no upload can need any more."""
+    is_object = entry.kind == OBJECT and not entry.key.endswith("/")
+    return is_object and is_own(entry.key) and time.time_ns() - entry.mtime_ns > _UPLOAD_MAX_S * NS

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from mimicfs.config.values import VFSOptions
-from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
+from mimicfs.entry import KEY_MAX, NS, OBJECT, OWN, Entry
 from mimicfs.errors import (
     MimicError,
     NoSuchBucket,
@@ -32,7 +32,7 @@ from mimicfs.errors import (
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, PassingAttr
-from mimicfs.s3.requests.ownkeys import PREFIX, is_zeros
+from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.attributes import Attributes
@@ -160,19 +160,22 @@ class Tree:
         if of_directory and beside:
             raise PosixError(errno.EINVAL, f"{name!r}: the name of an object beside a directory")
         if len(component.encode()) > self.name_max(directory):
-            raise PosixError(errno.ENAMETOOLONG, f"a key in S3 has at most {KEY_MAX} bytes")
+            longest = "" if directory.kind == NodeKind.ACCOUNT else directory.key + component
+            if of_directory or self._mimicdb.entry(directory.bucket, longest) is None:
+                raise PosixError(errno.ENAMETOOLONG, f"a key in S3 has at most {KEY_MAX} bytes")
         return component
 
     @staticmethod
     def name_max(directory: Node) -> int:
-        """Return how many bytes the name of a file in *directory* can have. The name of a directory
-        can have one less, because its key ends in "/"."""
+        """Return how many bytes a name in *directory* can get. The key of a directory ends in "/",
+        and pathconf(3) knows one number for all names: so no file gets a key of 1,024 bytes. (It
+        may have one; `_look` finds it.)"""
         if directory.kind == NodeKind.ACCOUNT:
             return _BUCKET_NAME_MAX
-        return max(0, min(names.NAME_MAX, KEY_MAX - len(directory.key.encode())))
+        return max(0, KEY_MAX - 1 - len(directory.key.encode()))
 
     def _check_ours(self, name: bytes) -> None:
-        if os.fsdecode(name) in self._reserved or is_zeros(os.fsdecode(name)):
+        if os.fsdecode(name) in self._reserved or is_own(os.fsdecode(name)):
             raise PosixError(errno.EPERM, f"{name!r}: mimicfs uses this name itself")
 
     def _look(self, directory: Node, name: bytes) -> SlotFound:
@@ -190,8 +193,8 @@ class Tree:
             return component, lambda node: self._shown(node.bucket).of_file(node, file)
         if beside and not component:
             return self._look_marker(directory)
-        if component.startswith(PREFIX) and is_zeros(component):
-            raise PosixError(errno.ENOENT, "an auxiliary object of an upload")
+        if component.startswith(OWN) and is_own(component):
+            raise PosixError(errno.ENOENT, "an auxiliary object of mimicfs")
         with _asked(directory):
             place = (directory.bucket, directory.key, component)
             entry, below = self._mimicdb.lookup(*place)

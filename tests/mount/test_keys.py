@@ -42,8 +42,8 @@ NAMES = {
     "Case": "Case",
     "case": "case",
     "k" * 256: "k" * 256,
-    "l" * 1024: "l" * 1024,
-    "d" * 511 + "/" + "f" * 512: "d" * 511 + "/" + "f" * 512,
+    "l" * 1023: "l" * 1023,
+    "d" * 511 + "/" + "f" * 511: "d" * 511 + "/" + "f" * 511,
     "m" * 1022: os.fsdecode(b"m" * 1022 + b"\xfc\xfc"),
     "m" * 1022 + "/n": "m" * 1022 + "/n",
     "n" * 1019 + "%file": os.fsdecode(b"n" * 1019 + b"\xfdfile"),
@@ -224,16 +224,43 @@ def test_pathconf_says_how_long_a_name_in_the_directory_can_be(here: Path) -> No
     deep = here / ("d" * 200)
     deep.mkdir()
     longest = os.pathconf(deep, "PC_NAME_MAX")
-    assert longest == 1024 - len(f"{here.name}/{deep.name}/")
+    assert longest == 1023 - len(f"{here.name}/{deep.name}/")
     (deep / ("f" * longest)).write_text("text")
-    (deep / ("d" * (longest - 1))).mkdir()
+    (deep / ("d" * longest)).mkdir()
     for name in ("f" * (longest + 1), "g" * (longest + 1)):
         with pytest.raises(OSError, match="too long"):
             (deep / name).write_text("text")
+        with pytest.raises(OSError, match="too long"):
+            (deep / ("f" * longest)).rename(deep / name)
+        with pytest.raises(OSError, match="too long"):
+            (deep / name).stat()
     with pytest.raises(OSError, match="too long"):
-        (deep / ("d" * longest)).mkdir()
-    with pytest.raises(OSError, match="too long"):
-        (deep / ("f" * (longest + 1))).stat()
+        (deep / ("d" * (longest + 1))).mkdir()
+
+
+def test_an_object_with_the_longest_key_is_a_file_like_others(here: Path, shared: Any) -> None:
+    name = "k" * (1024 - len(f"{here.name}/"))
+    shared.put(here / name, b"theirs")
+    (here / ".sync").touch()
+    assert os.listdir(here) == [name]
+    (here / "saved").write_bytes(b"mine")
+    (here / "saved").rename(here / name)
+    assert shared.body(here / name) == b"mine"
+    (here / name).rename(here / "short")
+    assert (here / "short").read_bytes() == b"mine"
+
+
+def test_what_a_server_is_tried_with_is_neither_shown_nor_known(here: Path, shared: Any) -> None:
+    name = ".mimicfs-0123456789abcdef0123456789abcdef"
+    (here / "d").mkdir()
+    shared.put(here / "d" / name, b"")
+    (here / "d/.sync").touch()
+    assert os.listdir(here / "d") == []
+    assert os.getxattr(here / "d", "user.mimicfs.files") == b"0"
+    assert not (here / "d" / name).exists()
+    with pytest.raises(PermissionError):
+        (here / "d" / name).write_text("text")
+    (here / "d").rmdir()
 
 
 def test_an_object_of_zeros_is_shown_to_nobody(here: Path, shared: Any) -> None:

@@ -6,6 +6,9 @@ a server does, to check its events, and to upload a file with holes.
     .mimicfs-doctor-RANDOM...   `mimicfs doctor --write` (examine.py), with suffixes
     .mimicfs-zeros-RANDOM       zeros, from which holes are copied (files/zeros.py)
 
+A mount shows none of them. The first kind is not even in the mirror (entry.py), unless it was left
+behind.
+
 Pure but for the random numbers.
 """
 
@@ -15,9 +18,8 @@ import re
 import secrets
 from typing import Literal
 
-from mimicfs.entry import KEY_MAX, name_of
+from mimicfs.entry import KEY_MAX, OWN, name_of
 
-PREFIX = ".mimicfs-"
 _OWN = re.compile(
     r"\.mimicfs-([0-9a-f]{32}|(zeros|check)-[0-9a-f]{16}|doctor-[0-9a-f]{16}[^/]*)", re.DOTALL
 )
@@ -26,7 +28,7 @@ _ZEROS = re.compile(r"\.mimicfs-zeros-[0-9a-f]{16}")
 
 def own_name(kind: Literal["", "check", "doctor", "zeros"] = "") -> str:
     """Return a new name, which nobody else has."""
-    return f"{PREFIX}{kind}-{secrets.token_hex(8)}" if kind else PREFIX + secrets.token_hex(16)
+    return f"{OWN}{kind}-{secrets.token_hex(8)}" if kind else OWN + secrets.token_hex(16)
 
 
 def own_key_beside(key: str) -> str:
