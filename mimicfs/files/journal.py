@@ -20,14 +20,18 @@ Threading: any thread may make staging files; several may use one at once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import re
 import secrets
 import stat
+import threading
 import time
-from contextlib import suppress
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +51,7 @@ log = logging.getLogger(__name__)
 _RECOVERED = "recovered"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_GLANCE_S = 0.1  # between two looks whether another mount has ended its recovery
 _UNBORN_S = 60.0  # a file that is not locked and named by then never will be
 
 
@@ -128,6 +133,39 @@ class Journal:
                 raise
         return path, fd
 
+    @contextmanager
+    def recovering(self, endpoint: str, stopped: threading.Event) -> Iterator[bool]:
+        """Within, no other mount deals with what is left here for *endpoint*: of two files of one
+        name it would bring the older one to S3 beside us. Yields False, and nothing may be done,
+        where *stopped* comes first."""
+        lock = self.directory / f"recovery-{zlib.crc32(endpoint.encode()):08x}.lock"
+        fd = None
+        try:
+            while (fd := self._lock_of(lock)) is None and not stopped.is_set():
+                stopped.wait(_GLANCE_S)
+            ours = fd is not None
+        except PosixError as exc:
+            log.warning("%s; it is done without a lock", exc)  # on a full disk this makes room
+            ours = True
+        try:
+            yield ours
+        finally:
+            if fd is not None:
+                with disk.may_vanish():
+                    lock.unlink()
+                os.close(fd)
+
+    def _lock_of(self, lock: Path) -> int | None:
+        """Return *lock*, made and locked; None if somebody else has it, or has just removed it."""
+        with disk.errors_of(lock):
+            make_directory(self.directory)
+            fd = os.open(lock, _OPEN | os.O_CREAT | os.O_NONBLOCK, 0o600)
+            is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+            os.close(fd)
+            if not is_file:
+                raise OSError(errno.EINVAL, "not a file")
+            return _locked(lock)
+
     def orphans(self) -> list[Orphan]:
         """Return what dead mounts left and S3 does not have; remove what is of no use: copies of
         what S3 has, empty files, and files that were being made. Files in a segment that cannot be
@@ -165,13 +203,18 @@ class Journal:
 
     def resume(self, orphan: Orphan) -> Staging | None:
         """Return the staging file of an orphan, locked, with what can be believed of its record;
-        None if another mount has it."""
+        None if another mount has it, or has dealt with it. The record is read again: another mount
+        may have tried, and have noted what it sent."""
         data = self.directory / f"{orphan.name}.data"
         with disk.errors_of(data):
             fd = _locked(data)
             if fd is None:
                 return None
-            return Staging(data, fd, record.checked(orphan.record, data, fd), self.room)
+            said = record.read(data)
+            if said is None:  # another mount was about to remove it
+                os.close(fd)
+                return None
+            return Staging(data, fd, record.checked(said, data, fd), self.room)
 
     def recover(self, orphan: Orphan) -> Path:
         """Move an orphan's bytes, and its record, to the directory `recovered`; return where they
@@ -241,7 +284,7 @@ class Journal:
         """Add to *made* a staging file of *left*, unless there is one. Where *left* is not the
         whole file, its record is not believed."""
         data = self.directory / f"{left.name}.data"
-        for each in (data, data.with_suffix(".json"), data.with_suffix(".new")):
+        for each in map(data.with_suffix, (".data", ".json", ".new", ".unborn")):
             self._clear(each)
         if data.exists():
             fd = _locked(data)
@@ -252,6 +295,9 @@ class Journal:
             os.close(fd)
             if sound:
                 return  # it was made before, or has got a file of its own
+        # Its mount, or one that replayed it, died while it made the file: nobody else ever does.
+        with disk.errors_of(data), disk.may_vanish():
+            data.with_suffix(".unborn").unlink()
         path, fd = self._born(left.name)
         made.append(path)
         with disk.errors_of(path), open(fd, "wb") as file:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +48,7 @@ class Record(NamedTuple):
     closed: bool = False  # somebody was told that the bytes are safe
     noted: int = 0  # how many bytes of changes there were then
     checksum: int = 0  # of the bytes then; 0: they were changed since, or nobody was told
-    created_ns: int = 0  # when it was written
+    created_ns: int = 0  # when the file got this name, and bytes that S3 does not have
     format: int = FORMAT  # 0: there was none, see above
     damaged: str = ""  # not "": why none of this is believed
 
@@ -72,7 +71,6 @@ def write(data: Path, record: Record) -> None:
 def text_of(data: Path, record: Record) -> bytes:
     """Return the text of *record* beside *data*."""
     said: dict[str, Any] = {name: value for name, value in record._asdict().items() if value}
-    said["created_ns"] = time.time_ns()
     text = _said(said)
     return f'{text[:-1]}, "record_checksum": {_checksum(data, said, text)}}}'.encode()
 

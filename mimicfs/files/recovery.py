@@ -85,10 +85,16 @@ def recover(
     s3: S3, journal: Journal, options: FileOptions, stopped: threading.Event | None = None
 ) -> int:
     """Deal with everything that is left, unless *stopped* meanwhile; return how many files must
-    be tried again later, because S3 cannot be asked, or it or the disk refuses it for now."""
+    be tried again later, because S3 cannot be asked, or it or the disk refuses it for now. Where
+    another mount does so, that is waited for."""
+    stopped = stopped or threading.Event()
+    with journal.recovering(s3.endpoint, stopped) as ours:
+        return _recovered(s3, journal, options, stopped) if ours else 0
 
+
+def _recovered(s3: S3, journal: Journal, options: FileOptions, stopped: threading.Event) -> int:
     def settled(orphan: Orphan) -> bool:
-        if stopped is not None and stopped.is_set():
+        if stopped.is_set():
             return False
         endpoint = orphan.record.endpoint
         if endpoint and endpoint != s3.endpoint:
@@ -133,7 +139,7 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> 
         log.error("%s: not uploaded yet: %s", about, exc)
         return False
     if staging is None:
-        return True  # another mount has it now
+        return True  # a mount has it that knows nothing of `Journal.recovering`, or had
     try:
         return _settled(s3, journal, options, orphan, staging)
     except PosixError as exc:  # of the local disk

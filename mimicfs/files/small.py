@@ -26,7 +26,7 @@ from mimicfs.files.changes import FileChange
 from mimicfs.files.record import Record
 from mimicfs.files.room import Room
 from mimicfs.files.segment import EntryKind, NewEntry, Segment, Segments
-from mimicfs.files.staging import Staging, remove, sent_as
+from mimicfs.files.staging import Staging, dated, remove, sent_as
 from mimicfs.files.sums import total_of
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class SmallStaging(Staging):
             old = self._record
             if old is not None:
                 record = sent_as(old, record)._replace(noted=old.noted, checksum=old.checksum)
-            self._record = record
+            self._record = dated(record)
             if self._segment is not None:
                 self._add(self._described())
 
@@ -84,7 +84,7 @@ class SmallStaging(Staging):
             return
         with self._lock:
             vouched = record._replace(closed=True, checksum=total_of(self._all()))
-            self._record = sent_as(self.record, vouched)
+            self._record = dated(sent_as(self.record, vouched))
             self._add(self._described())
 
     def note_sent(self, etag: str, size: int, *, unchanged: bool) -> None:
@@ -267,7 +267,7 @@ class SmallStaging(Staging):
         return self.read(0, self._size)
 
     def _described(self) -> NewEntry:
-        said = self._record or Record()
+        said = self._record or dated(Record())
         return NewEntry(EntryKind.RECORD, 0, data=records.text_of(self.path, said))
 
     def _add(self, *entries: NewEntry) -> int:

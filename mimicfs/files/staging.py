@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -139,7 +140,7 @@ class Staging:
                 self._store(self._record._replace(zeros=key))
 
     def _store(self, said: Record) -> None:
-        said = said._replace(format=self._format)
+        said = dated(said._replace(format=self._format))
         self._there |= {".json", ".new"}
         record.write(self.path, said)
         self._there.discard(".new")
@@ -270,10 +271,21 @@ class Staging:
         self._take()
 
 
+def dated(record: Record) -> Record:
+    """Return *record*, which says when its file got its name: now, if it did not say so yet."""
+    return record if record.created_ns else record._replace(created_ns=time.time_ns())
+
+
 def sent_as(old: Record, record: Record) -> Record:
-    """Return *record* with what *old* says that S3 was sent."""
+    """Return *record* with what *old* says of what was sent to S3; and of when the file got its
+    name, if it has that still."""
+    is_named_so = (old.bucket, old.key) == (record.bucket, record.key)
     return record._replace(
-        uploads=old.uploads, sent=old.sent, sent_size=old.sent_size, zeros=old.zeros
+        uploads=old.uploads,
+        sent=old.sent,
+        sent_size=old.sent_size,
+        zeros=old.zeros,
+        created_ns=old.created_ns if is_named_so else 0,
     )
 
 

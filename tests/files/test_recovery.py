@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
 import pytest
@@ -296,6 +297,68 @@ def test_of_two_that_were_left_of_one_name_the_older_waits_for_the_newer(
     assert caplog.text.count("AccessDenied") == 1
     assert next_mount(files, journal) == 0
     assert stored(client, files.bucket) == b"promised"
+
+
+@pytest.mark.parametrize("size", [7, 100_000], ids=["in a segment", "a file of its own"])
+def test_of_two_that_were_left_of_one_name_the_one_that_got_it_later_is_in_its_place(
+    files, client, calm, caplog, left, size
+):
+    older, newer = files.create("key"), files.create("key")
+    for file, body in ((older, b"o"), (newer, b"n"), (older, b"O")):
+        file.write(0, memoryview(body * size), calm)
+        file.secure()
+    journal = left()
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == b"n" * size
+    assert recovered(journal) == {"key": b"O" * size}
+    assert "somebody else has changed" in caplog.text
+
+
+def test_two_mounts_that_recover_at_once_put_the_newer_of_one_name_in_its_place(
+    files, client, proxy, calm, caplog, left
+):
+    for body in (b"refused", b"promised"):
+        file = files.create("key")
+        file.write(0, memoryview(body), calm)
+        file.secure()
+    journal = left()
+    sending = HoldFirst(is_put)
+    with proxy.rule(sending), ThreadPoolExecutor(2) as pool:
+        first = pool.submit(next_mount, files, journal)
+        assert sending.reached.wait(30)
+        second = pool.submit(next_mount, files, Journal.open(journal.directory))
+        wait([second], 0.3)
+        sending.release()
+        assert (first.result(), second.result()) == (0, 0)
+    assert stored(client, files.bucket) == b"promised"
+    assert recovered(journal) == {"key": b"refused"}
+    assert "somebody else has changed" in caplog.text
+
+
+def test_a_recovery_that_waits_for_another_ends_when_it_is_stopped(files, calm, left):
+    file = files.create("key")
+    file.write(0, memoryview(b"promised"), calm)
+    file.secure()
+    journal, stopped = left(), threading.Event()
+    with journal.recovering(files.s3.endpoint, stopped) as ours, ThreadPoolExecutor(1) as pool:
+        assert ours
+        other = (files.s3, Journal.open(journal.directory), files.options, stopped)
+        waiting = pool.submit(recover, *other)
+        stopped.set()
+        assert waiting.result(10) == 0
+    assert len(journal.orphans()) == 1
+
+
+def test_what_another_recovery_has_noted_is_read_before_a_file_is_taken(files, calm, left):
+    file = files.create("key")
+    file.write(0, memoryview(b"promised"), calm)
+    file.secure()
+    journal = left()
+    [orphan] = journal.orphans()
+    other = Journal.open(journal.directory).resume(orphan)
+    other.note_sent("0" * 32, 8, unchanged=False)
+    other.keep()
+    assert journal.resume(orphan).record.sent == "0" * 32
 
 
 def test_bytes_of_a_write_that_a_full_disk_took_in_part_are_not_in_s3_after_kill_9(
