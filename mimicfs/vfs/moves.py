@@ -25,10 +25,12 @@ from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 from mimicfs.vfs.intents import KeyTree
 from mimicfs.vfs.kernel import Kernel
-from mimicfs.vfs.renames import ROUNDS, Rename, Renames, is_alike, is_quiet, stored_now
+from mimicfs.vfs.renames import Rename, Renames, is_alike, is_quiet, stored_now
 from mimicfs.vfs.vacated import Vacated
 
 log = logging.getLogger(__name__)
+
+_ROUNDS_OF_ONE = 100  # so often a file is copied again because others change its attributes
 
 
 class NamePlace:
@@ -110,15 +112,15 @@ class Mover:
     ) -> tuple[Entry, Content | None, Entry]:
         """Copy *entry* to *target*, and do it again if others have meanwhile changed what is stored
         with it, which no ETag shows. Return the original, and what `_copied` returns."""
-        for tried in range(ROUNDS):
+        for tried in range(_ROUNDS_OF_ONE):
             made = self._s3.pool.submit(self._copied, source, entry, target, replace)
             content, new = cancellation.wait(made)
             quiet = tried > 0 or is_quiet(self._mimicdb, *source.place, cancellation)
             now = stored_now(self._mimicdb, *source.place)
             if now is None or now.etag != entry.etag or (quiet and is_alike(entry, now)):
-                break
+                return entry, content, new
             entry = now
-        return entry, content, new
+        raise PosixError(errno.EBUSY, f"{source}: others go on changing what is stored with it")
 
     def _copied(
         self, source: NamePlace, entry: Entry, target: NamePlace, replace: bool

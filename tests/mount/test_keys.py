@@ -44,9 +44,9 @@ NAMES = {
     "k" * 256: "k" * 256,
     "l" * 1023: "l" * 1023,
     "d" * 511 + "/" + "f" * 511: "d" * 511 + "/" + "f" * 511,
-    "m" * 1022: os.fsdecode(b"m" * 1022 + b"\xfc\xfc"),
-    "m" * 1022 + "/n": "m" * 1022 + "/n",
-    "n" * 1019 + "%file": os.fsdecode(b"n" * 1019 + b"\xfdfile"),
+    "m" * 1021: os.fsdecode(b"m" * 1021 + b"\xfc\xfc"),
+    "m" * 1021 + "/n": "m" * 1021 + "/n",
+    "n" * 1018 + "%file": os.fsdecode(b"n" * 1018 + b"\xfdfile"),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.mounts import wait_until
-from support.proxy import Hold, Proxy
+from support.proxy import Hold, Proxy, Rule
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
 from mimicfs.errors import ObjectChanged, PosixError
@@ -263,6 +263,34 @@ def test_a_file_that_gets_another_mode_while_it_is_renamed_has_that(
         renaming.result()
     assert _stored(client, bucket) == {"g": (b"f", "33152")}
     assert _mode(mimicdb, bucket, "g") == "33152"
+    fs.close()
+
+
+def test_a_file_whose_mode_others_change_all_the_while_it_is_renamed_has_the_last_one(
+    s3: S3,
+    mimicdb: Mirror,
+    bucket: str,
+    client: Any,
+    proxy: Proxy,
+    tmp_path: Path,
+    write: Callable[[str, bytes], None],
+) -> None:
+    modes = iter(range(33153, 33160))
+
+    class Chmod(Rule):
+        def after(self, handler: Any, response: Any) -> bool:
+            entry, mode = mimicdb.entry(bucket, "f"), next(modes, None)
+            if entry is not None and mode is not None:
+                s3.copy((bucket, entry), bucket, "f", Content("text/plain", {"mode": str(mode)}))
+            return False
+
+    write("f", b"f")
+    Syncer(mimicdb, s3).sync(bucket)
+    fs = _mounted(s3, mimicdb, bucket, tmp_path)
+    with proxy.rule(Chmod(lambda request: request.kind == "COPY" and request.key == "g")):
+        fs.lookup(CALLER, ROOT_INO, b"f")
+        fs.rename(CALLER, ROOT_INO, b"f", ROOT_INO, b"g", 0)
+    assert _stored(client, bucket) == {"g": (b"f", "33159")}
     fs.close()
 
 
