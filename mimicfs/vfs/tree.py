@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from mimicfs.config.values import VFSOptions
-from mimicfs.entry import KEY_MAX, NS, OBJECT, OWN, Entry
+from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
 from mimicfs.errors import (
     MimicError,
     NoSuchBucket,
@@ -76,8 +76,7 @@ class Tree:
         self._plain = Attributes(options, believed=False)
         self._reserved = names.WITH_VERSIONS if options.versions else names.RESERVED
         self._listings = Listings(mimicdb, self._reserved)
-        # by directory: when the names that were shown were listed
-        self._shown_ns: dict[int, int] = {}
+        self._shown_ns: dict[int, int] = {}  # by directory: when the shown names were listed
         self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read ahead
         self._walking = Walking()
         self._started_ns = time.time_ns()
@@ -160,16 +159,14 @@ class Tree:
         if of_directory and beside:
             raise PosixError(errno.EINVAL, f"{name!r}: the name of an object beside a directory")
         if len(component.encode()) > self.name_max(directory):
-            longest = "" if directory.kind == NodeKind.ACCOUNT else directory.key + component
-            if of_directory or self._mimicdb.entry(directory.bucket, longest) is None:
+            key = directory.key + component
+            if of_directory or self._mimicdb.entry(directory.bucket, key) is None:
                 raise PosixError(errno.ENAMETOOLONG, f"a key in S3 has at most {KEY_MAX} bytes")
         return component
 
     @staticmethod
     def name_max(directory: Node) -> int:
-        """Return how many bytes a name in *directory* can get. The key of a directory ends in "/",
-        and pathconf(3) knows one number for all names: so no file gets a key of 1,024 bytes. (It
-        may have one; `_look` finds it.)"""
+        """Return how many bytes a new name in *directory* can have, also a directory's (+ "/")."""
         if directory.kind == NodeKind.ACCOUNT:
             return _BUCKET_NAME_MAX
         return max(0, KEY_MAX - 1 - len(directory.key.encode()))
@@ -193,7 +190,7 @@ class Tree:
             return component, lambda node: self._shown(node.bucket).of_file(node, file)
         if beside and not component:
             return self._look_marker(directory)
-        if component.startswith(OWN) and is_own(component):
+        if is_own(component):
             raise PosixError(errno.ENOENT, "an auxiliary object of mimicfs")
         with _asked(directory):
             place = (directory.bucket, directory.key, component)

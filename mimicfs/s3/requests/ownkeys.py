@@ -40,7 +40,7 @@ def own_key_beside(key: str) -> str:
 
 def is_own(key: str) -> bool:
     """Whether mimicfs made *key*, or the marker of a directory of that name."""
-    return _OWN.fullmatch(name_of(key.rstrip("/"))) is not None
+    return OWN in key and _OWN.fullmatch(name_of(key.rstrip("/"))) is not None
 
 
 def is_zeros(key: str) -> bool:
