@@ -94,6 +94,19 @@ def test_threads_use_the_file_that_was_opened_wherever_the_program_goes(
     assert os.listdir(elsewhere) == []
 
 
+def test_a_thread_that_ends_leaves_no_file_open(tmp_path: Path) -> None:
+    """boto3 makes threads for each file that it downloads."""
+    store = SQLite(tmp_path / "store.db")
+    store.apply("b", [Entry("k", 1)])
+    counts = set()
+    for _ in range(5):
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(store.get, "b", "k").result() == Entry("k", 1)
+        counts.add(len(os.listdir("/proc/self/fd")))
+    assert len(counts) == 1
+    store.close()
+
+
 def test_a_file_that_was_moved_away_is_not_written_and_no_thread_makes_another(
     tmp_path: Path,
 ) -> None:

@@ -1,8 +1,8 @@
 """The file of a store: how it is opened and checked, and who reads and writes it.
 
-Threading: a file is read by a connection for each thread, and written by one connection under a
-lock; WAL lets them go on beside each other, and beside other processes. A database in memory has
-one connection, under the lock.
+Threading: a file is read by a connection for each thread, which ends with the thread, and written
+by one connection under a lock; WAL lets them go on beside each other, and beside other processes. A
+database in memory has one connection, under the lock.
 
 A file that is moved, replaced or deleted while it is in use is the store of nobody else: who opens
 its path has another one. So before a thread connects, before each change, and at each beat of the
@@ -98,8 +98,20 @@ class OfThread(threading.local):
 
     def __init__(self) -> None:
         self.db: sqlite3.Connection | None = None
+        self.ends: _Ending | None = None  # what closes it
         self.keeps = False  # `version` is asked for once
         self.version = 0  # as it was asked for last; 0: it is to be asked
+
+
+class _Ending:
+    """Closes *db*, one of *connections*, when the thread ends that has this."""
+
+    def __init__(self, db: sqlite3.Connection, connections: set[sqlite3.Connection]) -> None:
+        self._db, self._connections = db, connections
+
+    def __del__(self) -> None:
+        self._connections.discard(self._db)
+        self._db.close()
 
 
 class OneState:
@@ -131,10 +143,10 @@ class Database:
         self.in_memory = self._path in ("", ":memory:")
         # Threads connect later, and the program may be in another directory by then.
         self._args = (path if self.in_memory or given.get("uri") else os.path.abspath(path),)
-        self.lock = threading.RLock()  # the writer's, and of the list below
+        self.lock = threading.RLock()  # the writer's
         self.commits = 0  # of this object; of `lock`
         self.local = OfThread()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: set[sqlite3.Connection] = set()  # each change is one step
         self._file: tuple[int, int] | None = None  # device and inode; None: in memory, or a URI
         self._gone = False  # the path did not lead to it at the last look
         try:
@@ -204,8 +216,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
-        with self.lock:
-            self._connections.append(db)
+        self._connections.add(db)
         if not self._waits:
             db.execute("PRAGMA busy_timeout=10000")
         if not self.in_memory:
@@ -246,6 +257,7 @@ class Database:
     def _connect_reader(self, local: OfThread) -> sqlite3.Connection:
         self.look()
         local.db = self._connect()
+        local.ends = _Ending(local.db, self._connections)
         return local.db
 
     @contextmanager
@@ -297,7 +309,7 @@ class Database:
 
     def close(self) -> None:
         with self.lock:
-            for db in self._connections:
+            for db in list(self._connections):
                 db.close()
             self._connections.clear()
 
