@@ -100,6 +100,11 @@ class StoreIntents:
         self._unsure: set[tuple[str, str]] = set()
         self._contended = self._resolved = 0
 
+    def inherit(self, before: StoreIntents) -> None:
+        """Go on where *before* was when its process was forked: what that has begun, it ends."""
+        self.resolve = before.resolve
+        self._unsure = set(before._unsure)
+
     @property
     def are_kept(self) -> bool:
         """Whether the store has them."""

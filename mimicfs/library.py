@@ -9,10 +9,13 @@ Threading: any method, many threads.
 from __future__ import annotations
 
 import inspect
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ class MimicDB(mimicdb.Mirror):
         self._making = threading.Lock()  # protects the client below
         self._client: Any = None
         process.use(self)
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
 
     # Clients
 
@@ -147,6 +151,12 @@ class MimicDB(mimicdb.Mirror):
             if self._client is None:
                 self._client = self.client()
             return self._client
+
+
+def _forked(mimicdb: weakref.ref[MimicDB]) -> None:
+    found = mimicdb()
+    if found is not None:
+        found.forked()
 
 
 def _each(feed: Feed, since: int, *, follow: bool) -> Iterator[News]:

@@ -84,6 +84,14 @@ class Mirror(Knowledge):
         self.member.leave()
         self.backend.close()
 
+    def forked(self) -> None:
+        """This process was forked from the one that has made the mirror: it is another member of
+        the store."""
+        before = self.intents
+        self.member = Member(self.backend, self._renewed, self._kept)
+        self.intents = StoreIntents(self.backend, self.member)
+        self.intents.inherit(before)
+
     # The store as others leave it
 
     def join(self, mountpoint: str = "") -> None:

@@ -4,6 +4,10 @@ Threading: a file is read by a connection for each thread, which ends with the t
 by one connection under a lock; WAL lets them go on beside each other, and beside other processes. A
 database in memory has one connection, under the lock.
 
+SQLite's connections do not outlive a fork: the child would hold none of their locks, and write into
+a log that others remove. So a child has new ones. If other threads of its parent had connections,
+which may have been in the middle of anything, it has none, and nothing is answered.
+
 A file that is moved, replaced or deleted while it is in use is the store of nobody else: who opens
 its path has another one. So before a thread connects, before each change, and at each beat of the
 session, it is looked whether the path still leads to it; while it does not, nothing is answered.
@@ -15,6 +19,8 @@ import errno
 import os
 import sqlite3
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +36,8 @@ from mimicfs.errors import (
 )
 from mimicfs.private import check_file, make_directory
 
+_ENDING_S = 0.2  # a fork waits so long for threads that are about to end
+_RESTING = ("member", "intents")  # the names of such threads (member.py, intent.py)
 _VERSION = 3  # of the schema; PRAGMA user_version
 _APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
 _SCHEMA = f"""
@@ -106,12 +114,14 @@ class OfThread(threading.local):
 class _Ending:
     """Closes *db*, one of *connections*, when the thread ends that has this."""
 
-    def __init__(self, db: sqlite3.Connection, connections: set[sqlite3.Connection]) -> None:
+    def __init__(self, db: sqlite3.Connection, connections: dict[sqlite3.Connection, bool]) -> None:
         self._db, self._connections = db, connections
+        self._pid = os.getpid()
 
     def __del__(self) -> None:
-        self._connections.discard(self._db)
-        self._db.close()
+        if self._pid == os.getpid():  # threads end in a child, too, which it does not have
+            self._connections.pop(self._db, None)
+            self._db.close()
 
 
 class OneState:
@@ -145,10 +155,15 @@ class Database:
         self._args = (path if self.in_memory or given.get("uri") else os.path.abspath(path),)
         self.lock = threading.RLock()  # the writer's
         self.commits = 0  # of this object; of `lock`
+        self._before = 0  # more than the versions that a fork's parent was told
         self.local = OfThread()
-        self._connections: set[sqlite3.Connection] = set()  # each change is one step
+        # Each, and whether its thread looks into the store for a moment now and then only; a change
+        # is one step.
+        self._connections: dict[sqlite3.Connection, bool] = {}
         self._file: tuple[int, int] | None = None  # device and inode; None: in memory, or a URI
-        self._gone = False  # the path did not lead to it at the last look
+        self._gone = False  # the path did not lead to it at the last look, or:
+        self._forked = False  # this process was, since it was opened
+        self._inherited = False  # and other threads of the parent used it then
         try:
             self._open()
         except sqlite3.Error as exc:
@@ -176,9 +191,13 @@ class Database:
         if path is not None and found is not None:
             _check_private(path, found)
             self._file = found.st_dev, found.st_ino
+        if self.log_path is not None:
+            _files.add(self)
 
     def look(self) -> None:
         """Raise StoreReplaced if the path does not lead to this file any more."""
+        if self._forked:
+            self._open_again()
         if self._file is None:
             return
         try:
@@ -216,7 +235,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
-        self._connections.add(db)
+        self._connections[db] = threading.current_thread().name in _RESTING
         if not self._waits:
             db.execute("PRAGMA busy_timeout=10000")
         if not self.in_memory:
@@ -264,6 +283,8 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The writer, in a transaction that is committed or, after an error, rolled back."""
         with self.lock:
+            if self._forked:
+                self._open_again()
             db = self._writer
             if db.in_transaction:  # a step of a larger change
                 yield db
@@ -304,14 +325,75 @@ class Database:
         thread, so commits of this process count too."""
         local = self.local
         if not (local.keeps and local.version):
-            local.version = self.reader().execute("PRAGMA data_version").fetchone()[0]
+            told: int = self.reader().execute("PRAGMA data_version").fetchone()[0]
+            local.version = told + self._before
         return local.version
 
     def close(self) -> None:
         with self.lock:
-            for db in list(self._connections):
-                db.close()
-            self._connections.clear()
+            if not self._inherited:
+                for db in list(self._connections):
+                    db.close()
+                self._connections.clear()
+
+    def forked(self) -> None:
+        """This process was forked from the one that has opened the file."""
+        self._inherited = self._inherited or not self.rests()
+        self.lock, self.local = threading.RLock(), OfThread()
+        self._before += 1 << 40
+        self._forked = self._gone = True
+        self.close()
+
+    def rests(self) -> bool:
+        """Whether no other thread has a connection, but for those that use it now and then."""
+        ours = {self._writer, self.local.db}
+        return all(rests or db in ours for db, rests in list(self._connections.items()))
+
+    def _open_again(self) -> None:
+        with self.lock:
+            if self._inherited:
+                raise StoreUnavailable(
+                    f"{self._path}: opened before this process was forked, while other threads"
+                    " used it; open the store again in the new process"
+                )
+            if self._forked:
+                self._writer = self._connect()
+                self._forked = self._gone = False
+
+
+_files: weakref.WeakSet[Database] = weakref.WeakSet()  # those that are open
+
+
+class _Held(threading.local):
+    """Those of which a thread that forks has the lock: nobody is writing."""
+
+    def __init__(self) -> None:
+        self.files: list[Database] = []
+
+
+_held = _Held()
+
+
+def _before_fork() -> None:
+    until_s = time.monotonic() + _ENDING_S
+    for database in list(_files):
+        while not database.rests() and time.monotonic() < until_s:
+            time.sleep(0.001)
+        database.lock.acquire()
+        _held.files.append(database)
+
+
+def _in_parent() -> None:
+    while _held.files:
+        _held.files.pop().lock.release()
+
+
+def _in_child() -> None:
+    while _held.files:
+        _held.files.pop().forked()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 
 
 def _migrate(db: sqlite3.Connection, version: int) -> None:
