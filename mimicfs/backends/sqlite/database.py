@@ -106,12 +106,12 @@ class OfThread(threading.local):
 
     def __init__(self) -> None:
         self.db: sqlite3.Connection | None = None
-        self.ends: _Ending | None = None  # what closes it
+        self.ends: _EndOfThread | None = None  # what closes it
         self.keeps = False  # `version` is asked for once
         self.version = 0  # as it was asked for last; 0: it is to be asked
 
 
-class _Ending:
+class _EndOfThread:
     """Closes *db*, one of *connections*, when the thread ends that has this."""
 
     def __init__(self, db: sqlite3.Connection, connections: dict[sqlite3.Connection, bool]) -> None:
@@ -276,7 +276,7 @@ class Database:
     def _connect_reader(self, local: OfThread) -> sqlite3.Connection:
         self.look()
         local.db = self._connect()
-        local.ends = _Ending(local.db, self._connections)
+        local.ends = _EndOfThread(local.db, self._connections)
         return local.db
 
     @contextmanager
@@ -364,14 +364,14 @@ class Database:
 _files: weakref.WeakSet[Database] = weakref.WeakSet()  # those that are open
 
 
-class _Held(threading.local):
+class _LockedToFork(threading.local):
     """Those of which a thread that forks has the lock: nobody is writing."""
 
     def __init__(self) -> None:
         self.files: list[Database] = []
 
 
-_held = _Held()
+_locked = _LockedToFork()
 
 
 def _before_fork() -> None:
@@ -380,17 +380,17 @@ def _before_fork() -> None:
         while not database.rests() and time.monotonic() < until_s:
             time.sleep(0.001)
         database.lock.acquire()
-        _held.files.append(database)
+        _locked.files.append(database)
 
 
 def _in_parent() -> None:
-    while _held.files:
-        _held.files.pop().lock.release()
+    while _locked.files:
+        _locked.files.pop().lock.release()
 
 
 def _in_child() -> None:
-    while _held.files:
-        _held.files.pop().forked()
+    while _locked.files:
+        _locked.files.pop().forked()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
