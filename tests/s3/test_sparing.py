@@ -1,4 +1,4 @@
-"""botocore without awscrt, in a process of its own each."""
+"""botocore without awscrt, in a process of its own each, and without looks at all models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import botocore.session
 import pytest
+from botocore.exceptions import BotoCoreError
+
+from mimicfs.s3.requests.sparing import spare_looks
 
 _CODE = """
 import sys
@@ -48,3 +52,30 @@ def test_awscrt_is_there_for_multi_region_access_points(config: Path) -> None:
 def test_awscrt_is_there_for_the_credentials_of_a_login(config: Path) -> None:
     config.write_text("[profile a]\nlogin_session = arn:aws:iam::123456789012:user/a\n")
     assert said(config, "photos") == ["True", "True", str(_CHECK)]
+
+
+def test_a_session_lists_the_directory_of_no_service_but_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session, listed = botocore.session.get_session(), list[str]()
+    list_of = os.listdir
+
+    def listdir(path: str) -> list[str]:
+        listed.append(os.path.basename(path))
+        return list_of(path)
+
+    spare_looks(session)
+    monkeypatch.setattr(os, "listdir", listdir)
+    client = session.create_client("s3", "eu-west-1", endpoint_url="http://localhost")
+    assert client.meta.endpoint_url == "http://localhost"
+    assert set(listed) <= {"models", "data", "s3"}
+    with pytest.raises(BotoCoreError, match="nothing"):
+        session.create_client("nothing", "eu-west-1")
+
+
+def test_each_service_that_botocore_has_models_of_is_one() -> None:
+    plain, session = botocore.session.get_session(), botocore.session.get_session()
+    spare_looks(session)
+    known = set(plain.get_available_services())
+    assert known <= set(session.get_available_services())
+    assert {"s3", "sqs", "sts"} <= known

@@ -2,7 +2,7 @@
 
 client        each request, as a method
 account       the account that the settings mean, remembered
-sparing       botocore without awscrt
+sparing       what botocore does at its start, and nobody needs
 clients       the boto3 clients, and the layers that each of their calls passes
 layers        how these layers are put together
 addressing    whether they name a bucket in the path or in the host

@@ -158,9 +158,11 @@ class Clients:
         import boto3
         import botocore.session
 
+        from mimicfs.s3.requests.sparing import spare_looks
         from mimicfs.s3.transport.wire import time_in_xml
 
         core = botocore.session.get_session()
+        spare_looks(core)
         core.get_component("response_parser_factory").set_parser_defaults(
             timestamp_parser=time_in_xml
         )

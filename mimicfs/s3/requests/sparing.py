@@ -1,8 +1,13 @@
-"""botocore without awscrt. Where that is installed, botocore imports most of it to sign with, which
-takes 48 ms and is of no use here: mimicfs signs by itself (signing.py). awscrt signs only what goes
-to multi-region access points (everywhere.py), and what asks for the credentials of `aws login`.
+"""What botocore does at its start, and nobody needs here.
 
-Threading: before there are threads. For commands: a program's botocore is its own.
+It imports most of awscrt, where that is installed, to sign with: 48 ms. mimicfs signs by itself
+(signing.py); awscrt signs only what goes to multi-region access points (everywhere.py), and what
+asks for the credentials of `aws login`.
+
+It looks into the directory of models of each service, 434 of them, twice: 16 ms.
+
+Threading: `spare_awscrt` before there are threads, and for commands: a program's botocore is its
+own. `spare_looks` before the session is used.
 """
 
 from __future__ import annotations
@@ -10,6 +15,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from typing import Any
 
 from mimicfs.config import aws
 from mimicfs.config.values import S3Options
@@ -34,3 +42,19 @@ def spare_awscrt(
         import botocore.compat  # noqa: F401
     finally:
         del sys.modules["awscrt"]
+
+
+def spare_looks(session: Any) -> None:
+    """Have *session*, one of botocore's, take each directory of models for a service that has them.
+    What one has not, it misses when it loads that."""
+    loader = session.get_component("data_loader")
+
+    @cache
+    def services(type_name: str) -> list[str]:
+        found: set[str] = set()
+        for path in loader.search_paths:
+            with suppress(OSError):  # most users have no models of their own
+                found.update(os.listdir(path))
+        return sorted(found)
+
+    loader.list_available_services = services
