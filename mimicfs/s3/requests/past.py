@@ -1,7 +1,7 @@
 """S3 as it was at a moment: listings are made of versions, and objects are read by version id.
 
-The mirror of the past is one of its own, and what it has of a key is the version that was the
-newest at the moment. Its version id is kept where a HEAD would have said it (Entry.head).
+The mirror of the past is separate. It has, of each key, the version that was the newest at the
+moment. The version id is kept where a HEAD would have said it (Entry.head).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mimicfs.s3.requests.versions import Marker, Version, VersionPage
 
 _LAST = "\U0010ffff"  # no text has a letter behind it
 _SEPARATOR = "\n"  # between the key and the version of a token; a version id has no line ends
-# What reads an object, and takes a VersionId.
+# The operations that read an object, and take a VersionId.
 READ_BY_VERSION = frozenset(
     {
         "GetObject",
@@ -57,13 +57,14 @@ class PastPages:
     def list_page(
         self, bucket: str, prefix: str, delimiter: str, after: str, token: str | None, limit: int
     ) -> Page:
-        """As S3.list_page. With a delimiter all that there is comes at once, for a request each
-        directory at most."""
+        """Answer S3.list_page. With a delimiter, everything comes at once, for at most a request
+        each directory."""
         began = Marker(after) if token is None else Marker(*token.rsplit(_SEPARATOR, 1))
         if delimiter:
             return self._children(bucket, prefix, delimiter, after)
         page = self._source.version_page(bucket, prefix, began, limit)
-        # What *after* was is known: the rest of its versions, which some servers send, is not.
+        # The state of *after* is known; some servers send the rest of its versions, which must not
+        # count.
         versions = list(dropwhile(lambda each: each.key <= after, page.versions))
         entries = [
             each
@@ -77,8 +78,8 @@ class PastPages:
     def _cut(
         self, versions: list[Version], entries: list[Entry], after: str, following: Marker
     ) -> Page:
-        """Return the page of *entries*, of whose last key there may be more versions. Is it known
-        what that was then, the others need not be seen."""
+        """Return the page of *entries*. There may be more versions of its last key; if the state of
+        that is known, the others need not be seen."""
         last = versions[-1].key if versions else after
         if any(self._was(each) for each in versions if each.key == last):
             return Page(entries, last, f"{last}{_SEPARATOR}")
@@ -89,13 +90,14 @@ class PastPages:
         return version.mtime_ns <= self.moment_ns
 
     def _then(self, versions: Iterable[Version]) -> Entry | None:
-        """Return what a key with *versions*, the newest first, was; None: there was no object."""
+        """Return the entry of a key with *versions*, the newest first, as it was; None: there was
+        no object."""
         newest = next(filter(self._was, versions), None)
         return None if newest is None or newest.deleted else entry_of(newest)
 
     def _children(self, bucket: str, prefix: str, delimiter: str, after: str) -> Page:
-        """Return the direct children of *prefix* behind *after*: all of them. Once something is
-        found in a directory, the listing goes on behind it."""
+        """Return all direct children of *prefix* behind *after*. Once something is found in a
+        directory, the listing goes on behind that."""
         entries: list[Entry] = []
         token, trail = None, Trail()
         while True:
@@ -117,7 +119,7 @@ class PastPages:
                 after, token = known + _LAST, None  # a jump, and never back
 
     def directories(self, bucket: str, prefix: str) -> list[str]:
-        """As S3.directories: also those that had nothing then."""
+        """Answer S3.directories, with the directories that had nothing then."""
         page = self._source.version_page(bucket, prefix, Marker(), delimiter="/")
         return list(page.directories)
 
@@ -131,7 +133,7 @@ class PastPages:
 
 
 class _PastListing:
-    """Lists what there was, in the place of what there is."""
+    """Lists the past instead of the present."""
 
     _pages: PastPages
 

@@ -1,8 +1,7 @@
 """A boto3 client that lists and reads what there was at a moment, and changes nothing.
 
-Listings are answered from a mirror of the moment. Where a call names no version of an object, it is
-given the one of then, also in an address that is presigned. Every other call that reads is asked of
-S3 as it is now.
+Listings are answered from a mirror of the moment. A call that names no version of an object gets
+the one of then, also in a presigned address. S3 answers every other call that reads, as it is now.
 
 Threading: as the client, any number of threads.
 """
@@ -25,11 +24,11 @@ from mimicfs.s3.requests.past import READ_BY_VERSION, BorrowedPast, version_in
 
 _LISTING = ("ListObjectsV2", "ListObjects")
 _READING = ("Get", "Head", "List", "CreateSession")
-# Parameters that a listing may have, and that change nothing in what is found of the past: owners
-# are not.
+# Parameters that a listing may have, and that do not change what is found of the past. (Owners are
+# not found.)
 _NO_MATTER = frozenset(
     {
-        "EncodingType",  # what it makes of the answer comes last
+        "EncodingType",  # it changes the answer at the end
         "ExpectedBucketOwner",
         "FetchOwner",
         "OptionalObjectAttributes",
@@ -39,8 +38,8 @@ _NO_MATTER = frozenset(
 
 
 class PastCalls:
-    """The calls of *client*, answered as of *moment_ns*, of which *past* is the mirror. *look* has
-    that know all of a bucket that begins with a prefix, by listing it."""
+    """The calls of *client*, answered as of *moment_ns* from the mirror *past*. *look* lists
+    everything in a bucket that begins with a prefix, so that the mirror knows it."""
 
     def __init__(
         self,
@@ -104,8 +103,8 @@ class PastCalls:
         return {**params, "VersionId": version}
 
     def _version_of(self, bucket: str, key: str) -> str:
-        """Return what version *key* had that the mirror does not show. Raises KeyNotFound, also
-        where a listing has shown the mirror all keys: both tell the same."""
+        """Return the version that *key* had, if the mirror does not show it. Raises KeyNotFound,
+        also if a listing has shown the mirror all keys: both tell the same."""
         if self._past.covered(bucket, key[: key.rfind("/") + 1], deep=True):
             raise KeyNotFound(f"s3://{bucket}/{key}: the object did not exist then", status=404)
         return self.listed.version_of(bucket, key)
@@ -127,7 +126,7 @@ _NAMES = ("Prefix", "Delimiter", "StartAfter", "Marker", "NextMarker")
 
 
 def _empty(answer: answers.LocalAnswer) -> answers.LocalAnswer:
-    """Return *answer* as S3 gives it for MaxKeys=0: nothing, and nothing to follow."""
+    """Return *answer* as S3 gives it for MaxKeys=0: without keys, and without a next page."""
     left = {name: value for name, value in answer.items() if name not in _SHOWN}
     counted = {"KeyCount": 0} if "KeyCount" in left else {}
     return {**left, **counted, "MaxKeys": 0, "IsTruncated": False}

@@ -31,7 +31,7 @@ class RequestPool(ThreadPoolExecutor):
             return fn(*args, **kwargs)
 
     def begins(self) -> bool:
-        """Whether one call more may run now: then it does, until `ended`."""
+        """Begin one more call, if it may run now; return whether it may. It runs until `ended`."""
         return self._slots.acquire(blocking=False)
 
     def ended(self) -> None:

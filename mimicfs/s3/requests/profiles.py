@@ -1,5 +1,6 @@
-"""The profiles of providers: only what would be learned else (capabilities.py), so that nothing has
-to be refused first. None is needed, and of most nothing is known that differs.
+"""The profiles of providers. They only say what mimicfs would otherwise learn (capabilities.py), so
+that no request has to be refused first. No profile is needed, and most providers are not known to
+differ.
 
 Pure data.
 """

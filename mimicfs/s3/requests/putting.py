@@ -1,17 +1,18 @@
-"""PUTs of small objects, sent together by one thread: a burst of closed files (--write-back) would
-else be a thread for each, which fight for the interpreter's lock and are two transactions each.
+"""PUTs of small objects, sent together by one thread. Otherwise a burst of closed files
+(--write-back) would be a thread for each, fighting for the interpreter's lock, with two
+transactions each.
 
-What has come up since the thread looked last is begun in one transaction (StoreIntents.begin), sent
-over connections that are idle, and what S3 has answered meanwhile is recorded in one. That is all:
-where there is no idle connection, where an answer is late, broken, a refusal, or not plain, the
+The thread begins all new PUTs in one transaction (StoreIntents.begin), sends them over idle
+connections, and records in one transaction what S3 has answered meanwhile. It does no more than
+that. If there is no idle connection, or an answer is late, broken, a refusal, or not plain, the
 object is put as any other (S3.put, in a thread of the pool), and goes on with the intent that was
-begun for it. So what is asked again, resolved or told to the caller is said there alone.
+begun for it. So only that code retries, resolves, and reports to the caller.
 
-INVARIANT: S3 is sent nothing before the store has the intent of it, and no future is done before
-what came of it is recorded, or said not to be.
+INVARIANT: nothing is sent to S3 before the store has the intent of it, and no future is done before
+the result is recorded, or the caller is told that it is not.
 
-Threading: `put` and `close` by any thread; all else belongs to the thread that sends, but what runs
-in the pool. `_lock` is a leaf.
+Threading: any thread calls `put` and `close`. Everything else belongs to the thread that sends,
+except what runs in the pool. `_lock` is a leaf.
 """
 
 from __future__ import annotations
@@ -45,17 +46,16 @@ from mimicfs.s3.transport.wire import ReadyPut, Wire
 
 log = logging.getLogger(__name__)
 
-SMALL = 64 << 10  # bytes of an object that is put so
+SMALL = 64 << 10  # bytes: a larger object is not put so
 _READ = 16 << 10
-_GATHER_S = 0.003  # so long a group grows
-_FULL_S = 0.005  # so often it is looked whether another request may run
+_GATHER_S = 0.003  # how long a group grows
+_FULL_S = 0.005  # how often to look whether another request may run
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class SmallPut(NamedTuple):
-    """A PutObject with *params*. *has_stored* is told what S3 has then, and whether
-    that is contended, and returns what the caller gets; *otherwise* does all that as for any other
-    PUT."""
+    """A PutObject with *params*. *has_stored* is called with what S3 has then, and whether that is
+    contended, and returns what the caller gets. *otherwise* does all that as for any other PUT."""
 
     params: CallParams
     has_stored: Callable[[Entry, bool], Entry]
@@ -86,17 +86,17 @@ class _PutUnderWay:
         self.host = ready.host
         self.future = future
         self.connection: Connection
-        self.whole: StoreIntent  # of all that were begun with it
+        self.whole: StoreIntent  # the intent of all that were begun with it
         self.left = memoryview(ready.data)  # not sent yet
         self.waits_to_send = False
         self.come = b""  # of the answer
         self.answer: Answer = {}
-        self.ends_s = 0.0  # on the monotonic clock: it is not waited for longer
+        self.ends_s = 0.0  # on the monotonic clock: nobody waits for it after that
         self.seen: Seen | None = None
 
 
 class Putter:
-    """Puts by *wire*; what comes of it, *learner* learns."""
+    """Puts by *wire*; *learner* learns the results."""
 
     def __init__(
         self,
@@ -114,22 +114,22 @@ class Putter:
         self._traffic = traffic
         self._learner = learner
         self._pool = pool
-        self._most = options.connections * 3 // 4  # at once: the rest is for those who read
+        self._most = options.connections * 3 // 4  # at once: the rest is for readers
         self._patience_s = min(options.read_timeout_s, options.request_timeout_s)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
         self._sent: dict[int, _PutUnderWay] = {}  # by the descriptor of its connection
         self._lock = threading.Lock()  # protects the next four
-        self._aside = 0  # that the pool has
+        self._aside = 0  # how many the pool has
         self._new: deque[_PutUnderWay] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._unclear = False  # the server does not confirm PUTs as S3 does
 
     def put(self, put: SmallPut) -> Future[Entry] | None:
-        """Return what S3 has once it is done, as S3.put returns or raises it. Until it is begun, it
-        can be cancelled. None: it is not to be sent like this. Raises PosixError EROFS."""
+        """Return a future of what S3.put returns or raises. It can be cancelled until the PUT
+        begins. None: the object is not to be sent like this. Raises PosixError EROFS."""
         params = self._rules.stored("PutObject", put.params)
         with ours(put.about):
             ready = self._wire.ready(self._rules.sent("PutObject", params))
@@ -141,7 +141,8 @@ class Putter:
                 raise S3Unavailable(f"{put.about}: the mount has ended")
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="s3-puts", daemon=True)
-                thread.start()  # raises where there can be no more: then nothing waits for it
+                # raises if no more threads can start: then nothing waits for this one
+                thread.start()
                 self._thread = thread
             wake = not self._new
             self._new.append(_PutUnderWay(put._replace(params=params), ready, future))
@@ -150,7 +151,7 @@ class Putter:
         return future
 
     def close(self) -> None:
-        """Nothing else is begun."""
+        """Begin no more PUTs."""
         with self._lock:
             self._closed = True
             new, self._new = self._new, deque()
@@ -174,7 +175,8 @@ class Putter:
 
     def _turn(self) -> None:
         ready = self._poll.poll(self._waits_ms())
-        if len(self._sent) + len(self._new) > 1:  # nobody waits: the larger a group, the cheaper
+        # no single caller waits: the larger a group, the cheaper it is
+        if len(self._sent) + len(self._new) > 1:
             time.sleep(_GATHER_S)
             ready = self._poll.poll(0)
         answered = [self._sent[fd] for fd, _ in ready if fd in self._sent]
@@ -187,7 +189,7 @@ class Putter:
             self._send(group)
 
     def _waits_ms(self) -> float | None:
-        """Return when there is something to do at the latest; None: when somebody wakes us."""
+        """Return how long nothing needs to be done; None: until somebody wakes us."""
         if self._new and self._free():
             return _FULL_S * 1000
         if not self._sent:
@@ -196,7 +198,7 @@ class Putter:
         return max(0.0, first_s - time.monotonic()) * 1000 + 1
 
     def _begun(self) -> Iterable[list[_PutUnderWay]]:
-        """Begin what may be begun now; return it, by bucket."""
+        """Begin the PUTs that may begin now; return them, by bucket."""
         groups: dict[str, list[_PutUnderWay]] = {}
         under_way = {(each.put.bucket, each.put.key) for each in self._sent.values()}
         while self._new and self._free(groups.values()) and self._pool.begins():
@@ -217,8 +219,8 @@ class Putter:
         return groups.values()
 
     def _free(self, begun: Iterable[Sized] = ()) -> bool:
-        """Whether one more may be under way than those that are *begun* now, sent, or the pool's:
-        who reads waits for none of these."""
+        """Whether one more may be under way besides those that are *begun* now, sent, or in the
+        pool: readers must not wait for these."""
         return len(self._sent) + self._aside + sum(map(len, begun)) < self._most
 
     def _idle(self, host: str) -> Connection | None:
@@ -248,7 +250,7 @@ class Putter:
         put, connection = each.put, each.connection
         try:
             self._wire.sending(put.size)
-        except MimicError:  # too many today: S3.put says so
+        except MimicError:  # too many requests today: S3.put raises that
             self._leave(each, kept=True)
             self._put_again(each, unsure=False)
             return
@@ -271,7 +273,7 @@ class Putter:
             self._poll.register(sock, events)
 
     def _went_on(self, each: _PutUnderWay) -> bool:
-        """Send or receive what can be; return whether S3 has confirmed the PUT."""
+        """Send or receive as much as possible; return whether S3 has confirmed the PUT."""
         try:
             if each.left:
                 self._write(each)
@@ -286,7 +288,7 @@ class Putter:
             self._unclear = self._unclear or not refusal(each.come)
             self._failed(each, exc)
             return False
-        if answer is None or not answer.get("ETag"):  # refused, or it did not wait for the end
+        if answer is None or not answer.get("ETag"):  # S3 refused it, or answered before the end
             self._unclear = self._unclear or found.status // 100 == 2
             self._failed(each, None)
             return False
@@ -311,7 +313,7 @@ class Putter:
         return None
 
     def _leave(self, each: _PutUnderWay, *, kept: bool) -> None:
-        """The connection is not used for *each* any more."""
+        """Stop using the connection for *each*."""
         connection = each.connection
         if self._sent.pop(connection.sock.fileno(), None) is not None:
             self._poll.unregister(connection.sock)
@@ -352,7 +354,7 @@ class Putter:
         return put.has_stored(entry, True)
 
     def _failed(self, each: _PutUnderWay, exc: Exception | None) -> None:
-        """S3 has not confirmed it, and may have done it."""
+        """Deal with a PUT that S3 has not confirmed, and may have done."""
         log.debug("PUT %s: %r; it is put again", each.put.about, exc)
         self._seen(each, "" if exc is None else type(exc).__name__, {})
         self._leave(each, kept=False)
@@ -369,7 +371,7 @@ class Putter:
             self._failed(each, TimeoutError("no answer"))
 
     def _put_again(self, each: _PutUnderWay, *, unsure: bool) -> None:
-        """*unsure*: S3 may have done it already."""
+        """Put it as any other object. *unsure*: S3 may have done it already."""
         put, intent = each.put, each.whole.part([each.put.key])
         intent.unsure = unsure
 
@@ -384,7 +386,7 @@ class Putter:
         self._in_pool(each.future, again)
 
     def _in_pool(self, future: Future[Entry], work: Callable[[], Entry]) -> None:
-        """Let *work* in the pool say what comes of *future*."""
+        """Have *work*, in the pool, give *future* its result."""
 
         def over(done: Future[None]) -> None:
             if done.cancelled():
@@ -405,7 +407,7 @@ class Putter:
 
 
 def _end(future: Future[Entry], work: Callable[[], Entry]) -> None:
-    """Let *work* say what comes of *future*."""
+    """Have *work* give *future* its result."""
     try:
         found = work()
     except BaseException as exc:  # noqa: BLE001 - it is the caller's
@@ -415,5 +417,5 @@ def _end(future: Future[Entry], work: Callable[[], Entry]) -> None:
 
 
 def _told(put: SmallPut, exc: Exception) -> Exception:
-    """Return what the caller of *put*, which S3 has done, is told of *exc*."""
+    """Return the error for the caller of *put*, which S3 has done, by *exc*."""
     return untold("PutObject", put.params, exc) if isinstance(exc, StoreError) else exc

@@ -16,16 +16,16 @@ from urllib.parse import urlsplit
 from mimicfs.errors import ConfigError, NoSuchQueue, S3Error
 
 BATCH_MAX = 10  # of SQS
-# Of a long poll. SQS would take 20. But the poll of a consumer that was killed goes on at SQS for
-# so long, and takes a message that nobody applies; until then nothing counts as told. An idle queue
-# costs 17,280 requests a day instead of 4,320.
+# The length of a long poll. SQS would take 20 s. But the poll of a killed consumer goes on at SQS
+# for so long, and may take a message that nobody applies; until then nothing counts as told. An
+# idle queue costs 17,280 requests a day instead of 4,320.
 WAIT_MAX_S = 5
 # How long the answer to a request may take, besides. A connection that is dead without a word (the
 # network of the machine is another one) takes the poll with it: nothing is told meanwhile, and
 # nobody is told of that.
 _ANSWER_S = 10.0
-# What a consumer has taken and not deleted comes again after this time: what one was given when it
-# died, another one has soon. A batch that takes longer is taken twice, which harms nothing.
+# Messages that a consumer has taken and not deleted come again after this time, so another consumer
+# soon gets those of a dead one. A batch that takes longer is taken twice, which does no harm.
 TAKEN_S = 6
 NO_QUEUE = frozenset({"NonExistentQueue", "QueueDoesNotExist"})
 _TIMES = "ApproximateReceiveCount"
@@ -33,7 +33,7 @@ _REGION = re.compile(r"sqs(?:-fips)?\.([a-z0-9-]+)\.|^([a-z0-9-]+)\.queue\.")
 
 
 def queue_id(url: str) -> str:
-    """Return what all ways to write the *url* of a queue have in common."""
+    """Return the part that all forms of the *url* of a queue have in common."""
     parts = urlsplit(url)
     host, path = (parts.hostname or "").lower(), parts.path.strip("/")
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws")):
@@ -47,7 +47,7 @@ def queue_id(url: str) -> str:
 class QueueMessage(NamedTuple):
     body: str
     receipt: str
-    times: int  # that it was given to a consumer, with this one
+    times: int  # how often it was given to a consumer, this time included
 
 
 class Queue:
@@ -143,7 +143,7 @@ class Queue:
         return self._arn
 
     def identity(self) -> str:
-        """Return what no other queue has, also none of the same name."""
+        """Return a mark that no other queue has, not even a later one of the same name."""
         asked = ["QueueArn", "CreatedTimestamp"]
         found = self._ask("get_queue_attributes", AttributeNames=asked)["Attributes"]
         return f"{found['QueueArn']} {found.get('CreatedTimestamp', '')}"

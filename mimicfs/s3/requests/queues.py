@@ -1,4 +1,4 @@
-"""SQS queues as they are made and removed for a bucket. What is in one: queue.py.
+"""Making and removing SQS queues for a bucket. (queue.py takes their messages.)
 
 Threading: any thread; a boto3 client is safe.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mimicfs.errors import S3Error
 from mimicfs.s3.requests.queue import NO_QUEUE
 
-# The part of AWS that regions are in, where it is not "aws". In no other one is a bucket known.
+# The partition of AWS by region, if it is not "aws". No other one knows the bucket.
 _PARTITIONS = {
     "cn-": "aws-cn",
     "us-gov-": "aws-us-gov",
@@ -20,7 +20,7 @@ _PARTITIONS = {
     "us-isob-": "aws-iso-b",
     "eusc-": "aws-eusc",
 }
-_TAG = "mimicfs"  # what we have made has it
+_TAG = "mimicfs"  # on queues that we have made
 
 
 class Made(NamedTuple):
@@ -34,8 +34,8 @@ class Made(NamedTuple):
 
 
 class Queues:
-    """The queues of the account of *session* (of boto3): where its configuration says that SQS is,
-    else at *endpoint*, or where AWS has them. Raises the errors of errors.py."""
+    """The queues of the account of *session* (of boto3): at the endpoint for SQS in its
+    configuration, otherwise at *endpoint*, or at AWS. Raises the errors of errors.py."""
 
     def __init__(self, session: Any, endpoint: str | None, region: str | None) -> None:
         from mimicfs.s3.transport.errors import ours

@@ -1,9 +1,9 @@
-"""The rules that the options of a bucket (config.BucketOptions) apply to each request to it:
-the ACL of what is written, who pays, who must own it, and that nothing is changed where nothing may
-be. What else an object is stored with, also its storage class and encryption, comes earlier
-(kept.py): that holds for bytes that are uploaded, and not for each copy.
+"""The rules that the options of a bucket (config.BucketOptions) apply to each request to it: the
+ACL of new objects, who pays, who must own the bucket, and no changes to a read-only bucket.
+Everything else that is stored with an object, such as storage class and encryption, comes earlier
+(kept.py): that holds for uploaded bytes, and not for each copy.
 
-The caller's own parameters go before those of the options.
+The caller's own parameters override those of the options.
 
 Threading: any number of threads; nothing changes but a table that is filled once.
 """
@@ -24,8 +24,8 @@ _CHANGES = ("Put", "Copy", "Create", "Upload", "Complete", "Delete", "Restore", 
 
 
 class Rules:
-    """The rules of *buckets* for the calls of *client*. *owner*: the account that they must
-    belong to; "": any."""
+    """The rules of *buckets* for the calls of *client*. *owner* is the account to which the buckets
+    must belong; "": any."""
 
     def __init__(self, client: Any, buckets: Buckets, owner: str = "") -> None:
         self._owner = owner
@@ -34,8 +34,8 @@ class Rules:
         self._parameters: dict[str, frozenset[str]] = {}  # by operation
 
     def stored(self, operation: str, params: CallParams) -> CallParams:
-        """Return *params* with what holds for what is written to their bucket. Raises
-        PosixError EROFS. To be asked before the mirror learns of the call."""
+        """Return *params* with the rules for objects that are written to their bucket. Raises
+        PosixError EROFS. This comes before the mirror learns of the call."""
         bucket = params.get("Bucket", "")
         if operation.startswith(_CHANGES):
             self._buckets.check_writable(bucket)
@@ -47,15 +47,15 @@ class Rules:
         return self.granted(operation, params)
 
     def granted(self, operation: str, params: CallParams) -> CallParams:
-        """Return *params* with the ACL of what is written to their bucket."""
+        """Return *params* with the ACL for objects that are written to their bucket."""
         acl = self._buckets.of(params.get("Bucket", "")).acl if operation in _STORES else ""
         if not acl or any(name.startswith("Grant") for name in params):
             return params  # S3 takes an ACL or grants
         return {"ACL": acl, **params}
 
     def sent(self, operation: str, params: CallParams) -> CallParams:
-        """Return *params* with who pays, who must own the buckets, and the keys of SSE-C: what
-        the mirror need not know."""
+        """Return *params* with those that the mirror need not know: who pays, who must own the
+        buckets, and the keys of SSE-C."""
         bucket = params.get("Bucket", "")
         options, source = self._buckets.of(bucket), params.get("CopySource")
         more: CallParams = {}
@@ -80,7 +80,7 @@ class Rules:
 
 
 def obeying(client: Any, buckets: Buckets, owner: str) -> Any:
-    """Return *client*, whose calls have from now on what `Rules` adds to requests."""
+    """Return *client*, to whose calls `Rules` adds its parameters from now on."""
     rules, ask = Rules(client, buckets, owner), client._make_api_call
 
     def call(operation: str, params: CallParams) -> Any:
@@ -91,7 +91,8 @@ def obeying(client: Any, buckets: Buckets, owner: str) -> Any:
 
 
 def _sse_c(of: str, key: bytes) -> CallParams:
-    """Return the parameters for *key*; as botocore makes them, which wire.py does not pass by."""
+    """Return the parameters for *key*; in the form of botocore, which wire.py does not pass
+    through."""
     md5 = md5_of(key)
     return {
         f"{of}SSECustomerAlgorithm": "AES256",

@@ -1,4 +1,4 @@
-"""The checks of `mimicfs doctor --write`: what a server does with what is written.
+"""The checks of `mimicfs doctor --write`: what a server does with the objects that are written.
 
 Threading: none; one thread.
 """
@@ -39,7 +39,7 @@ _ACTIONS = {
 
 
 class Scratch:
-    """The checks that must write: in keys of their own, which are removed again."""
+    """The checks that must write. They use keys of their own, which are removed again."""
 
     def __init__(
         self,
@@ -113,7 +113,8 @@ class Scratch:
         return Finding("etag", OK, f"{form}{quoted}: {bare}")
 
     def _conditions(self) -> Iterator[Finding]:
-        """Yield whether conditions hold, as it is tried before the first write that has one."""
+        """Yield whether conditions hold, by the trial that comes before the first conditional
+        write."""
         names = ("If-None-Match", "If-Match")
         try:
             found = self._s3.conditions.tried(self._bucket, self._base)
@@ -187,7 +188,7 @@ class Scratch:
         return Finding(name, WARN, found, "avoid such names")
 
     def _many(self) -> str:
-        """Two keys, of versions that are known: what is found out by it is remembered."""
+        """Two keys of known versions: the capabilities that this shows are remembered."""
         made = [self._making(f"-many-{n}") for n in (1, 2)]
         tags = [self._ask("put_object", **each, Body=_BODY).get("ETag") for each in made]
         etags = {each["Key"]: unquoted(tag) for each, tag in zip(made, tags, strict=True)}
@@ -297,7 +298,8 @@ class Scratch:
         return Finding(name, WARN, "`d/` is a file `d`", "the mirror alone remembers directories")
 
     def _emptied(self) -> str:
-        """To JuiceFS, `d/` is a directory: DeleteObjects leaves it behind, and says otherwise."""
+        """To JuiceFS `d/` is a directory: DeleteObjects leaves it behind, and says that it is
+        deleted."""
         self._ask("put_object", **self._making("-d/x"), Body=b"")
         self._s3.delete_many(self._bucket, [f"{self._base}-d/x", f"{self._base}-d/"])
         try:

@@ -1,10 +1,11 @@
-"""Bodies on their way to S3, each with a checksum that S3 checks (checksums.py): an Object Lock
-bucket takes none without, and what was spoilt on the way is refused.
+"""Bodies on their way to S3, each with a checksum that S3 checks (checksums.py). A bucket with
+Object Lock takes none without, and S3 refuses bytes that were spoilt on the way.
 
-A PUT has a CRC-32. A server that refuses it (400, 501) is asked again with an MD5, and if it takes
-that, the MD5 is what it gets from then on. A part has a CRC-32 where the server's answer to
-CreateMultipartUpload confirms that it will look: else it has none, or the MD5 that is known or
-found to be wanted. S3 wants the CRC-32 of each part again at the end; they are kept until then.
+A PUT has a CRC-32. If a server refuses it (400, 501), the PUT is repeated with an MD5; if the
+server takes that, it gets an MD5 from then on. A part has a CRC-32 if the answer to
+CreateMultipartUpload confirms that the server will look. Otherwise it has none, or an MD5 if the
+server is known or found to want one. S3 wants the CRC-32 of each part again at the end; they are
+kept until then.
 
 Threading: any thread; `_lock` protects what is kept of uploads.
 """
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from mimicfs.s3.requests.client import S3
 
-# Refusals that are surely about something else than a header.
+# Refusals that are surely about something other than a header.
 _ABOUT_ELSE = frozenset(
     {"InvalidBucketName", "InvalidStorageClass", "InvalidTag", "InvalidRange", "InvalidURI"}
     | {"EntityTooLarge", "EntityTooSmall", "KeyTooLongError", "MethodNotAllowed"}
@@ -50,8 +51,9 @@ class Sender:
     def __init__(self, s3: S3) -> None:
         self._s3 = s3
         self._lock = threading.Lock()  # protects the two below
-        self._sums: dict[str, dict[int, str]] = {}  # by upload and number, where they are checked
-        self._tags: dict[str, str] = {}  # by upload: those that its object was to have
+        # by upload and number, if the server checks them
+        self._sums: dict[str, dict[int, str]] = {}
+        self._tags: dict[str, str] = {}  # by upload: the tags for its object
 
     def store(
         self,
@@ -75,7 +77,7 @@ class Sender:
         return s3.mirrored(bucket, entry)
 
     def _confirmed(self, bucket: str, key: str, body: Body, size: int) -> str:
-        """Return the ETag of what a PUT has made that was answered without: by a HEAD. Raises
+        """Return the ETag of an object whose PUT was answered without one, by a HEAD. Raises
         S3Unavailable if that does not show what was sent."""
         try:
             now, _ = self._s3.head(bucket, key)
@@ -115,7 +117,7 @@ class Sender:
 
         def otherwise() -> Entry:
             if not isinstance(body, bytes):
-                body.seek(0)  # raises if it was given up meanwhile
+                body.seek(0)  # raises if the upload was given up meanwhile
             return self.store(bucket, key, body, size, content, condition)
 
         return s3.putter.put(SmallPut(params, has_stored, otherwise))
@@ -158,14 +160,14 @@ class Sender:
         return etag_of_part(answer)
 
     def note_part(self, upload: str, number: int, crc32: str | None) -> None:
-        """Part *number* has this CRC-32; None: the server does not say."""
+        """Note the CRC-32 of part *number*; None: the server does not say."""
         with self._lock:
             sums = self._sums.get(upload)
             if sums is not None and crc32:
                 sums[number] = crc32
 
     def finished(self, upload: str, parts: Sequence[str]) -> list[dict[str, Any]]:
-        """Return what CompleteMultipartUpload is to be told of *parts*, ETags in order."""
+        """Return the list of *parts*, ETags in order, for CompleteMultipartUpload."""
         with self._lock:
             sums = self._sums.pop(upload, {})
         listed: list[dict[str, Any]] = [
@@ -177,12 +179,12 @@ class Sender:
         return listed
 
     def tagging(self, upload: str) -> str:
-        """Return the tags that the object of the upload, which has ended, was to have."""
+        """Return the tags for the object of the upload, which has ended."""
         with self._lock:
             return self._tags.pop(upload, "")
 
     def forget(self, upload: str) -> None:
-        """The upload is aborted."""
+        """Forget the upload, which is aborted."""
         with self._lock:
             self._sums.pop(upload, None)
             self._tags.pop(upload, None)
@@ -214,6 +216,6 @@ class Sender:
         try:
             answer = send("md5")
         except (InvalidRequest, Unsupported):
-            raise refusal from None  # it was not the checksum
+            raise refusal from None  # the checksum was not the reason
         self._s3.capabilities.learned("checksum", "md5")
         return answer

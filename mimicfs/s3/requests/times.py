@@ -17,8 +17,8 @@ _IN_SECONDS = re.compile(r"\d{9,11}(\.\d+)?").fullmatch
 
 
 def time_ns(text: str) -> int:
-    """Return the ns of a time as XML writes it, or HTTP, or in seconds since 1970; 0: it is not
-    known, as of an object without a time."""
+    """Return the ns of a time in the form of XML, of HTTP, or in seconds since 1970; 0: it is not
+    known, as for an object without a time."""
     try:
         return clamped_ns(datetime.fromisoformat(text.upper()))
     except ValueError:
@@ -33,7 +33,7 @@ def _odd_time_ns(text: str) -> int:
 
 
 def plain_time_ns(text: bytes) -> int:
-    """Return the ns of a time as S3 writes it. Raises ValueError: it is written otherwise."""
+    """Return the ns of a time in the form of S3. Raises ValueError for any other form."""
     return (_midnight_s(text[:10]) + _seconds(text[10:19])) * NS + _fraction_ns(text[19:])
 
 
@@ -43,7 +43,7 @@ def _midnight_s(day: bytes) -> int:
         raise ValueError(day)
     at = (datetime.fromisoformat(day.decode()).replace(tzinfo=UTC) - EPOCH) // timedelta(seconds=1)
     if abs(at) > TIME_MAX_NS // NS - DAY_S:
-        raise ValueError(day)  # read by expat, and clamped
+        raise ValueError(day)  # expat reads it, and it is clamped
     return at
 
 

@@ -1,6 +1,6 @@
 """The way that the tokens of a listing lead. A page may be empty and lead on, many times in a row:
-S3 shows so what was deleted. But a server that leads to where the listing has been leads in a
-circle, and whoever follows never comes to an end.
+so S3 passes deleted keys. But a server that leads back to a place of the listing leads in a circle,
+and a caller that follows never comes to an end.
 
 Threading: one thread at a time.
 """
@@ -15,17 +15,17 @@ _MOST = 100_000  # empty pages in a row; S3 looks at a thousand keys and more fo
 
 
 class Trail:
-    """The places that a listing was led to since it last came further."""
+    """The places to which a listing was led since it last came further."""
 
     def __init__(self) -> None:
         self._passed: set[Hashable] = set()
 
     def further(self) -> None:
-        """Something was listed that had not been: nothing of what was passed comes again."""
+        """Note that the listing has come further: the places before cannot come again."""
         self._passed.clear()
 
     def on(self, listing: object, place: Hashable) -> None:
-        """*listing* is led to *place*. Raises MalformedListing."""
+        """Note that *listing* is led to *place*. Raises MalformedListing."""
         if place in self._passed:
             raise MalformedListing(f"{listing}: its pages lead in a circle")
         if len(self._passed) == _MOST:

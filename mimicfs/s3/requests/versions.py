@@ -4,7 +4,7 @@ S3 lists keys in order, and of each key the newest version first (S3 API, ListOb
 Markers of deletions stand between them; some servers put them behind all versions of the page.
 
 As in listing.py, a regular expression reads the versions and markers if it matches every byte from
-the first to the last of them; else expat does.
+the first to the last of them; otherwise expat reads them.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Marker(NamedTuple):
 
 
 class VersionPage(NamedTuple):
-    """*versions*: by key, the newest first. *next*: where the next page begins; None: there is
-    none. *directories*: those in which keys are that were left out, by a delimiter."""
+    """*versions* are sorted by key, the newest first. *next* is where the next page begins; None:
+    there is none. *directories* are those whose keys a delimiter left out."""
 
     versions: list[Version]
     next: Marker | None
@@ -148,7 +148,8 @@ class _FoundVersions(Found):
         self.versions: list[Version] = []
 
     def time_ns(self, text: str) -> int:
-        """What was there at a moment hangs on it: one that is not known is an error."""
+        """Return the time of a version. An unknown time is an error: the state at a moment depends
+        on it."""
         found = super().time_ns(text)
         if not found and not text.startswith("1970-01-01T00:00:00"):
             raise ValueError(f"a version of the time {text!r}")
@@ -193,10 +194,10 @@ class _FoundVersions(Found):
 def checked_versions(
     asked: Asked, versions: list[Version], following: Marker | None, after: Marker
 ) -> VersionPage:
-    """Return the page of *versions*, in whatever order a server has its delete markers; the next
-    one begins at *following* (None: there is none). Raises MalformedListing."""
+    """Return the page of *versions*, in whatever order a server lists its delete markers. The next
+    page begins at *following* (None: there is none). Raises MalformedListing."""
     versions = _newest_first(versions)
-    if not after.version:  # there are servers that begin with the key itself (moto)
+    if not after.version:  # some servers (moto) begin with the key itself
         versions = list(dropwhile(lambda each: each.key == after.key, versions))
     _check(versions, asked, after)
     if following is not None and (following == after or following.key < after.key):
@@ -205,9 +206,9 @@ def checked_versions(
 
 
 def _led_on(page: VersionPage) -> VersionPage:
-    """Return *page*, of which the next begins behind its last version: where it ends among the
-    versions of a key, Swift says the marker `null`, behind which the rest of them does not come.
-    A version that is not on the page may be the one that the next page begins with."""
+    """Return *page*, corrected so that the next page begins behind its last version. If a page ends
+    among the versions of a key, Swift gives the marker `null`, behind which the rest of them does
+    not come. (A marker that is not on the page may be the first version of the next one.)"""
     if page.next is None or not page.versions or page.versions[-1].key != page.next.key:
         return page
     if page.next.version not in ("", "null"):
@@ -219,8 +220,8 @@ def _led_on(page: VersionPage) -> VersionPage:
 
 
 def _newest_first(versions: list[Version]) -> list[Version]:
-    """Return *versions* by key, the newest first. In an answer that has its delete markers behind
-    all else, and is in no order, their places are found by time."""
+    """Return *versions* by key, the newest first. If the answer has its delete markers behind
+    everything else, their places are found by time."""
     first = next((place for place, each in enumerate(versions) if each.deleted), len(versions))
     apart = 0 < first < len(versions) and all(each.deleted for each in versions[first:])
     if apart and not all(starmap(_may_follow, pairwise(versions))):
@@ -229,7 +230,7 @@ def _newest_first(versions: list[Version]) -> list[Version]:
 
 
 def _may_follow(one: Version, other: Version) -> bool:
-    """Whether S3 may list *other* behind *one*. Versions that are equally old are as S3 has them: a
+    """Whether S3 may list *other* behind *one*. Equally old versions stay in the order of S3: a
     version can be written in the second in which the one before was deleted."""
     if one.key != other.key:
         return one.key < other.key
@@ -237,7 +238,8 @@ def _may_follow(one: Version, other: Version) -> bool:
 
 
 def _place(version: Version) -> tuple[str, bool, int, bool]:
-    """Of two at one time, the marker is taken to be the newer: it deleted something."""
+    """Return the place of a version. Of two at one time, the marker counts as the newer: it deleted
+    something."""
     return (version.key, not version.latest, -version.mtime_ns, not version.deleted)
 
 

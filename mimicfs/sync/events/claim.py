@@ -1,19 +1,19 @@
 """Whether mounts of another store take messages from the same source.
 
-A queue gives a message to one consumer. Where two stores have one queue, each misses what the
-other is given, and no gap shows it. So each store leaves its name and the time at the source, and
-one that finds another's name there, of the last half hour, says so, and does not count as told
+A queue gives a message to one consumer. If two stores have one queue, each misses the messages of
+the other, and no gap shows it. So each store leaves its name and the time at the source. A store
+that finds another name there, of the last half hour, says so, and its buckets do not count as told
 (ledger.py). The other store may be gone by now.
 
-What is left at the source is "NAME TIME NAME TIME ...", the latest first. To add a name takes two
+The text at the source is "NAME TIME NAME TIME ...", the latest first. To add a name takes two
 requests, so a name that is added in between is overwritten. Therefore
 
     a store takes no message before it has seen its own name there, two seconds after it wrote it
     a store that took longer than that to write may have overwritten the name of one that takes
       messages already, and waits until that one has looked
 
-INVARIANT: another store that had taken a message by the time of a look would be seen by it; but for
-one that could not leave its name (no rights).
+INVARIANT: a look sees every other store that had taken a message by then, except one that could not
+leave its name (no rights).
 
 Threading: the consumer's thread; `another` may be read by any.
 """
@@ -30,13 +30,13 @@ from mimicfs.sync.events.source import EventSource
 
 log = logging.getLogger(__name__)
 
-_STORE = "store id"  # a note beside the list of buckets: what the store is called at its sources
+_STORE = "store id"  # a note beside the list of buckets: the name of the store at its sources
 _LOOK_S = 20.0
-_SOON_S = 2.0  # from writing our name to the look that is to show it, and between doubtful looks
+_SOON_S = 2.0  # from writing our name to the look that must show it, and between doubtful looks
 _SLOW_S = (
-    40.0  # within which another store has looked: its looks are 20 s apart, and its polls last
+    40.0  # within this time another store has looked: its looks are 20 s apart, and its polls last
 )
-_TRIES = 3  # looks that do not show our name, after which the source keeps none
+_TRIES = 3  # after so many looks without our name, the source keeps no names
 _RENEWED_S = 600.0
 _LASTS_S = 1800
 _DIGITS_MAX = 16  # of a time; anybody may write there
@@ -60,15 +60,15 @@ class Claim:
         self._answered = False  # the source has shown claims, or that it has none for us
 
     def alone_until_ns(self, until_ns: int) -> int:
-        """Return *until_ns*, or until when before that no other store took messages: each claims
-        the source before it takes any. 0: the source could not be asked yet."""
+        """Return *until_ns*, or an earlier time until which no other store took messages: each
+        store claims the source before it takes any. 0: the source could not be asked yet."""
         if not self._answered:
             return 0
         return min(until_ns, self._alone_ns) if self._alone_ns else until_ns
 
     def stake(self) -> None:
-        """Claim the source, and look whether another store did; every 20 s. Where the source
-        keeps no claims, or lets us make none, nothing is known. Raises StoreError."""
+        """Claim the source, and look whether another store has claimed it; every 20 s. If the
+        source keeps no claims, or lets us make none, nothing is known. Raises StoreError."""
         if (now_s := time.monotonic()) < self._due_s:
             return
         store, before = self._store(), self.another
@@ -111,22 +111,23 @@ class Claim:
             self._signed(now_s)
 
     def _has_lasted(self, ours: int, now_s: float) -> bool:
-        """Whether our name, which was written at *ours*, is there for so long that nobody writes
-        who has not read it."""
+        """Whether our name, written at *ours*, has been there for so long that every writer has
+        read it."""
         if self._staked_s == float("-inf"):  # by another process
             return time.time() - ours > _SOON_S + 1
         return now_s >= self._seen_s
 
     def _signed(self, began_s: float) -> None:
-        """We have written what we began to read at *began_s*. A name that was written in between
-        is overwritten. Its store sees that before it takes a message, if we were quick."""
+        """Note that we have written the text that we began to read at *began_s*. A name that was
+        written in between is overwritten. If we were quick, its store sees that before it takes a
+        message."""
         self._staked_s = ended_s = time.monotonic()
         self._seen_s = ended_s + _SOON_S
         if ended_s - began_s >= _SOON_S:
             self._certain_s = ended_s + _SLOW_S
 
     def _claims(self) -> dict[str, int]:
-        """Return which stores have claimed the source in the last half hour, and when."""
+        """Return the stores that have claimed the source in the last half hour, and when."""
         words, now = self._source.signed().split(), int(time.time())
         return {
             name: int(when)
@@ -135,7 +136,7 @@ class Claim:
         }
 
     def _store(self) -> str:
-        """Return the name of the store, which it is given once; "": it keeps no notes."""
+        """Return the name of the store, which is made once; "": the store keeps no notes."""
         if not self._mimicdb.note("", _STORE):
             self._mimicdb.set_note("", _STORE, secrets.token_hex(8))
         return self._mimicdb.note("", _STORE) or ""

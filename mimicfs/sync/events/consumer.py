@@ -2,10 +2,10 @@
 
     receive -> parse -> hear -> acknowledge
 
-A message is acknowledged after what it says is in the mirror, and never before: a consumer that
-dies leaves its messages to the next one. A message that must not hold up the others is put aside
-in a file with the reason, for a person, and is acknowledged then: one that nobody can read, and
-one that could not be applied again and again while others could.
+A message is acknowledged only after the mirror has what it says: a consumer that dies leaves its
+messages to the next one. A message that would hold up the others is put aside in a file with the
+reason, for a person, and then acknowledged: that is a message that nobody can read, or one that
+could not be applied again and again while others could.
 
 States, as `mimicfs status` shows them:
 
@@ -43,52 +43,54 @@ from mimicfs.sync.events.source import Delivery, EventSource
 log = logging.getLogger(__name__)
 
 _WAIT_S = 20.0  # of a long poll
-_SOON_S = 1.0  # of the one after something came
+_SOON_S = 1.0  # of the poll after something came
 _BATCH_MAX = LIST_MAX  # records that are heard together: what one LIST may answer
-_BYTES_MAX = 8 << 20  # of messages that are held at once
-_GATHER_S = 0.2  # most time that messages wait for others
-_OWED_S = 60.0  # after which a message that could not be applied has come again, or is lost
+_BYTES_MAX = 8 << 20  # of messages, held at once
+_GATHER_S = 0.2  # how long messages wait for others at most
+_OWED_S = 60.0  # after this time a message that could not be applied has come again, or is lost
 _ASIDE_MAX = 16 << 20  # bytes of the file of messages that nobody can read
 _SHOWN_MAX = 65_536  # characters of one of them
 _TURN_S = 1.0  # between two looks whether it is our turn
-_OUTLIVED_MAX = 5  # times that others could be applied and a message could not
+_OUTLIVED_MAX = 5  # how often others could be applied while a message could not
 
 BEGINNING, WAITING, LISTENING = "beginning", "waiting", "listening"
 FAILING, ENDED = "failing", "ended"
 
 
 class Witness:
-    """Is asked and told how the consumer fares. This one has nothing to say."""
+    """Hears how the consumer fares, and decides whether it may consume. This one always agrees."""
 
     def turn(self) -> bool:
-        """Return whether this process is the one to consume; asked before each poll."""
+        """Return whether this process may consume; called before each poll."""
         return True
 
     def begins(self) -> bool:
-        """Messages are going to be taken. Return whether another consumer may have taken some
-        since the last time, or before the first."""
+        """Note that messages are going to be taken. Return whether another consumer may have taken
+        some since the last time, or before the first."""
         return False
 
     def taken(self) -> None:
-        """Messages may have been taken, and none of them is applied yet."""
+        """Note that messages may have been taken, and none of them is applied yet."""
 
     def heard(self, told: Sequence[Told], until_ns: int) -> None:
-        """Record that what a poll has brought is in the mirror, and is not acknowledged yet.
-        *until_ns*: so is all that was put into the source until then; 0: more was waiting, or is to
-        come again."""
+        """Record that the mirror has what a poll has brought, which is not acknowledged yet.
+        *until_ns*: the mirror has everything that was put into the source until then; 0: more was
+        waiting, or is to come again."""
 
     def rules_put(self, rules: Sequence[RulesPut]) -> None:
-        """The notification configurations of some buckets were put; told of before `heard`."""
+        """Note that the notification configurations of some buckets were put. Called before
+        `heard`."""
 
     def unread(self, count: int) -> None:
-        """*count* messages could not be read, or parts of them: what they said is lost."""
+        """Note that *count* messages, or parts of them, could not be read: what they said is lost.
+        Note that *count* messages, or parts of them, could not be read: what they said is lost."""
 
     def failed(self, exc: MimicError) -> None:
-        """The source, S3 or the store cannot be asked."""
+        """Note that the source, S3 or the store cannot be asked."""
 
 
 class Consumer:
-    """Applies what *source* delivers. *aside*: the file for messages that are put aside."""
+    """Applies what *source* delivers. *aside* is the file for messages that are put aside."""
 
     def __init__(
         self, source: EventSource, hearing: Hearing, aside: Path, witness: Witness | None = None
@@ -99,16 +101,17 @@ class Consumer:
         self._witness = witness or Witness()
         self._cancellation = Cancellation()
         self._ended = threading.Event()
-        # Of messages that could not be applied, by hash: how often others could meanwhile.
+        # By hash of a message that could not be applied: how often others could meanwhile.
         self._outlived: Counter[int] = Counter()
-        self._kept: set[int] = set()  # by hash: those put aside in part, and not acknowledged yet
+        # by hash: messages put aside in part, and not acknowledged yet
+        self._kept: set[int] = set()
         self._owed_s = float("-inf")  # when a message was last sent back, or dropped
         self._lock = threading.Lock()  # protects the figures below
         self._state = BEGINNING
         self._error = ""
         self._messages = self._aside_count = 0
         self._heard = Heard()
-        self._lag_s = 0.0  # of the last record: from S3's clock to the mirror
+        self._lag_s = 0.0  # of the last record, from S3's clock to the mirror
         self._last_ns = 0  # when a message came last
 
     def figures(self) -> dict[str, Any]:
@@ -140,7 +143,7 @@ class Consumer:
                     self._enter(LISTENING)
                 found, until_ns = self._taken(wait_s)
                 wait_s = _WAIT_S if until_ns else _SOON_S
-                if not self._ended.is_set():  # else they come again, to the next consumer
+                if not self._ended.is_set():  # otherwise they come again, to the next consumer
                     self.consume(found, until_ns)
             except Interrupted:  # by `close`
                 continue
@@ -163,30 +166,30 @@ class Consumer:
     def _taken(self, wait_s: float) -> tuple[list[Delivery], int]:
         try:
             return self.received(wait_s)
-        finally:  # what came before an error, or before `close`, was taken as well
+        finally:  # messages that came before an error, or before `close`, were taken as well
             self._witness.taken()
 
     def _take_again(self) -> None:
-        """Ask the source for messages again that were taken and are dropped now, here or within the
-        source."""
+        """Have the source give again the messages that were taken and are dropped now, here or
+        within the source."""
         self._owed_s = time.monotonic()
         self._source.resume()
 
     def _fail(self, exc: MimicError) -> None:
         self._enter(FAILING, str(exc))
-        with suppress(MimicError):  # a store that is away is what has failed, or will soon
+        with suppress(MimicError):  # if the store is away, that is what has failed, or will soon
             self._witness.failed(exc)
 
     def close(self) -> None:
-        """End `run` soon; what is not acknowledged by then comes again."""
+        """End `run` soon; messages that are not acknowledged by then come again."""
         self._ended.set()
         self._cancellation.cancel()
         self._source.close()
 
     def received(self, wait_s: float) -> tuple[list[Delivery], int]:
-        """Return what comes within *wait_s*, and what waits behind it: many changes of one
-        directory are to be heard together. And until when (ns) that is certainly all; 0: more
-        may be waiting."""
+        """Return the messages that come within *wait_s*, with those that wait behind them: many
+        changes of one directory should be heard together. Return also until when (ns) these are
+        certainly all; 0: more may be waiting."""
         found = self._source.receive(wait_s)
         if not found:
             return [], self._source.given_until_ns()
@@ -200,8 +203,8 @@ class Consumer:
         return found, self._source.given_until_ns() if all_given else 0
 
     def consume(self, deliveries: Sequence[Delivery], until_ns: int = 0) -> None:
-        """Apply *deliveries* and acknowledge them. Raises MimicError where that is not possible
-        now; they come again then."""
+        """Apply *deliveries* and acknowledge them. Raises MimicError if that is not possible now;
+        then they come again."""
         try:
             read = self._read(deliveries)
         except MimicError:
@@ -212,7 +215,7 @@ class Consumer:
             self._apply(told)
         except Interrupted:
             raise
-        except Exception as exc:  # MimicError, or a message of a kind that nobody foresaw
+        except Exception as exc:  # a MimicError, or a message of a kind that nobody foresaw
             if len(read) == 1:
                 self._retry(deliveries)
                 raise _as_ours(exc) from exc
@@ -222,10 +225,11 @@ class Consumer:
         self._acknowledge(deliveries)
 
     def _one_by_one(self, read: Sequence[tuple[Delivery, list[Told]]], exc: Exception) -> None:
-        """Together they could not be applied: apply those that can be. Raises where any could
-        not, unless it is put aside."""
+        """Apply one by one the messages that could not be applied together. Raises if any of them
+        cannot be applied, and is not put aside."""
         failed: list[tuple[Delivery, list[Told], Exception]] = []
-        answered = False  # S3 has said something about another one: it is not S3 that fails
+        # True once S3 has answered about another message: then it is not S3 that fails
+        answered = False
         for delivery, records in read:
             try:
                 answered |= self._apply(records)
@@ -245,7 +249,7 @@ class Consumer:
         self, failed: list[tuple[Delivery, list[Told], Exception]]
     ) -> list[tuple[Delivery, list[Told], Exception]]:
         """Return those of *failed* that are to come again. A message that others have outlived
-        often enough is put aside; of what it is about, nothing is certain any more."""
+        often enough is put aside, and the keys that it is about become uncertain."""
         again: list[tuple[Delivery, list[Told], Exception]] = []
         for delivery, records, exc in failed:
             self._outlived[hash(delivery.body)] += 1
@@ -274,7 +278,7 @@ class Consumer:
         return [(each, message.told) for each, message in read]
 
     def _apply(self, told: Sequence[Told]) -> bool:
-        """Return whether S3 was asked."""
+        """Apply the messages; return whether S3 was asked."""
         asked = 0
         for start in range(0, len(told), _BATCH_MAX):
             batch = told[start : start + _BATCH_MAX]
@@ -314,7 +318,7 @@ class Consumer:
         self._ended.wait(seconds)
 
     def _put_aside(self, messages: Sequence[tuple[Delivery, list[str]]]) -> None:
-        """Put aside messages, or what of them could not be read. They are many if somebody wants
+        """Put messages aside, or the parts of them that could not be read. Somebody may send many
         to fill the log: so one line is logged, and the file is bounded."""
         for delivery, faults in messages:
             body = delivery.body if isinstance(delivery.body, str) else repr(delivery.body)
@@ -334,7 +338,7 @@ class Consumer:
 
 
 def _as_ours(exc: Exception) -> MimicError:
-    """Return *exc*, or an error of ours about it, which is logged with where it came from."""
+    """Return *exc*, or an error of ours about it, which is logged with its traceback."""
     if isinstance(exc, MimicError):
         return exc
     log.error("a message could not be applied", exc_info=exc)

@@ -1,12 +1,12 @@
-"""The election of the member of a store that takes the messages of a source that several of them
+"""The election of the member of a store that takes the messages of a source which several members
 have.
 
-Each says in its session (member.py) which source it listens to. The one that has been a member
-for longest takes the messages. Its session ends with it, or dies six seconds after its last
-beat; the next look of the others, a second later at most, makes another one the first. For a
-moment two may take messages: that costs requests, and harms nothing (hearing.py).
+Each member says in its session (member.py) to which source it listens. The one that has been a
+member for longest takes the messages. Its session ends with it, or dies six seconds after its last
+beat; then the next look of the others, at most a second later, makes another one the first. For a
+moment two may take messages: that costs requests, and does no harm (hearing.py).
 
-One that cannot take messages (no rights, no network) stands back while another one can.
+A member that cannot take messages (no rights, no network) stands back while another one can.
 
 Threading: the consumer's thread.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.queue import queue_id
 
-SAID = "events"  # what a session says: the source it listens to
+SAID = "events"  # in a session: the source to which it listens
 
 
 def listening(mimicdb: Mirror, source: str) -> bool:
@@ -27,7 +27,7 @@ def listening(mimicdb: Mirror, source: str) -> bool:
 
 
 class Election:
-    """*source*: its name, as --events writes it without secrets."""
+    """*source* is its name, as --events writes it, without secrets."""
 
     def __init__(self, mimicdb: Mirror, source: str) -> None:
         self._member = mimicdb.member
@@ -45,7 +45,8 @@ class Election:
         self._say(self._source)
 
     def stand_back(self) -> None:
-        """Messages cannot be taken here at the moment: let another one, if there is any."""
+        """Let another member, if there is any, take the messages: here it is not possible at the
+        moment."""
         self._say("")
 
     def _say(self, source: str) -> None:
@@ -54,7 +55,8 @@ class Election:
 
 
 def _source_id(source: str) -> str:
-    """Return what all ways to write *source* have in common, so that one queue has one consumer."""
+    """Return the part that all forms of *source* have in common, so that one queue has one
+    consumer."""
     if source.startswith("sqs:"):
         return f"sqs:{queue_id(source.removeprefix('sqs:'))}"
     return source

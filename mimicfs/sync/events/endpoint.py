@@ -1,15 +1,17 @@
 """Messages by HTTP POST: the webhooks of Ceph RGW, MinIO and RustFS.
 
-Each POST holds one message and is answered once that is in the mirror (200), or must come again
-(503): these servers keep what is not answered with 200, if they are told to. A client's message is
-a hint about a key and never believed, so a lie costs a request to S3, and no more; still, nothing
-listens beyond loopback without a token (`Authorization: Bearer TOKEN`, as MinIO's auth_token).
+Each POST holds one message. It is answered with 200 once the mirror has it, or with 503 if it must
+come again: these servers keep a message that is not answered with 200, if they are told to. A
+message is a hint about a key and never believed, so a lie costs only a request to S3. Still,
+nothing listens beyond loopback without a token (`Authorization: Bearer TOKEN`, as MinIO's
+auth_token).
 
-A message that breaks off or takes too long is lost like one for which there is no room, unless
-the server keeps it: it may be the only one about its change.
+A message that breaks off or takes too long is lost, like one for which there is no room, unless the
+server keeps it. It may have been the only one about its change.
 
-What waits for the consumer is what clients wait for: of those there are so many and no more, and
-few of them may have a large message. A client that has waited for too long takes its message along.
+Each message that waits for the consumer has a client that waits for the answer. The number of
+clients is bounded, and few of them may have a large message. A client that has waited for too long
+takes its message along.
 
 Threading: a thread for each client, which waits for the consumer.
 """
@@ -40,7 +42,7 @@ _NO_TOKEN = "--events {}: give a token in MIMICFS_EVENTS_TOKEN or events-token"
 
 
 class _Posted:
-    """One message that a client waits for."""
+    """One message, for which a client waits."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
@@ -53,7 +55,7 @@ class _Posted:
 
 
 class _WaitingMessages:
-    """The messages that clients wait for, in order. Any thread."""
+    """The messages for which clients wait, in order. Any thread may call."""
 
     def __init__(self) -> None:
         self._posted: dict[_Posted, None] = {}
@@ -73,7 +75,7 @@ class _WaitingMessages:
             self._posted.pop(posted, None)
 
     def take(self, most: int, wait_s: float) -> tuple[list[_Posted], int]:
-        """Return up to *most* of them, and when (ns) that was all, if it is."""
+        """Return up to *most* messages, and when (ns) these were all, if they are."""
         with self._changed:
             self._changed.wait_for(lambda: self._posted or self._closed, wait_s)
             looked_ns = time.time_ns()
@@ -92,7 +94,7 @@ class _WaitingMessages:
 
 
 class Endpoint(EventSource):
-    """Listens at *address* (listening.py). *kept_s*: how long the server keeps a message that was
+    """Listens at *address* (listening.py). *kept_s* is how long the server keeps a message that was
     not taken, and sends it again. Raises ConfigError."""
 
     def __init__(self, address: str, token: str = "", kept_s: float = 0.0) -> None:
@@ -100,8 +102,8 @@ class Endpoint(EventSource):
             raise ConfigError(_NO_TOKEN.format(address))
         self.name = f"http at {address}"
         self._lock = threading.Lock()  # protects `lost`, `owed`, and the next one
-        self._arriving: dict[int, int] = {}  # by thread: when (ns) the message that it reads began
-        self.complete = not kept_s  # what a server keeps, it sends when it likes
+        self._arriving: dict[int, int] = {}  # by thread: when (ns) the message began that it reads
+        self.complete = not kept_s  # a server sends the messages that it keeps when it likes
         self._waiting = _WaitingMessages()
         self._kept_s = kept_s
         self._server = opened("--events", address, _handler(self, token), _HARM, self.refused)
@@ -122,7 +124,8 @@ class Endpoint(EventSource):
             each.receipt.end(False)
 
     def retention_s(self) -> float:
-        """A server need not keep what nobody takes, and most do not, unless they are told to."""
+        """Return how long the server keeps a message that nobody takes: most keep none unless they
+        are told to."""
         return self._kept_s
 
     def given_until_ns(self) -> int:
@@ -130,7 +133,8 @@ class Endpoint(EventSource):
             return min([self.looked_ns, *self._arriving.values()])
 
     def arrives(self) -> None:
-        """A message is on its way, in this thread, that nobody has been given yet."""
+        """Note that a message is on its way, in this thread, that the consumer does not have yet.
+        Note that a message is on its way, in this thread, that the consumer does not have yet."""
         with self._lock:
             self._arriving[threading.get_ident()] = time.time_ns()
 
@@ -152,8 +156,8 @@ class Endpoint(EventSource):
         return 200 if posted.applied else self.refused()
 
     def broke_off(self, *, of_server: bool) -> None:
-        """The head of a message did not end. Unless it is certainly *of_server*, it asks for no
-        sweep: that costs, and anybody may have begun it."""
+        """Note that the head of a message did not end. Unless it is certainly *of_server*, this
+        starts no sweep: that costs requests, and anybody may have sent the head."""
         if of_server:
             self.refused()
             return
@@ -184,7 +188,7 @@ class EventHandler(Patient):
     protocol_version = "HTTP/1.1"
     endpoint: Endpoint
     token: str
-    large: threading.Semaphore  # of messages that are read at once
+    large: threading.Semaphore  # for messages that are read at once
 
     def handle_one_request(self) -> None:
         self._has_begun, self._has_head = self.has_next(), False
@@ -202,7 +206,8 @@ class EventHandler(Patient):
         self._has_begun = bool(self.raw_requestline)
         if not super().parse_request():
             return False
-        if self._incoming.ended:  # http.client takes the end of the connection for that of a head
+        # http.client takes the end of the connection for the end of a head
+        if self._incoming.ended:
             self.send_error(400, "The head does not end")
             return False
         return True
@@ -212,24 +217,25 @@ class EventHandler(Patient):
         self.endpoint.arrives()
 
     def finish(self) -> None:
-        self.endpoint.arrived()  # whatever has failed
+        self.endpoint.arrived()  # whatever else has failed
         super().finish()
 
     def goes_on(self) -> bool:
-        """Whether a message has come with the one before it: it has been arriving since then."""
+        """Whether the next message has come with the one before: it has been arriving since then.
+        Whether the next message has come with the one before: it has been arriving since then."""
         return not self.close_connection and self.has_next()
 
     def do_POST(self) -> None:  # noqa: N802  http.server's name
         self._has_head = True
         status = self._refusal()
-        if status not in (0, 401):  # of a server, and it may not come in another form
+        if status not in (0, 401):  # it is of a server, and may not come in another form
             self.endpoint.refused()
         if not status:
             status = self._taken(int(self.headers["Content-Length"]))
         self._answer(status)
 
     def do_HEAD(self) -> None:  # noqa: N802
-        """MinIO looks in this way whether anybody is there."""
+        """Answer MinIO, which looks in this way whether anybody is there."""
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True
         self._answer(200)
@@ -251,7 +257,8 @@ class EventHandler(Patient):
         sizes = self.headers.get_all("Content-Length", [])
         if "Transfer-Encoding" in self.headers or not sizes:
             return 411
-        if len(sizes) != 1 or not sizes[0].isdecimal():  # where does the next request begin?
+        # nobody knows where the next request begins
+        if len(sizes) != 1 or not sizes[0].isdecimal():
             return 400
         return 413 if len(sizes[0]) > _DIGITS_MAX or int(sizes[0]) > MESSAGE_MAX else 0
 

@@ -1,4 +1,4 @@
-"""The mirror's treatment of records: which ones it can leave alone, and what it asks S3 for.
+"""How the mirror treats records: which ones it can leave alone, and about which it asks S3.
 
 A record says that a key changed; what is there now, only S3 says. So
 
@@ -12,20 +12,20 @@ A record says that a key changed; what is there now, only S3 says. So
     a key that is being listed, or changed through   a HEAD, and what it says is logged, also if the
       the mirror, while we hear of it                  mirror has it already
 
-Each state that an object has in the mirror is the echo of one record: a second one that would fit
-as well tells of another change, of the metadata only. So a record counts as an echo only where no
-other one can have come for that state: to us, before anybody looked at the key; to the consumer
-before us; or among those that are too many to be remembered.
+Each state of an object in the mirror has one record as its echo. A second record that fits as well
+tells of another change, of the metadata only. So a record counts as an echo only if no other one
+can have come for that state: to us, before anybody looked at the key; to the consumer before us; or
+among the records that are too many to be remembered.
 
-A HEAD is merged as of the moment before it was sent (`Mirror.repair` with *since*): a change
-that becomes known meanwhile stands, and if the mirror has something else than the HEAD then, S3 is
-asked again. So any number of consumers may hear the same records, in any order, doubled or late,
-and come to the same mirror.
+A HEAD is merged as of the moment before it was sent (`Mirror.repair` with *since*): a change that
+becomes known meanwhile stands, and if the mirror then differs from the HEAD, S3 is asked again. So
+any number of consumers may hear the same records, in any order, doubled or late, and come to the
+same mirror.
 
-What S3 was asked for before the change may be answered, or merged, after the record was heard: a
-page of a listing (underway.py), the answer to a PUT or a DELETE (backends/pending.py). It must not
-bring back what was there before. The log says what it has to leave alone; so what a HEAD has said
-meanwhile gets a line there.
+An answer that S3 was asked for before the change may come, or be merged, after the record was
+heard: a page of a listing (underway.py), the answer to a PUT or a DELETE (backends/pending.py). It
+must not bring back the old state. The log says what such an answer must leave alone; so the result
+of each HEAD meanwhile gets a line there.
 
 Threading: one `hear` at a time; HEADs run in the pool of `S3`.
 """
@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 # A LIST costs 0.005 USD for 1,000, a HEAD 0.0004 (aws.amazon.com/s3/pricing, us-east-1).
 _HEADS_OF_A_LIST = 12
 _REMEMBERED_MAX = 100_000  # keys, about 30 MB
-_UNSEEN = ("", 0)  # the state of a key that nobody had looked at when its record came
+_UNSEEN = ("", 0)  # the state of a key at which nobody had looked when its record came
 _TRIES = 5  # HEADs of one key, each of which was overtaken by another change
 
 
@@ -73,7 +73,7 @@ class Heard(NamedTuple):
     """The fate of some records."""
 
     echoes: int = 0  # the mirror had it already
-    unknown: int = 0  # about what nobody has looked at
+    unknown: int = 0  # about keys at which nobody has looked
     heads: int = 0
     lists: int = 0
     refused: int = 0  # S3 does not let us ask
@@ -90,7 +90,7 @@ class _ToldKey(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether an answer may come that was asked for before the change."""
+        """Whether an answer may still come that was asked for before the change."""
         return self.listed is not None or self.intended
 
     @property
@@ -104,14 +104,14 @@ class _ToldKey(NamedTuple):
 
 
 class _Accounted(NamedTuple):
-    """The last record of a key that was heard, and what the mirror had then."""
+    """The last record of a key that was heard, and the state of the mirror then."""
 
     record: int  # its hash
     time_ns: int
     state: tuple[str, int] | None  # ETag and time
 
     def may_have_made(self, entry: Entry) -> bool:
-        """Whether *entry* may be due to the record."""
+        """Whether the record may have made *entry*."""
         if self.state == _UNSEEN:
             return entry.mtime_ns <= self.time_ns + SAME_TIME_NS
         return self.state == _state(entry)
@@ -124,17 +124,17 @@ class Hearing:
         self._syncer = syncer
         self._lookout = Lookout(mimicdb.backend)
         self._heard: OrderedDict[tuple[str, str], _Accounted] = OrderedDict()  # by bucket and key
-        # The time until when records may have been heard that are not remembered here.
+        # Records may have been heard until then that are not remembered here.
         self._unknown_until_ns = 0
 
     def succeed(self) -> None:
-        """Another consumer may have heard records until now."""
+        """Note that another consumer may have heard records until now."""
         self._heard.clear()
         self._unknown_until_ns = max(self._unknown_until_ns, time.time_ns())
 
     def hear(self, told: Iterable[Told], cancellation: Cancellation | None = None) -> Heard:
-        """Make the mirror true for what *told* is about. Raises S3Error and StoreError where S3
-        or the store cannot be asked now: then all of it is to be heard again."""
+        """Make the mirror true for the keys of *told*. Raises S3Error and StoreError if S3 or the
+        store cannot be asked now: then all of it must be heard again."""
         cancellation = cancellation or Cancellation()
         heard_of = _by_key(told)
         self._note_versions(heard_of)
@@ -149,7 +149,7 @@ class Hearing:
         for (bucket, directory), changes in _by_directory(judged["heads"]):
             if self._list_is_cheaper(bucket, directory, changes):
                 for change in changes:
-                    self._forget_head(change, meta=True)  # which a LIST does not show
+                    self._forget_head(change, meta=True)  # a LIST does not show it
                 self._syncer.list_directory(bucket, directory, cancellation)
                 self._forget_empty(bucket, directory)
                 counts["lists"] += 1
@@ -161,15 +161,15 @@ class Hearing:
         return Heard(**counts)
 
     def doubt(self, told: Iterable[Told]) -> None:
-        """Make uncertain what *told* is about: S3 does not say what is there."""
+        """Make the keys of *told* uncertain: S3 does not say what is there."""
         for bucket, directory in {(it.bucket, it.directory) for it in _by_key(told)}:
             self._mimicdb.uncover(bucket, directory)
 
     # What can be left alone
 
     def _seen_against_others(self, changes: list[_ToldKey]) -> Iterator[_ToldKey]:
-        """Yield *changes*, with what is under way that meets them. That is looked for first: what
-        ends meanwhile is in the mirror, or in the log."""
+        """Yield *changes*, with the listings and intents under way that concern them. Those are
+        looked up first: anything that ends meanwhile is in the mirror, or in the log."""
         listings = self._lookout.listings() if changes else []
         buckets = {change.bucket for change in changes}
         intended = {(name, key) for name in buckets for key in self._lookout.intended(name)}
@@ -215,7 +215,7 @@ class Hearing:
         return True
 
     def _account(self, change: _ToldKey, state: tuple[str, int] | None) -> None:
-        """Remember the last record of *change*, as one that *state* is due to."""
+        """Remember the last record of *change* as the one that made *state*."""
         where, told = (change.bucket, change.key), change.told[-1]
         self._heard[where] = _Accounted(hash(told), told.time_ns, state)
         self._heard.move_to_end(where)
@@ -226,8 +226,8 @@ class Hearing:
             self._unknown_until_ns = max(self._unknown_until_ns, until_ns)
 
     def _is_looked_at(self, change: _ToldKey) -> bool:
-        """Whether the mirror says anything that *change* could make wrong: its directory is
-        known, or one above it, which shows whether there is anything below."""
+        """Whether *change* could make the mirror wrong: its directory is known, or one above it,
+        which shows whether there is anything below."""
         if self._mimicdb.cover(change.bucket, change.directory) is not None:
             return True
         directory = change.directory
@@ -241,7 +241,7 @@ class Hearing:
         return False
 
     def _may_be_last(self, change: _ToldKey) -> bool:
-        """Whether a directory is shown of which no key is known any more, and *change* may have
+        """Whether a directory is shown though no key of it is known any more, and *change* may have
         taken the last one."""
         return self._shown_empty(change.bucket, change.shown) is not None
 
@@ -279,7 +279,7 @@ class Hearing:
         heads = len(changes)
         if heads <= _HEADS_OF_A_LIST or self._mimicdb.cover(bucket, directory) is None:
             return False
-        if any(change.is_open for change in changes):  # a LIST logs only what it changes
+        if any(change.is_open for change in changes):  # a LIST logs only changes
             return False
         most = heads // _HEADS_OF_A_LIST * LIST_MAX
         _, names = self._mimicdb.stride(bucket, directory, "", most + 1)
@@ -291,7 +291,7 @@ class Hearing:
         return sum(not cancellation.wait(each) for each in asked)
 
     def _learn(self, change: _ToldKey) -> bool:
-        """Have the mirror learn what S3 has of *change*; return whether S3 tells."""
+        """Have the mirror learn the state of *change* in S3; return whether S3 tells it."""
         try:
             for _ in range(_TRIES):
                 if self._learned(change):
@@ -300,7 +300,8 @@ class Hearing:
             log.debug("s3://%s: no such bucket", change.bucket)
             return True
         except (AccessDenied, InvalidRequest, NotFromS3) as exc:
-            # Nothing is certain there any more; whoever looks at it asks S3, and gets the error.
+            # Nothing is certain there any more; a caller that looks at it asks S3, and gets the
+            # error.
             where = f"s3://{change.bucket}/{change.key}"
             log.warning("%s changed, but S3 does not answer about it: %s", where, exc)
             self._mimicdb.uncover(change.bucket, change.directory)
@@ -309,11 +310,11 @@ class Hearing:
         raise S3Unavailable(f"{where} is changed faster than S3 can be asked about it")
 
     def _learned(self, change: _ToldKey) -> bool:
-        """Ask S3 once; return whether the mirror has what it showed. It has not if something else
+        """Ask S3 once; return whether the mirror has taken the answer. It has not if something else
         became known of the key meanwhile, which may be older."""
         bucket, key = change.bucket, change.key
         before = self._mimicdb.entry(bucket, key)
-        with self._mimicdb.finding():  # also what changes nothing is nobody's writing
+        with self._mimicdb.finding():  # even a line without a change is not by a writer of ours
             self._forget_head(change)
             since, shown = self._mimicdb.seq(bucket), self._shown(bucket, key)
         if change.is_open and (shown is not None or self._exists(bucket)):
@@ -329,7 +330,7 @@ class Hearing:
         return True
 
     def _shown(self, bucket: str, key: str) -> Entry | None:
-        """Return what S3 has of *key*, after the mirror has learned it. Raises NoSuchBucket."""
+        """Return the entry of *key* in S3, after the mirror has learned it. Raises NoSuchBucket."""
         try:
             answer = self._s3.call("head_object", bucket, key)
         except KeyNotFound:
@@ -340,15 +341,15 @@ class Hearing:
         return shown
 
     def _exists(self, bucket: str) -> bool:
-        """Whether there is such a bucket: a HEAD of a key does not say. Raises NoSuchBucket."""
+        """Whether the bucket exists, which a HEAD of a key does not say. Raises NoSuchBucket."""
         if self._mimicdb.known_bucket(bucket) is None:
             self._s3.head_bucket(bucket)
         return True
 
     def _settle_directories(self, change: _ToldKey, prefix: str) -> None:
-        """The key is gone while all in *prefix* is listed: pages that are to be merged may show
-        directories of it that are empty by now, or be older than others. Make those true of which
-        the mirror knows no key."""
+        """Correct the directories of the key, which is gone, while everything in *prefix* is
+        listed: pages that are still to be merged may show directories that are empty by now. Those
+        of which the mirror knows no key are looked at."""
         bucket = change.bucket
         below = [each for each in prefixes_of(change.shown) if len(each) > len(prefix)]
         for number, directory in enumerate(below):
@@ -363,11 +364,11 @@ class Hearing:
                 self._mimicdb.repair(bucket, directory, Entry(directory, kind=LISTED), since)
 
     def _forget_head(self, change: _ToldKey, *, meta: bool = False) -> None:
-        """Forget what a HEAD said of a key: it may have changed, although its ETag has not. *meta*:
-        also its metadata. If it has certainly changed, that is logged also where none is known: the
-        answer to one that was asked before may still be on its way."""
+        """Forget what a HEAD said of a key: the key may have changed, although its ETag has not.
+        *meta*: forget its metadata, too. A certain change is logged even if no HEAD is known: the
+        answer to an earlier one may still be on its way."""
         logged = not any(each.head_only for each in change.told)
-        while True:  # what is learned meanwhile is left alone
+        while True:  # news of that time is left alone
             since = self._mimicdb.seq(change.bucket)
             entry = self._mimicdb.entry(change.bucket, change.key)
             if entry is None or entry.kind != OBJECT:
@@ -379,17 +380,17 @@ class Hearing:
             logged = True
 
     def _show_unlisted(self, bucket: str, directory: str) -> None:
-        """The marker object of *directory* is gone. If it was never listed, it may have other keys,
-        and is shown until `_forget_empty` knows that it has none."""
+        """Show *directory*, whose marker object is gone, if it was never listed: it may have other
+        keys, until `_forget_empty` knows that it has none."""
         since = self._mimicdb.seq(bucket)
         known = self._mimicdb.scan(bucket, directory, directory, 1)
         if not known and self._mimicdb.cover(bucket, directory) is None:
             self._mimicdb.repair(bucket, directory, Entry(directory, kind=LISTED), since)
 
     def _forget_empty(self, bucket: str, directory: str) -> None:
-        """A key of *directory* is gone: forget it and those above it, as far as they are shown and
-        nothing is left in them. S3 is not asked about those that are not shown, however deep the
-        key is said to be."""
+        """Forget *directory*, which has lost a key, and those above it, as far as they are shown
+        and nothing is left in them. S3 is not asked about directories that are not shown, however
+        deep the key is said to be."""
         while True:
             since = self._mimicdb.seq(bucket)
             shown = self._shown_empty(bucket, directory)
@@ -399,8 +400,8 @@ class Hearing:
             directory = _above(shown.key)
 
     def _is_empty(self, bucket: str, directory: str) -> bool:
-        """Whether nothing is left in *directory*, of which the mirror knows no key: S3 is asked
-        where it was never listed."""
+        """Whether nothing is left in *directory*, of which the mirror knows no key. S3 is asked if
+        it was never listed."""
         if self._mimicdb.cover(bucket, directory) is not None:
             return True
         page = self._s3.list_page(bucket, directory, limit=1)
@@ -417,14 +418,14 @@ def _state(entry: Entry | None) -> tuple[str, int] | None:
 
 
 def _is_shown(entry: Entry | None, shown: Entry | None) -> bool:
-    """Whether *entry* is what S3 has *shown* (None: nothing)."""
+    """Whether *entry* is the version that S3 has *shown* (None: it showed nothing)."""
     if entry is None or entry.kind != OBJECT:
         return shown is None
     return shown is not None and same_version(entry, shown) and entry.meta == shown.meta
 
 
 def _may_be_echo(told: Told, entry: Entry) -> bool:
-    """Whether *entry* may be what *told* is about.
+    """Whether *entry* may be the version that *told* is about.
 
     An ETag alone does not say so: a copy onto itself with other metadata has the same one. Its
     time does. (That of a multipart upload may be when it began: then a HEAD is wasted.)
@@ -435,8 +436,8 @@ def _may_be_echo(told: Told, entry: Entry) -> bool:
 
 
 def _may_leave(told: Told, there: bool) -> bool:
-    """Whether *told* may leave the key in S3, or, unless *there*, without it. The deletion of a
-    version may do either."""
+    """Whether the key may be in S3 after *told*; or, unless *there*, whether it may be gone. The
+    deletion of a version may leave either."""
     return told.removed != there or bool(told.removed and told.version_id)
 
 

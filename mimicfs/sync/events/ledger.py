@@ -1,4 +1,4 @@
-"""Until when a source has told of each bucket, and what it cannot have told.
+"""The ledger of a source: until when it has told of each bucket, and what it cannot have told.
 
     told until     what S3 had put into the source by then is in the mirror, of the keys below
                      the prefix of which it tells
@@ -36,9 +36,9 @@ A bucket is told until a time if all of this holds then; else nobody says so (`_
     nobody may have taken this process for       it was suspended, or its store was away: then it
       dead since it began                          begins anew
 
-A message that a queue moves to its dead-letter queue, because S3 or the store could not be asked
-for so long, was given up; so was what it would not give again to whoever comes after a consumer
-that died.
+A message counts as given up if a queue moves it to its dead-letter queue, because S3 or the store
+could not be asked for so long. So does a message that the queue would not give again after the
+death of a consumer.
 
 The knowledge of each bucket is in notes of the store, and outlives the process.
 
@@ -74,25 +74,25 @@ from mimicfs.sync.freshness import (
 
 log = logging.getLogger(__name__)
 
-_LOST = "unread "  # before a process, its note that messages were lost, and nobody swept
+_LOST = "unread "  # and a process: its note that messages were lost, and nobody has swept
 _NOTE_S = 10.0  # between two notes of a bucket of which nothing is told
 _NOTHING_LOST = (0, 0, 0)  # neither given up nor unread nor at stake
-_LOST_S = 600.0  # between two sweeps because messages were lost
-_UNREAD_S = 3600.0  # and because some could not be read: anybody may write such
+_LOST_S = 600.0  # between two sweeps for lost messages
+_UNREAD_S = 3600.0  # between two sweeps for unreadable messages: anybody may write such
 _ABOUT_S = 60.0  # a queue gives messages about in the order in which they came
 _ANEW = "its source is another one than before"
 
 
 class _Loss:
-    """Messages that *became* lost. A sweep finds what they were about; it costs, so *pause_s* is
-    between two at least."""
+    """Messages that *became* lost. A sweep finds the keys that they were about. It costs requests,
+    so at least *pause_s* passes between two."""
 
     def __init__(self, became: str, pause_s: float) -> None:
         self.became = became
         self.count = 0  # so far
-        self._said = 0  # of how many a sweep was told
+        self._said = 0  # how many a sweep was told of
         self._said_s = float("-inf")
-        self._since_s = float("inf")  # since when some are lost of which none was told
+        self._since_s = float("inf")  # since when there are lost ones of which no sweep was told
         self._pause_s = pause_s
 
     @property
@@ -100,7 +100,7 @@ class _Loss:
         return self.count - self._said
 
     def to_be_said(self, *, over: bool) -> int:
-        """Return of how many a sweep is to be told now; 0: of none. *over*: no more come."""
+        """Return how many to tell a sweep of now; 0: none. *over*: no more come."""
         unsaid, now_s = self.unsaid, time.monotonic()
         if not unsaid:
             return 0
@@ -111,7 +111,7 @@ class _Loss:
         return unsaid
 
     def said(self, count: int) -> None:
-        """A sweep was told of *count* more."""
+        """Note that a sweep was told of *count* more."""
         self._said += count
         self._said_s, self._since_s = time.monotonic(), float("inf")
 
@@ -146,7 +146,7 @@ class Ledger(Witness):
         self._lapses = 0  # of our membership, when we began
         self._suspensions = -1  # the same; -1: we never did
         self._looked_back: set[str] = set()  # buckets, since this process runs
-        self._drained_ns = 0  # until when nothing waits in the source that we have not heard
+        self._drained_ns = 0  # we have heard everything that was in the source by then
         self._identity = ""  # of the source, as far as a gap was told of
         self._shared = False  # with another store, as far as a gap was told of
         self._gone = self._failing = False
@@ -162,8 +162,8 @@ class Ledger(Witness):
         self._about: set[str] = set()  # buckets that messages were about since the last silence
 
     def figures(self) -> dict[str, Any]:
-        """Return until when each bucket was told of, whether S3 is to tell the source, and whether
-        another store takes messages from it."""
+        """Return, for each bucket, until when it was told of and whether S3 tells the source; and
+        whether another store takes messages from the source."""
         return {
             "told_until_ns": dict(self._until_ns),
             "another_store": self._claim.another,
@@ -174,14 +174,15 @@ class Ledger(Witness):
 
     def turn(self) -> bool:
         if self._source.shared and not self._election.is_ours():
-            self._begun = False  # whoever has the turn notes; what it missed is looked at later
+            # the one that has the turn notes it; what we missed is looked at later
+            self._begun = False
             return False
         self._claim.stake()
         return self._claim.may_take
 
     def begins(self) -> bool:
-        """Messages are going to be taken: look back, once. Return whether another consumer, or
-        this one in another life, may have taken messages."""
+        """Look back, once, before messages are taken. Return whether another consumer, or this one
+        in another life, may have taken messages."""
         lapses, suspensions = self._mimicdb.member.lapses, self._mimicdb.member.suspensions
         if self._begun and lapses == self._lapses:
             return False
@@ -255,7 +256,7 @@ class Ledger(Witness):
     # Whether a bucket is told
 
     def _may_note(self) -> bool:
-        """Whether nothing is open that could make wrong what is noted."""
+        """Whether nothing is open that could make a note wrong."""
         pending = self._given_up.unsaid or self._unread.unsaid
         settled = time.monotonic() >= self._settled_s
         ours_alone = not self._claim.another
@@ -265,7 +266,7 @@ class Ledger(Witness):
     # Gaps
 
     def _look_at_source(self) -> None:
-        """Look whether it is the one that it was, and ours alone."""
+        """Look whether the source is still the same one, and ours alone."""
         identity = self._source.identity()
         if self._identity not in ("", identity):
             self._suspect_all(_ANEW)
@@ -276,8 +277,8 @@ class Ledger(Witness):
             self._shared = self._claim.another
 
     def _look_back(self, identity: str, *, was_away: bool) -> None:
-        """We begin, with a source that is *identity*: look what was lost since it was last heard,
-        by us or others. *was_away*: this process did not run all the time."""
+        """Begin with the source *identity*: look what was lost since we or others last heard it.
+        *was_away*: this process did not run all the time."""
         kept_s, now_ns = self._source.retention_s(), time.time_ns()
         for bucket in self._listed():
             # Of a consumer for another prefix, too: it took messages about any.
@@ -293,8 +294,9 @@ class Ledger(Witness):
             self._looked_back.add(bucket)
 
     def _suspect_lost(self, bucket: str, noted: Sequence[str]) -> None:
-        """Their consumers may live, and note more losses meanwhile: the notes *noted* are taken
-        away before the gap is told of, and ours stands for them until it is."""
+        """Tell of the gap of lost messages. Their consumers may live, and note more losses
+        meanwhile: so the notes *noted* are taken away before the gap is told, and our note stands
+        for them until then."""
         self._mimicdb.set_note(bucket, self._lost_note, "1")
         for name in {*noted} - {self._lost_note}:
             self._mimicdb.set_note(bucket, name, None)
@@ -303,7 +305,7 @@ class Ledger(Witness):
 
     def _is_another(self, bucket: str, identity: str) -> str:
         """Return why the source, which is *identity*, has not told what was to be told of *bucket*;
-        "": it has. A gap is told of once, by whoever saw it."""
+        "": it has. A gap is told of once, by the one that saw it."""
         before = bucket in self._looked_back
         told_ns, noted = heard_until(self._mimicdb, bucket, self._prefix, self._name)
         if before and self._identity in ("", identity):
@@ -313,8 +315,8 @@ class Ledger(Witness):
         return _ANEW if before else "no message about it came before"
 
     def _look_for_expired(self) -> None:
-        """After a failure: look whether the source may have lost messages that nobody took. One
-        that keeps none counts those of which it knows."""
+        """After a failure, look whether the source may have lost messages that nobody took. A
+        source that keeps none counts those of which it knows."""
         kept_s = self._source.retention_s()
         for bucket in self._listed() if kept_s else ():
             self._suspect_expired(bucket, kept_s)
@@ -327,7 +329,7 @@ class Ledger(Witness):
             self._suspect(bucket, f"no message was received for {away_s / DAY_S:.3g} days")
 
     def _listed(self) -> list[str]:
-        """Return those of the buckets of which anything is known."""
+        """Return the buckets of which anything is known."""
         return [bucket for bucket in self._buckets() if self._mimicdb.scopes(bucket)]
 
     def _suspect_all(self, why: str) -> None:
@@ -335,18 +337,19 @@ class Ledger(Witness):
             self._suspect(bucket, why)
 
     def _look_for_lost(self, told: Sequence[Told]) -> None:
-        """Look for what was lost: a sweep finds it once nothing more gets lost. Where some always
-        is, time ends the wait."""
+        """Look for lost messages: a sweep finds their keys once no more get lost. If some always
+        do, time ends the wait."""
         for loss in (self._given_up, self._unread):
             count = loss.to_be_said(over=not told)
             if count:
                 self._suspect_all(f"messages {loss.became}")
-                loss.said(count)  # and not before: the store may have failed
+                loss.said(count)  # not before that: the store may have failed
                 log.warning("%s: messages that %s: %d", self._source.name, loss.became, count)
         self._note_loss()
 
     def _look_for_owed(self) -> None:
-        """What was listed before does not count as told: a message may come that was refused."""
+        """Look for refused messages, which may still come: what was listed before does not count as
+        told."""
         owed = self._source.owed
         if owed != self._owed:
             for bucket in self._buckets():
@@ -354,8 +357,8 @@ class Ledger(Witness):
             self._owed = owed
 
     def _note_loss(self) -> None:
-        """Note in the store whether messages were lost about which no sweep was told, or would be
-        if we died now. Another consumer that begins takes the note away: so each loss notes it."""
+        """Note in the store whether messages were lost without a sweep being told, or would be if
+        we died now. Another consumer that begins takes the note away, so each loss writes it."""
         at_stake = self._source.at_stake()  # as many as before may be others
         lost = (self._given_up.unsaid, self._unread.unsaid, at_stake)
         if at_stake or lost != self._loss_noted:
@@ -364,7 +367,7 @@ class Ledger(Witness):
             self._loss_noted = lost
 
     def _was_listened_to(self, bucket: str) -> bool:
-        """Whether a consumer was there before, for whatever prefix."""
+        """Whether there was a consumer before, for any prefix."""
         return any(name.startswith((TOLD, HEARD)) for name in self._mimicdb.notes(bucket))
 
     def _note(self, bucket: str, until_ns: int) -> None:
@@ -381,7 +384,7 @@ class Ledger(Witness):
 
 
 def _oldest_ns(told: Sequence[Told]) -> int:
-    """Return until when all that the source was told of is in the mirror, with *told*, where more
-    may be waiting: about when the oldest of them happened. A message may lie."""
+    """Return until when the mirror has everything of the source, with *told*, if more may be
+    waiting: about the time of the oldest of *told*. A message may lie."""
     oldest_ns = min((it.time_ns for it in told), default=0)
     return min(time.time_ns(), oldest_ns) - int(_ABOUT_S * NS)

@@ -9,9 +9,9 @@ Such a message says nothing of the time before it: a way that leads to us by now
 nowhere, and there is no message of what changed then. So the first one that ever comes is a gap,
 and what was listed before the first one that comes by another configuration does not count.
 
-Between two looks, 20 s or more, S3 may not have told for some time. It puts a test message into a
-queue when its rule is put there: then nobody can say what changed before. No other server does
-so; what is removed and put back there between two looks is not noticed.
+Between two looks, which are 20 s or more apart, S3 may not have told for some time. S3 sends a test
+message to a queue when a rule for it is put: then nobody can say what changed before. Other servers
+do not; there nobody notices a rule that is removed and put back between two looks.
 
 Threading: the consumer's thread; the figures may be read by any.
 """
@@ -47,8 +47,8 @@ from mimicfs.sync.freshness import note_unproven
 log = logging.getLogger(__name__)
 
 # Notes beside a bucket, each before a prefix
-_UNTOLD = "untold "  # the source is not told of it: why
-_UNSEEN = "unseen "  # nobody can see whether it is
+_UNTOLD = "untold "  # why the source is not told of the bucket
+_UNSEEN = "unseen "  # nobody can see whether it is told
 _CAME = "came "  # before a source and a prefix: by which configuration a message came last
 _LOOK_S = 20.0  # between two looks at a configuration; at AWS 0.05 USD a month
 _LOOK_OF_EACH_S = 2.0  # the same, for each bucket where they are many
@@ -79,21 +79,22 @@ class NotificationLooks:
         self._lifecycle = lifecycle
         self._suspect = suspect
         self._looked_s: dict[str, float] = {}
-        self._looked_ns: dict[str, int] = {}  # by bucket: when the last look began that S3 answered
+        self._looked_ns: dict[str, int] = {}  # by bucket: when the last answered look began
         self._told: dict[str, str] = {}  # by bucket: whether the source is told of it
         self._why: dict[str, str] = {}  # if not, or if that is unknown: why
-        self._unseen: set[str] = set()  # told of by a topic or EventBridge, or so it is hoped
-        self._seen: set[str] = set()  # messages about them came
+        self._unseen: set[str] = set()  # buckets told of by a topic or EventBridge, as we hope
+        self._seen: set[str] = set()  # buckets about which messages came
         self._noted: set[str] = set()  # that they did is noted, for whoever comes after us
         self._found: dict[str, Configuration] = {}  # by bucket: its configuration
-        self._changed_ns: dict[str, int] = {}  # when that was seen to be another than before
+        # by bucket: when its configuration was seen to have changed
+        self._changed_ns: dict[str, int] = {}
 
     def figures(self) -> dict[str, Any]:
-        told, why = self._told, self._why  # replaced in one step, or never smaller
+        told, why = self._told, self._why  # these are replaced in one step, or only grow
         return {"configured": {it: self._is_told(it) for it in [*told]}, "untold": dict(why)}
 
     def look(self, buckets: Sequence[str]) -> None:
-        """Look at *buckets*, those of which it is time."""
+        """Look at those of *buckets* whose time has come."""
         now_s = time.monotonic()
         pause_s = min(_LOOK_MAX_S, max(_LOOK_S, _LOOK_OF_EACH_S * len(buckets)))
         never_s = float("-inf")
@@ -101,12 +102,12 @@ class NotificationLooks:
         for bucket in due[:_LOOKS_MAX]:
             self._look_at(bucket)
             self._looked_s[bucket] = now_s
-        shown = {*buckets}  # the others are gone from S3, or from what the mount shows
+        shown = {*buckets}  # the others are gone from S3, or the mount does not show them any more
         self._told = {name: told for name, told in self._told.items() if name in shown}
         self._why = {name: why for name, why in self._why.items() if name in shown}
 
     def heard(self, about: Iterable[Told]) -> None:
-        """The messages *about* buckets that are looked at have come."""
+        """Note that messages *about* buckets that are looked at have come."""
         self._seen |= {
             it.bucket for it in about if it.time_ns >= self._changed_ns.get(it.bucket, 0)
         }
@@ -114,7 +115,8 @@ class NotificationLooks:
             self._note_first(bucket)
 
     def put(self, rules: Iterable[RulesPut]) -> None:
-        """*rules* of buckets that are looked at were put: nobody can say what S3 told before."""
+        """Note that *rules* of buckets that are looked at were put: nobody can say what S3 told
+        before."""
         for each in rules:
             note_unproven(self._mimicdb, each.bucket, each.time_ns)
 
@@ -125,7 +127,7 @@ class NotificationLooks:
         return bucket in self._seen or bucket not in self._unseen
 
     def looked_ns(self, bucket: str) -> int:
-        """Return when the last look at *bucket* began that S3 answered; 0: none was."""
+        """Return when the last answered look at *bucket* began; 0: there was none."""
         return self._looked_ns.get(bucket, 0)
 
     def _look_at(self, bucket: str) -> None:
@@ -135,7 +137,7 @@ class NotificationLooks:
             about = (found, self._source.arn(), self._prefix)
             why = shortcoming(*about) or self._unexpired(bucket, unexpired(*about))
             indirect = not why and is_indirect(*about)
-        except NOTHING_SAID as exc:  # it is told until the look before
+        except NOTHING_SAID as exc:  # the bucket is told until the look before
             log.debug("s3://%s: its notification configuration: %s", bucket, exc)
             return
         except S3Error as exc:
@@ -198,8 +200,8 @@ class NotificationLooks:
             raise
 
     def _cannot_see(self, bucket: str, exc: S3Error) -> None:
-        """Whether S3 tells the source of *bucket*, and of all its keys, is not known. That outlives
-        the process: another one may see it again."""
+        """Note that nobody knows whether S3 tells the source of all keys of *bucket*. The note
+        outlives the process: another one may see it again."""
         unseen = _UNSEEN + self._prefix
         is_known = self._mimicdb.known_bucket(bucket) is not None
         if is_known and self._mimicdb.note(bucket, unseen) is None:

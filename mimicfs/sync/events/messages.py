@@ -103,8 +103,8 @@ class Message(NamedTuple):
 
 
 def parse(message: bytes | str) -> Message:
-    """Return what *message* says; a test message says nothing. A record whose kind is not known
-    counts as a change: S3 is asked, and nothing is believed."""
+    """Return the contents of *message*; a test message has none. A record of an unknown kind counts
+    as a change: S3 is asked, and nothing is believed."""
     if len(message) > MESSAGE_MAX:
         return Message([], [f"a message of {len(message)} bytes"], [])
     found = Message([], [], [])
@@ -207,7 +207,7 @@ def _record(record: Any) -> list[Told]:
 
 
 def _keys(source: str, key: str) -> list[str]:
-    """Return what *key* may mean as *source* has written it."""
+    """Return the keys that *key* may mean, as *source* has written it."""
     if source.startswith(_AS_IT_IS):
         return [key]
     try:
@@ -233,7 +233,7 @@ def _from_event_bridge(said: dict[str, Any]) -> list[Told]:
 def _told(
     name: str, about: dict[str, Any], object_: dict[str, Any], etag: Any, version: Any, time: Any
 ) -> Told:
-    """Return what a record says, but for its key."""
+    """Return the contents of a record, except its key."""
     bucket = _text(_dict(about.get("bucket"), "bucket"), "name")
     if not _BUCKET.fullmatch(bucket):
         raise _Unreadable("the name of the bucket is missing")
@@ -254,7 +254,7 @@ def _told(
 
 def _version(name: str, version: Any) -> str:
     if not isinstance(version, str) or version == "null" or name.endswith(_MARKER):
-        return ""  # a delete marker has a version of its own, which is none of the object
+        return ""  # the version of a delete marker is none of the object
     return version
 
 

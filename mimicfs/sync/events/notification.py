@@ -1,9 +1,9 @@
-"""The notification configuration of a bucket: what of it tells a queue, and how ours is put
+"""The notification configuration of a bucket: which of its rules tell a queue, and how to put ours
 beside others.
 
-S3 takes a configuration as a whole, so what is there must be kept; and it refuses two that tell
-of the same events of the same keys. The prefixes and suffixes in it are written as forms are: "+"
-for a space, other special characters in percents. Pure functions over what boto3 calls
+S3 takes a configuration as a whole, so the rules that are there must be kept; and it refuses two
+rules for the same events of the same keys. The prefixes and suffixes in it are written as forms
+are: "+" for a space, other special characters in percents. Pure functions over what boto3 calls
 NotificationConfiguration; any thread.
 """
 
@@ -17,7 +17,7 @@ Configuration = dict[str, Any]
 
 CREATED, REMOVED = "s3:ObjectCreated:*", "s3:ObjectRemoved:*"
 EXPIRED = "s3:LifecycleExpiration:*"
-# What a family of events comes to where each is named singly, as MinIO's answers do.
+# The members of a family of events, which MinIO's answers name one by one.
 _FAMILIES = {
     CREATED: {
         "s3:ObjectCreated:Put",
@@ -28,13 +28,13 @@ _FAMILIES = {
     REMOVED: {"s3:ObjectRemoved:Delete", "s3:ObjectRemoved:DeleteMarkerCreated"},
 }
 _EXPIRED_OF_CEPH = "s3:ObjectLifecycle:Expiration:*"
-_EXPIRIES = (  # any of these tells of all that a lifecycle rule takes from sight
+_EXPIRIES = (  # each of these tells of everything that a lifecycle rule takes from sight
     {EXPIRED},
     {"s3:LifecycleExpiration:Delete", "s3:LifecycleExpiration:DeleteMarkerCreated"},
     {_EXPIRED_OF_CEPH},
     {"s3:ObjectLifecycle:Expiration:Current"},
 )
-_HARMLESS = "/!*'()"  # besides letters, digits, and - _ . of what is never written in percents
+_HARMLESS = "/!*'()"  # never written in percents, like letters, digits, and - _ .
 OURS = "mimicfs"  # begins the Id of what we have added
 _QUEUES = "QueueConfigurations"
 # By the kind of target: its list in a configuration, and what names the target there.
@@ -46,8 +46,9 @@ _TARGETS = {
 
 
 def shortcoming(configuration: Configuration, arn: str, prefix: str) -> str:
-    """Return what *configuration* does not tell of the keys below *prefix*; "": nothing, as far
-    as can be seen. *arn* is our queue's; "": messages come by another way, or it is not known.
+    """Return, in words, what *configuration* does not tell of the keys below *prefix*; "": it tells
+    everything, as far as one can see. *arn* is that of our queue; "": messages come by another way,
+    or it is not known.
 
     Events that go to a topic or to EventBridge may reach the queue from there (`is_indirect`).
     """
@@ -57,18 +58,18 @@ def shortcoming(configuration: Configuration, arn: str, prefix: str) -> str:
 
 
 def is_indirect(configuration: Configuration, arn: str, prefix: str) -> bool:
-    """Whether *configuration* tells our queue of all only if a topic or EventBridge tells it, which
-    nobody can see here."""
+    """Whether *configuration* tells our queue of everything only by way of a topic or EventBridge,
+    which nobody can see here."""
     if shortcoming(configuration, arn, prefix):
         return False
-    if not arn:  # it may tell somebody else: no server shows to which address a topic leads
+    if not arn:  # the topic may tell somebody else: no server shows to which address it leads
         return True
     return bool(_missing_of(_direct(configuration, arn), arn, prefix))
 
 
 def unexpired(configuration: Configuration, arn: str, prefix: str) -> str:
-    """Return what is to be said if *configuration* tells our queue (*arn*, as above) of no expiry
-    below *prefix*; else "". MinIO tells of one as of any other deletion.
+    """Return, in words, that *configuration* tells our queue (*arn*, as above) of no expiry below
+    *prefix*; "" if it does. MinIO tells of an expiry as of any other deletion.
 
     Where it tells the queue itself of all else, a message that has come proves nothing of a topic
     or EventBridge: they may tell somebody else of the expiry."""
@@ -165,7 +166,7 @@ def overlapping(configuration: Configuration, rule: Configuration) -> list[Confi
 
 
 def target_of(rule: Configuration) -> str:
-    """Return the ARN that *rule* tells."""
+    """Return the ARN of the target of *rule*."""
     return next((str(rule[name]) for name in _TARGETS.values() if name in rule), "")
 
 
@@ -200,7 +201,7 @@ def _rules_of(filters: Configuration) -> Sequence[dict[str, str]]:
 
 
 def _covers(rule: Configuration, prefix: str) -> bool:
-    """Whether *rule* is about all keys below *prefix*. A filter by anything but a prefix, such as
+    """Whether *rule* is about all keys below *prefix*. Any filter other than a prefix, such as
     Ceph's regex, metadata and tags, leaves some out, as far as we know."""
     begins, _ = _filter(rule)
     filters = rule.get("Filter", {})

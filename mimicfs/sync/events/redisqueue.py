@@ -40,13 +40,14 @@ from mimicfs.sync.events.source import Delivery, EventSource
 
 _BATCH_MAX = 100
 _BYTES_MAX = 8 << 20  # after so many, no further message is taken
-_LOOK_S = 1.0  # Redis is asked to wait so long, so that `close` is heard
+_LOOK_S = 1.0  # Redis waits no longer than this, so that `close` is heard
 _WHOLE_S = 10.0  # between two readings of a hash
 _GROUP = "mimicfs"
 _SIGNED_S = 3600  # how long a signature is kept
 _NOTHING = b'{"Records": []}'
-_NEW = ">"  # of a stream: what nobody has taken
-_STREAM_GONE = "NOGROUP"  # how an error of Redis begins: it was deleted, and may be anew
+_NEW = ">"  # of a stream: entries that nobody has taken
+# the begin of Redis' error: the stream was deleted, and may have been made anew
+_STREAM_GONE = "NOGROUP"
 
 
 class RedisQueue(EventSource):
@@ -66,14 +67,14 @@ class RedisQueue(EventSource):
         self._signed = f"{self._taken}:store"
         self._mark = f"{self._taken}:id"
         self._closed = threading.Event()
-        self._begun = False  # whether what was taken and not acknowledged has come again
+        self._begun = False  # whether messages that were taken and not acknowledged have come again
         self._again = 0  # of a list: how many of it came again, and are not acknowledged yet
         self._grouped = False  # whether the stream that is there has our group
-        self._pending: bytes | str = _NEW  # of a stream: behind which of what was taken to go on
+        self._pending: bytes | str = _NEW  # of a stream: behind which of the taken entries to go on
         self._last = b"0"  # of a stream: the number of the last entry that was ever added
         self._passed = 0  # of a stream: how many entries were read or lost since it was made
         self._seen: dict[bytes, int] = {}  # the fields of a hash, each with the hash of its value
-        self._reading: Iterator[Delivery] | None = None  # what of it is another than before
+        self._reading: Iterator[Delivery] | None = None  # the changes of the hash since then
         self._read_s = float("-inf")  # when that reading began, or the last one
         self._read_ns = self._whole_ns = 0  # the same, and when the last whole reading began
         self._kinds: dict[bytes, Callable[[float], list[Delivery]]] = {
@@ -111,7 +112,7 @@ class RedisQueue(EventSource):
         self._again = max(0, self._again - len(deliveries))
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:
-        self.resume()  # they are read again as what a dead consumer left is
+        self.resume()  # they are read again, like those of a dead consumer
 
     def resume(self) -> None:
         self._begun, self._again = False, 0
@@ -120,12 +121,12 @@ class RedisQueue(EventSource):
     def given_until_ns(self) -> int:
         if not self.ordered:
             return self._whole_ns
-        return 0 if self._again else self.looked_ns  # it may have more of them
+        return 0 if self._again else self.looked_ns  # the list may have more of them
 
     def identity(self) -> str:
-        """A mark beside the key, which goes with it if Redis loses what it has, and the run of the
-        server: one that begins again may have lost the last moment. The run alone, where we have
-        no rights to the mark."""
+        """A mark beside the key, which is lost together with it, and the run of the server, which
+        may lose its last moment when it begins again. Without rights to the mark, it is the run
+        alone."""
         with self._ours():
             run = run_id(self._client)
             try:
@@ -150,7 +151,7 @@ class RedisQueue(EventSource):
     def _of_list(self, wait_s: float) -> list[Delivery]:
         found = self._left_over()
         if found or not self._begun:
-            if not found:  # those that were given are not acknowledged yet
+            if not found:  # the ones that were given are not acknowledged yet
                 self._closed.wait(wait_s)
             return found
         found, _ = _some(self._moving(wait_s))
@@ -168,8 +169,8 @@ class RedisQueue(EventSource):
         return self._client.blmove(self._key, self._taken, wait_s, "LEFT", "RIGHT")
 
     def _left_over(self) -> list[Delivery]:
-        """Return more of what was taken and never acknowledged. Once nothing of it is left, and
-        not before: another consumer that goes on may shift what is behind it."""
+        """Return more messages that were taken and never acknowledged, but only once none of the
+        earlier ones is left: another consumer that goes on may shift those behind them."""
         if self._begun:
             return []
         found, _ = _some(self._leaving())
@@ -199,7 +200,8 @@ class RedisQueue(EventSource):
             return []
 
     def _lose_stream(self) -> None:
-        """The stream is gone, with what nobody had read; one that comes has no group."""
+        """Note that the stream is gone, with entries that nobody had read; a new one has no group.
+        Note that the stream is gone, with entries that nobody had read; a new one has no group."""
         if self._grouped:
             self._grouped, self._passed = False, 0
             self.lost += 1
@@ -229,13 +231,14 @@ class RedisQueue(EventSource):
             found, self._last = self._new_entries()
 
     def _look_at_group(self) -> None:
-        """Another consumer may have read, and counted what was lost, since we have."""
+        """Look at the group: since we last did, another consumer may have read, and counted lost
+        entries."""
         stream = self._client.xinfo_stream(self._key)
         groups = {each["name"]: each for each in self._client.xinfo_groups(self._key)}
         group = groups.get(_GROUP.encode())
         if group is None:
             self._client.xgroup_create(self._key, _GROUP, "0")
-            self._passed = _cut_off(stream)  # before anybody listened
+            self._passed = _cut_off(stream)  # cut off before anybody listened
         else:
             self._passed = max(self._passed, group.get("entries-read") or 0)
 
@@ -253,7 +256,7 @@ class RedisQueue(EventSource):
         cut = max(0, _cut_off(stream) - self._passed)
         self.lost += cut
         self._passed += cut + len(found)
-        if cut:  # Redis counts what was read, and not what was passed over
+        if cut:  # Redis counts entries that were read, and not those that were passed over
             at = _last_id(found, last)
             self._client.xgroup_setid(self._key, _GROUP, at, entries_read=self._passed)
         return found, last
@@ -262,7 +265,7 @@ class RedisQueue(EventSource):
         return client.xreadgroup(_GROUP, _GROUP, {self._key: after}, count=1)
 
     def _entry(self, number: bytes, fields: dict[bytes, bytes] | None) -> Delivery:
-        if not fields:  # it was cut off after it was taken
+        if not fields:  # the entry was cut off after it was taken
             self.lost += 1
         body = max((fields or {b"": _NOTHING}).values(), key=len)
         return Delivery(body, lambda pipeline: pipeline.xack(self._key, _GROUP, number))
@@ -277,7 +280,7 @@ class RedisQueue(EventSource):
         if self._reading is None:
             self._reading, self._read_s = self._changes_of_hash(), monotonic()
             self._read_ns = time_ns()
-        reading, self._reading = self._reading, None  # one that fails is not gone on with
+        reading, self._reading = self._reading, None  # a reading that fails does not go on
         found, is_all = _some(reading)
         if is_all:
             self._whole_ns = self._read_ns
@@ -314,7 +317,8 @@ class RedisQueue(EventSource):
 
     @contextmanager
     def _allowed(self) -> Iterator[None]:
-        """Within, a lack of rights is no lack of an answer: it will be the same later."""
+        """Within, a lack of rights is an error that will be the same later, not a missing answer.
+        Within, a lack of rights is an error that will be the same later, not a missing answer."""
         try:
             yield
         except NO_RIGHTS as exc:
@@ -329,7 +333,7 @@ class RedisQueue(EventSource):
 
 
 def _some(deliveries: Iterator[Delivery]) -> tuple[list[Delivery], bool]:
-    """Return the next of *deliveries*, as many as may be held, and whether that was all."""
+    """Return as many of the next *deliveries* as may be held, and whether these were all."""
     found, size = [], 0
     for each in deliveries:
         found.append(each)
@@ -340,7 +344,7 @@ def _some(deliveries: Iterator[Delivery]) -> tuple[list[Delivery], bool]:
 
 
 def _cut_off(stream: dict[str, Any]) -> int:
-    """Return how many entries a stream has no more; 0 before Redis 7, which does not say."""
+    """Return how many entries of a stream are gone; 0 before Redis 7, which does not say."""
     return int(stream.get("entries-added", stream["length"]) - stream["length"])
 
 

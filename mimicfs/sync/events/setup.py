@@ -1,9 +1,9 @@
 """Makes S3 tell a queue of what happens to a bucket, and undoes that.
 
 Three things: the queue, its policy (this bucket may put messages into it), and a rule in the
-bucket's notification configuration. Rules and statements of others are kept; where S3 could not
-take ours beside them, nothing is changed and the reason is said. Everything that is made is marked
-as ours, and only what is marked so is removed.
+bucket's notification configuration. Rules and statements of others are kept. If S3 could not take
+ours beside them, nothing changes and the error says why. Everything that this makes is marked as
+ours, and only things with that mark are removed.
 
 Threading: one caller.
 """
@@ -34,8 +34,8 @@ from mimicfs.sync.events.notification import (
 
 log = logging.getLogger(__name__)
 
-# Two weeks are the longest that SQS keeps a message. A message is taken anew a minute after a
-# consumer that died had taken it.
+# SQS keeps a message for at most two weeks. A message that a dead consumer had taken can be taken
+# again after a minute.
 ATTRIBUTES = {"MessageRetentionPeriod": "1209600", "VisibilityTimeout": "60"}
 _NAME_MAX = 80  # of a queue
 _OTHERS = (
@@ -62,13 +62,13 @@ class SetupPlan(NamedTuple):
     queue: str  # its name
     attributes: dict[str, str]
     policy: dict[str, Any]
-    configuration: Configuration  # of the bucket, with what others have there
-    made: Made | None  # the queue, where it is there already
+    configuration: Configuration  # of the bucket, with the rules of others
+    made: Made | None  # the queue, if it is there already
     rule: Configuration  # ours, in the configuration
-    before: bool  # it was there already
+    before: bool  # our rule was there already
 
     def shown(self) -> dict[str, Any]:
-        """Return it for people and programs."""
+        """Return the plan as a dictionary, for people and programs."""
         return {
             "queue": {"name": self.queue, "exists": self.made is not None, **self.attributes},
             "policy": self.policy,
@@ -77,8 +77,8 @@ class SetupPlan(NamedTuple):
 
 
 class Setup:
-    """For what *target* names, a bucket or a prefix; *queue*: the name of the queue, "": one of
-    its own. *queues*: those in the region of the bucket, of which alone S3 tells. Raises
+    """Sets up the bucket or prefix *target*. *queue* is the name of the queue; "": the target gets
+    one of its own. *queues* are those in the region of the bucket: S3 tells no others. Raises
     ConfigError."""
 
     def __init__(self, s3: S3, queues: Queues, target: Target, queue: str = "") -> None:
@@ -111,7 +111,7 @@ class Setup:
         return SetupPlan(self.queue, ATTRIBUTES, policy, then, made, rule, before)
 
     def make(self) -> Made:
-        """Make what `plan` says; return the queue. Steps before a failure are undone."""
+        """Carry out the plan; return the queue. After a failure, the steps before it are undone."""
         plan = self.plan()
         made = plan.made or self._queues.make(self.queue, ATTRIBUTES, self._target.bucket)
         try:
@@ -125,7 +125,7 @@ class Setup:
         return made
 
     def _undo_rule(self, plan: SetupPlan) -> None:
-        """S3 has not confirmed our rule, and may have it all the same."""
+        """Remove our rule, which S3 has not confirmed, and may have all the same."""
         with suppress(MimicError):  # what failed first is what is said
             now = self.configuration()
             if not plan.before and ours(now, self.id):
@@ -141,7 +141,7 @@ class Setup:
             log.warning("%s could not be made as it was before: %s", made.url, exc)
 
     def remove(self) -> list[str]:
-        """Remove what is ours; return what that was, in words."""
+        """Remove everything that is ours; return, in words, what that was."""
         done: list[str] = []
         try:
             now = self.configuration()
@@ -195,8 +195,8 @@ class Setup:
 
 
 def terraform(plan: SetupPlan, bucket: str) -> str:
-    """Return *plan* as Terraform. Its resource is the whole configuration of the bucket, so what
-    others have there is in it. Raises ConfigError if the queue is there already."""
+    """Return *plan* as Terraform. The resource is the whole configuration of the bucket, so it has
+    the rules of others, too. Raises ConfigError if the queue is there already."""
     if plan.made is not None:
         why = "exists already, and Terraform would allow only this bucket to use it"
         raise ConfigError(f"the queue {plan.queue} {why}; --dry-run prints what to add to it")

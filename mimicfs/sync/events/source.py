@@ -14,7 +14,7 @@ class Delivery(NamedTuple):
     """One message on its way. It comes again unless it is acknowledged."""
 
     body: bytes | str
-    receipt: Any  # what the source knows it by
+    receipt: Any  # the name by which the source knows it
 
 
 class EventSource(ABC):
@@ -23,29 +23,30 @@ class EventSource(ABC):
     name: str = ""  # for messages to people; no secret
     exact: bool = True  # whether [] without a wait says that no message is there
     ordered: bool = True  # whether messages come about in the order in which they were put in
-    unsettled_s: float = 0.0  # how long it may hold back what a consumer that died had taken
-    complete: bool = True  # whether it gives what waits in it before it says that nothing is there
+    unsettled_s: float = 0.0  # how long it may hold back messages that a dead consumer had taken
+    # whether it gives all waiting messages before it says that nothing is there
+    complete: bool = True
     shared: bool = False  # whether several members of a store may take its messages
     looked_ns: int = 0  # when (ns) the last look for messages began
     lost: int = 0  # messages that were given up, and may not come again
-    owed: int = 0  # messages that were refused; their sender sends them again when it likes
+    owed: int = 0  # messages that were refused, and that their sender sends again when it likes
 
     @abstractmethod
     def receive(self, wait_s: float) -> list[Delivery]:
-        """Return the messages that have come; [] if there are none for *wait_s*, or after
-        `close`. Raises MimicError where the source cannot be asked."""
+        """Return the messages that have come; [] if none comes for *wait_s*, or after `close`.
+        Raises MimicError if the source cannot be asked."""
 
     def given_until_ns(self) -> int:
-        """Return until when (ns) all that was put in has been given by `receive`, which has just
-        said that nothing is there: when the last look began. 0: not known."""
+        """Return until when (ns) `receive`, which has just said that nothing is there, has given
+        everything that was put in: the begin of its last look. 0: not known."""
         return self.looked_ns
 
     @abstractmethod
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge *deliveries*, which are in the mirror: they need not come again."""
+        """Acknowledge *deliveries*, which the mirror has: they need not come again."""
 
     def retry(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027  most come by themselves
-        """*deliveries* could not be applied: they are to come again soon."""
+        """Have *deliveries*, which could not be applied, come again soon."""
 
     def at_stake(self) -> int:
         """Return how many messages were given for the last time, and are neither acknowledged nor
@@ -57,24 +58,26 @@ class EventSource(ABC):
         return None
 
     def arn(self) -> str:
-        """Return by which name the configuration of a bucket tells this source; "": by any."""
+        """Return the name of this source in the configuration of a bucket; "": any name may lead to
+        it."""
         return ""
 
     def identity(self) -> str:
-        """Return which source this is: one of another identity has nothing of what was put into
-        this one, although it has the same name. Raises MimicError."""
+        """Return a mark of this source: a source with another mark has none of the messages that
+        were put into this one, although it has the same name. Raises MimicError."""
         return self.name
 
     def signed(self) -> str:
-        """Return what was last left by `sign`, by whomever; "": nothing. Raises MimicError."""
+        """Return the text that somebody last left by `sign`; "": there is none. Raises MimicError.
+        Return the text that somebody last left by `sign`; "": there is none. Raises MimicError."""
         return ""
 
     def sign(self, text: str) -> None:  # noqa: B027  most are given to one process only
-        """Leave *text* at the source, for whoever asks by `signed`. Raises MimicError."""
+        """Leave *text* at the source, for all that ask by `signed`. Raises MimicError."""
 
     def resume(self) -> None:  # noqa: B027  most have nothing left over
-        """Messages may have been taken and not acknowledged, by another consumer or before an
-        error here: those that would not come by themselves are to come again."""
+        """Have messages come again that were taken and not acknowledged, by another consumer or
+        before an error here, if they would not come by themselves."""
 
     def close(self) -> None:  # noqa: B027  there may be nothing to do
-        """Give up what is held. A second time does nothing."""
+        """Give up connections and messages. A second call does nothing."""

@@ -15,15 +15,16 @@ from mimicfs.sync.events.source import Delivery, EventSource
 _Argument = TypeVar("_Argument")
 _Outcome = TypeVar("_Outcome")
 
-_AGAIN_S = 5  # until a message comes again that could not be applied
+_AGAIN_S = 5  # after this a message comes again that could not be applied
 _SIGNED = "mimicfs-store"
-_LOOK_S = 60.0  # between two questions how often the queue gives a message
-_AT_ONCE = 8  # requests, where many messages wait: each is of ten
+_LOOK_S = 60.0  # between two questions about how often the queue gives a message
+_AT_ONCE = 8  # requests, where many messages wait; each takes ten
 
 
 class SQS(EventSource):
     exact = False  # a short poll asks some of the servers of a queue
-    unsettled_s = float(WAIT_MAX_S + TAKEN_S)  # its last poll goes on, takes one, and hides it
+    # the last poll of a dead consumer goes on, takes a message, and hides it
+    unsettled_s = float(WAIT_MAX_S + TAKEN_S)
     shared = True
 
     def __init__(self, queue: Queue) -> None:
@@ -32,11 +33,12 @@ class SQS(EventSource):
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="sqs")
         self._closed = threading.Event()
         self._times_max, self._looked_s = float("inf"), float("-inf")
-        self._delay_ns = 0  # for so long the queue shows a message to nobody
-        # Receipts of messages that the queue gave for the last time: unless they are applied, they
+        self._delay_ns = 0  # how long the queue holds a new message back
+        # Receipts of messages that the queue gave for the last time. Unless they are applied, they
         # go to its dead-letter queue.
         self._last: set[str] = set()
-        self._identity = ""  # asked for after each error: before it is anew, a queue is gone
+        # asked for after each error: a queue is gone before another one is made
+        self._identity = ""
 
     def receive(self, wait_s: float) -> list[Delivery]:
         self._look_at_attributes()
