@@ -186,6 +186,19 @@ def test_a_thread_a_program_and_a_mount_are_it():
     assert lost(re.compile(r"\b(?:[Hh]e|[Hh]is|him)\b(?! own\b)"), lambda *_: False, texts) == []
 
 
+def test_a_person_or_a_thread_has_a_noun():
+    """A sentence begins with "a thread that waits" or "whoever waits", and not with "who waits"."""
+    who = re.compile(r"(?:^|[.:;]\s+)Who (?!owns\b|pays\b|answers\b)[a-z]+s\b", re.MULTILINE)
+    assert lost(who, lambda *_: False) == []
+
+
+def test_a_paragraph_of_a_decision_is_read_in_one_breath():
+    """At most 620 characters; rows of tables are records of runs."""
+    decisions = [file for file in files() if file.startswith("docs/decisions/")]
+    lines = [(file, line) for file in decisions for line in read(file).split("\n")]
+    assert [it for it in lines if len(it[1]) > 620 and not it[1].startswith("|")] == []
+
+
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [

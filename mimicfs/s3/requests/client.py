@@ -7,7 +7,7 @@ Every answer is mimicked (learning.py) before it is returned. Errors are those o
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -133,12 +133,7 @@ class S3(Clients):
         listing begins behind *after*. The mirror is not changed: `sync/` merges pages.
         """
         asked = (bucket, prefix, delimiter, after, token, limit)
-        try:
-            page: Page = self._lister.page(*asked)
-        except S3Error as exc:
-            if not self._moves_to_host(exc.code):
-                raise
-            page = self._lister.page(*asked)
+        page: Page = self._asked_where_buckets_are(lambda: self._lister.page(*asked))
         return page
 
     def directories(self, bucket: str, prefix: str) -> list[str]:
@@ -153,13 +148,17 @@ class S3(Clients):
         """Return one page of a listing of versions, checked (versions.py): behind *after*. With a
         *delimiter*, none of keys that have it behind *prefix*."""
         asked = (bucket, prefix, after, limit, delimiter)
+        page: VersionPage = self._asked_where_buckets_are(lambda: self._lister.versions(*asked))
+        return page
+
+    def _asked_where_buckets_are(self, ask: Callable[[], Any]) -> Any:
+        """Return the answer to *ask*, which is repeated if the server wants buckets in the host."""
         try:
-            page: VersionPage = self._lister.versions(*asked)
+            return ask()
         except S3Error as exc:
             if not self._moves_to_host(exc.code):
                 raise
-            page = self._lister.versions(*asked)
-        return page
+        return ask()
 
     # Objects
 
