@@ -3,7 +3,7 @@ that says so.
 
     127.0.0.1:9100     loopback
     unix:/run/x.sock   a socket, 0600
-    public:HOST:PORT any address; the service says what it demands of its clients
+    public:HOST:PORT   any address; the service says what it demands of its clients
 
 A client costs a bounded amount of memory and of time, whatever it sends (`Patient`), and only so
 many are there at once.

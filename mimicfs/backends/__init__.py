@@ -51,11 +51,11 @@ from mimicfs.entry import (
 )
 
 EPOCH = "epoch"  # the note beside the list of buckets of the store's epoch (sessions.py)
-# The note beside a bucket of which the store may have lost changes, until it is listed again.
+# The note beside a bucket that may have lost changes with the store, until it is listed again.
 DOUBTED = "doubted"
-# How the names of other notes begin: until when S3's messages told of a prefix of the bucket, by
-# any source, and by one of them (sync/freshness.py); and, beside the list of buckets, what is being
-# listed (underway.py).
+# The beginnings of the names of other notes: until when S3's messages told of a prefix of the
+# bucket, by any source, and by one of them (sync/freshness.py); and, beside the list of buckets,
+# what is being listed (underway.py).
 TOLD, HEARD, LISTING = "told ", "heard ", "listing/"
 OF_DIRECTORY = "look:"  # and the directory: the note of it, which may be an old one
 NoteSwap = tuple[str, str | None, str | None]  # a name, what is noted, and what is to be
@@ -70,9 +70,9 @@ class Waiter:
         self._closed = threading.Event()
 
     def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
-        """Return once there may be news in a log, given as the number of the last line that is
-        known by bucket, or after *timeout_s*: which ones may have some; none, if nothing is known
-        of any. Raises StoreError."""
+        """Wait until a log may have news, or for *timeout_s*. *places* has, by bucket, the number
+        of the last known line. Return the buckets whose logs may have news; [] if none is known to
+        have any. Raises StoreError."""
         self._closed.wait(min(timeout_s, _GLANCE_S))
         return list(places)
 
@@ -95,7 +95,7 @@ class Backend(ABC):
     evicts: bool = False  # it may lose what it confirmed: nothing counts as complete
 
     def __init__(self) -> None:
-        # Two writers with one number would each overlook the other's changes; 62 bits make that
+        # Two writers with the same number would overlook each other's changes; 62 bits make that
         # unlikely.
         self._origin = random.SystemRandom().getrandbits(62) << 1
         self._finding = threading.local()
@@ -121,34 +121,33 @@ class Backend(ABC):
         return origin >> 1 == self._origin >> 1
 
     def enter(self, namespace: str) -> None:  # noqa: B027  there may be nothing to do
-        """Keep to *namespace* of the store from now on, before anything else is asked. A store
-        that this process has to itself has nothing to keep apart."""
+        """Keep to *namespace* of the store from now on. Called before anything else. A store that
+        only this process has needs nothing of the kind."""
 
     # A store may be a copy of another one (replica.py)
 
     @property
     def exact(self) -> Backend:
-        """A view that is never behind the shared store, not even for a moment."""
+        """A view of the store that is never behind it, not even for a moment."""
         return self
 
     def catch_up(  # noqa: B027  there may be nothing to copy
         self, bucket: str, upto: int | None = None
     ) -> None:
-        """Have what is in the log of *bucket* by now: all, or up to line *upto*. Raises
-        StoreError."""
+        """Take in the log of *bucket* as it is by now, or up to line *upto*. Raises StoreError."""
 
     def bring(self, bucket: str, directory: str) -> None:  # noqa: B027
-        """Have *directory* at hand. Waits. Raises StoreError."""
+        """Fetch *directory*, so that it is at hand. Waits. Raises StoreError."""
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Within, this thread answers a kernel: for what is not at hand it does not wait, but
+        """Within, this thread answers a kernel: it does not wait for what is not at hand, but
         raises Uncopied."""
         yield
 
     def one_state(self) -> AbstractContextManager[None]:
-        """Within, this thread may be answered from the state that the store had at its first
-        question: a look whether there is a newer one is then saved. It changes nothing there."""
+        """Within, this thread may get answers from the state that the store had at its first
+        question, which saves looks for a newer one. The thread changes nothing there."""
         return nullcontext()
 
     # Buckets
@@ -163,7 +162,7 @@ class Backend(ABC):
 
     @abstractmethod
     def add_bucket(self, name: str, created_ns: int) -> None:
-        """Make *name* known, made at *created_ns* (0: nobody says; what is known of that stays)."""
+        """Make *name* known, made at *created_ns* (0: not known; an earlier time stays)."""
 
     @abstractmethod
     def drop_bucket(self, name: str, since: int | None = None) -> bool:
@@ -196,12 +195,12 @@ class Backend(ABC):
         itself is no child. *after* is the full key of the last child seen; it need not
         exist. A page shorter than *limit* is the last.
 
-        This one scans, and passes over what is in the subdirectories: see to it that nobody
-        writes meanwhile, or write a better one.
+        This one scans, and passes over the contents of subdirectories. Make sure that nobody writes
+        meanwhile, or write a better one.
         """
         found: list[Entry] = []
         place = max(after, directory)
-        size = 16  # what is scanned behind the first key of a subdirectory is thrown away
+        size = 16  # keys that are scanned behind the first one of a subdirectory are thrown away
         while len(found) < limit:
             asked = min(size, limit - len(found))
             inside = place.endswith("/") and place > directory
@@ -230,9 +229,9 @@ class Backend(ABC):
 
     def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
         """Return the key of the *count*-th entry that begins with *prefix* behind *after*, or of
-        the last one where there are fewer, and how many were passed; ("", 0): there is none.
+        the last one if there are fewer, and how many were passed; ("", 0): there is none.
 
-        Where a listing is cut into ranges. A store that can do it without reading should.
+        This cuts a listing into ranges. A store that can do it without reading should.
         """
         passed = 0
         while passed < count:
@@ -263,15 +262,15 @@ class Backend(ABC):
     def lookups(
         self, bucket: str, wanted: Sequence[tuple[str, str]]
     ) -> list[tuple[Entry | None, Entry | None]]:
-        """Return what `lookup` says of each directory and name. A store that can be asked for
-        many at once should."""
+        """Return the result of `lookup` for each directory and name. A store that can answer many
+        at once should."""
         return [self.lookup(bucket, directory, name) for directory, name in wanted]
 
     def directories(
         self, bucket: str, directories: Sequence[str], limit: int
     ) -> list[DirectoryCopy]:
-        """Return what is to be copied of each directory: what `cover` says, before the first
-        *limit* children. A store that can be asked for many at once should."""
+        """Return the parts of each directory that are copied: the result of `cover`, read before
+        the first *limit* children. A store that can answer many at once should."""
         notes = zip(directories, self.notes_of(bucket, directories), strict=True)
         read, cover = self.children, self.cover
         return [DirectoryCopy(cover(bucket, it), read(bucket, it, "", limit), n) for it, n in notes]
@@ -298,21 +297,21 @@ class Backend(ABC):
     ) -> set[str]:
         """Store *puts*, remove *deletes*, log both: all in one step. Return the keys left alone.
 
-        With *since*, every key that the log shows as changed after that number is left
-        alone: what is being applied was asked of S3 before that change was known. Raises
-        `LogTrimmed` if the log does not reach back to *since*; then nothing is applied.
+        With *since*, every key that the log shows as changed after that number is left alone: S3
+        was asked before that change was known. Raises `LogTrimmed` if the log does not reach back
+        to *since*; then nothing is applied.
         A key that is both put and deleted is put. A bucket that is not known is added.
         Deleting what is not there is logged too: S3 was told, and a LIST that was in flight
         must not bring the key back.
 
-        *step* says what the change is (pending.py). The keys of an intent that are contended
-        are left alone: S3 must be asked. A store without `intents` need not have it.
+        *step* is the meaning of the change (pending.py). The contended keys of an intent are left
+        alone: S3 must be asked. A store without `intents` need not take it.
         """
 
     def learn_plain(self, bucket: str, entries: Sequence[Entry]) -> None:
-        """Nothing is stored with *entries* but what a listing says: their metadata is {} where the
-        store has these versions still and does not know theirs. One step, and no line in the log:
-        nothing that is seen changes."""
+        """Learn that nothing is stored with *entries* except what a listing says: their metadata
+        becomes {} if the store still has these versions and does not know theirs. This is one step,
+        without a line in the log: nothing that is seen changes."""
         raise NotImplementedError
 
     @abstractmethod
@@ -330,13 +329,13 @@ class Backend(ABC):
     # Intents (pending.py); one step each
 
     def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
-        """Say that *keys* are about to be changed at S3, within *lasts_ms* by the store's clock.
+        """Note that *keys* are about to be changed at S3, within *lasts_ms* by the store's clock.
         A token is SESSION:NUMBER."""
         raise NotImplementedError
 
     def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
-        """Nothing of *keys* was changed, or, *unsure*, nobody knows. Return those that are
-        contended."""
+        """Note that none of *keys* was changed, or, if *unsure*, that nobody knows. Return the
+        contended ones."""
         raise NotImplementedError
 
     def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
@@ -344,8 +343,8 @@ class Backend(ABC):
         raise NotImplementedError
 
     def reap(self, bucket: str, alive: Collection[str]) -> None:
-        """End the intents that are over their deadline, and those of sessions that are not
-        *alive*: their keys are contended."""
+        """End the intents that are over their deadline, and those of sessions that are not *alive*:
+        their keys become contended."""
         raise NotImplementedError
 
     # Scopes
@@ -356,18 +355,17 @@ class Backend(ABC):
 
     @abstractmethod
     def unmark(self, bucket: str, prefix: str) -> None:
-        """See to it that nothing at and below *prefix* ("", or it ends in "/") counts as listed,
-        in one step. The rest of the scopes above it stays (uncovering.py). A store of which there
-        are copies (it is not `quick`) logs that anything there may have changed: they must not
-        count it as listed."""
+        """Make everything at and below *prefix* ("", or it ends in "/") count as not listed, in one
+        step. The rest of the scopes above it stays (uncovering.py). A store that has copies (it is
+        not `quick`) logs that anything there may have changed: they must not count it as listed."""
 
     @abstractmethod
     def scope(self, bucket: str, prefix: str) -> Scope | None:
         """Return the scope of exactly *prefix*."""
 
     def scopes(self, bucket: str) -> list[Scope]:
-        """Return all scopes of *bucket*, the one that was listed longest ago first. A store
-        that cannot tell them all has only that of the whole bucket."""
+        """Return all scopes of *bucket*, the one with the oldest listing first. A store that cannot
+        tell them all returns only that of the whole bucket."""
         whole = self.scope(bucket, "")
         return [whole] if whole is not None else []
 
@@ -400,7 +398,7 @@ class Backend(ABC):
     def note(self, bucket: str, name: str) -> str | None:
         """Return the text that was noted as *name* beside *bucket*, or None.
 
-        A store that keeps no notes has none: then an interrupted sync begins again.
+        A store without notes returns None: then an interrupted sync begins again.
         """
         return None
 
@@ -412,8 +410,8 @@ class Backend(ABC):
         return {}
 
     def notes_of(self, bucket: str, directories: Sequence[str]) -> list[str | None]:
-        """Return what was noted of each of *directories*. A replica may return what was noted when
-        it copied the directory; it asks for what was not."""
+        """Return the note of each of *directories*. A replica may return the note that it copied
+        with the directory; if there was none, it asks."""
         return [self.note(bucket, OF_DIRECTORY + each) for each in directories]
 
     def set_note_of(self, bucket: str, directory: str, text: str) -> None:
@@ -438,7 +436,8 @@ class Backend(ABC):
     def swap_note_told(
         self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
     ) -> tuple[bool, str | None, StoreSaid]:
-        """As `swap_note`; and what the store says of itself after that, at once if it can."""
+        """Return the result of `swap_note`, and what the store says of itself after that; in one
+        round trip, if it can."""
         return *self.swap_note(bucket, name, before, after, tell=tell), self.said()
 
     # What the store says of itself (sessions.py)
@@ -449,8 +448,8 @@ class Backend(ABC):
         return time.time_ns() // 1_000_000
 
     def identity(self) -> str:
-        """Return what tells this run of the store's server from any other one, which may have
-        lost what this one confirmed. "": it is a file, or in this process."""
+        """Return a mark of this run of the store's server. (Another run may have lost what this one
+        confirmed.) "": the store is a file, or in this process."""
         return ""
 
     def said(self) -> StoreSaid:
@@ -458,14 +457,14 @@ class Backend(ABC):
         return StoreSaid(self.identity(), self.note("", EPOCH))
 
     def orphans(self, bucket: str) -> list[str]:
-        """Return what is kept of *bucket* and cannot be found, or is to be found and is not kept.
-        For `mimicfs store check`; takes long."""
+        """Return, in words, records of *bucket* that no index leads to, and index entries that lead
+        to nothing. For `mimicfs store check`; takes long."""
         return []
 
     def begin_epoch(self) -> None:
-        """Begin a new epoch, because the store may have lost a part of what it had: nothing is
-        complete any more, what is found is not certain (DOUBTED), and no number that was given out
-        before is one of the log (`changes` raises LogTrimmed for it)."""
+        """Begin a new epoch, because the store may have lost a part of its contents: nothing is
+        complete any more, entries that are found are not certain (DOUBTED), and no earlier number
+        is one of the log (`changes` raises LogTrimmed for it)."""
         for bucket in self.buckets():
             self.unmark(bucket.name, "")
             self.set_note(bucket.name, DOUBTED, "1")
@@ -474,7 +473,7 @@ class Backend(ABC):
     # Life
 
     def waiter(self) -> Waiter:
-        """Return what waits for changes by other writers. This one looks now and then."""
+        """Return a Waiter for changes by other writers. This one looks now and then."""
         return Waiter()
 
     @abstractmethod

@@ -5,7 +5,7 @@ behind a directory's are those of the directories that they will read next: one 
 rows answers about a hundred of them, where each by itself costs a statement, and each of its
 subdirectories another (measured: 100 us for a directory, 20 us from a scan).
 
-Rows that were read ahead are good for one state of the store, which the caller names by `version`.
+Rows that were read ahead are valid for one state of the store, which the caller names by `version`.
 
 Threading: no locks; one `Ahead` a thread.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from mimicfs.entry import LISTED, Entry
 
 _ROWS_MIN, _ROWS_MAX = 64, 1000
-_WALK = 3  # directories read in order before a reader is taken to walk the tree
+_WALK = 3  # after so many directories in order, a reader is taken to walk the tree
 
 Scan = Callable[[str, int], list[Entry]]  # (key, most): the entries behind *key*, in order
 
@@ -26,7 +26,7 @@ class Ahead:
     """The entries that one thread has read ahead, in one bucket at a time."""
 
     def __init__(self) -> None:
-        self._state: tuple[str, int] = ("", 0)  # bucket and version that the rest belongs to
+        self._state: tuple[str, int] = ("", 0)  # the bucket and version to which the rest belongs
         self._rows = Rows("")
         self._last = ""  # the directory that was read last
         self._own: tuple[str, Entry | None] | None = None  # of the directory that was taken last
@@ -35,8 +35,8 @@ class Ahead:
     def take(
         self, state: tuple[str, int], directory: str, limit: int, scan: Scan
     ) -> list[Entry] | None:
-        """Return the children of *directory* in *state*, a bucket and its version; None if it
-        must be read by itself."""
+        """Return the children of *directory* in *state*, a bucket and its version; None if they
+        must be read by themselves."""
         if self._state != state:
             self._state = state
             self._rows = Rows("")
@@ -51,8 +51,8 @@ class Ahead:
         return found if found is None or len(found) < limit else None
 
     def own(self, state: tuple[str, int], directory: str) -> tuple[bool, Entry | None]:
-        """Return whether the entry of *directory* itself is known, because its children were
-        taken last, and that."""
+        """Return whether the entry of *directory* itself is known, because its children were taken
+        last, and the entry."""
         taken, entry = self._own or (None, None)
         known = self._state == state and taken == directory
         return known, entry if known else None
@@ -77,12 +77,12 @@ class Rows:
 
     def __init__(self, directory: str) -> None:
         self.whole: dict[str, list[Entry]] = {}
-        # The entries of those directories themselves, and of those that go on. One that has none
-        # here has none in the store, unless it is the first.
+        # The entries of those directories themselves, and of those that go on. A directory without
+        # one here has none in the store, unless it is the first.
         self.own: dict[str, Entry] = {}
         self.first = self.last = directory
-        # The directories that the last row was in, from the top, and what was seen of them.
-        # Those above *directory* began before the first row: None.
+        # The directories of the last row, from the top, and what was seen of them. Those above
+        # *directory* began before the first row: None.
         parts = directory.split("/")[:-1]
         above = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
         self._inside: list[tuple[str, list[Entry] | None]] = [("", None)]

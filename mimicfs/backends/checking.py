@@ -1,9 +1,9 @@
-"""Whether a store is sound: what it says of itself is what is in it.
+"""Whether a store is sound: its counts, directories and scopes agree with its entries.
 
 S3 is not asked: `mimicfs verify` compares with S3. Nothing is changed.
 
-Threading: no state. Others may write meanwhile: what can only be said of a bucket that nobody
-changes is then left out.
+Threading: no state. Others may write meanwhile: then the findings are left out that hold only for a
+bucket that nobody changes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mimicfs.backends import DOUBTED, Backend
 from mimicfs.entry import DAY_S, LISTED, OBJECT, pages
 from mimicfs.errors import LogTrimmed, StoreCorrupt
 
-_EXAMPLES = 10  # of keys that are named for each thing that is wrong
-_LONG_MS = 600_000  # an intent that is open for so long has an end that nobody looks after
+_EXAMPLES = 10  # of keys, named for each fault
+_LONG_MS = 600_000  # nobody looks after an intent that is open for so long
 
 
 @dataclass
@@ -68,7 +68,7 @@ def _check(backend: Backend, name: str) -> BucketCheck:
 
 
 def _count(backend: Backend, found: BucketCheck) -> list[str]:
-    """Count entries. Return the directories of which only is known that they are there."""
+    """Count entries. Return the directories of which it is only known that they exist."""
     strangers: list[str] = []
     for page in pages(lambda after: backend.scan(found.name, "", after)):
         objects = [entry for entry in page if entry.kind == OBJECT]
@@ -89,9 +89,8 @@ def _compare_counts(backend: Backend, found: BucketCheck) -> None:
 
 
 def _check_scopes(backend: Backend, found: BucketCheck, strangers: list[str]) -> list[str]:
-    """Return those of *strangers*, directories of unknown keys, that are in a scope that was listed
-    to its end with all below; there must be none. Nothing may have been listed in the future,
-    either."""
+    """Return the *strangers*, directories of unknown keys, in a scope that was listed to its end
+    with everything below; there must be none. Report scopes that were listed in the future, too."""
     scopes = backend.scopes(found.name)
     found.scopes = len(scopes)
     deep = [scope.prefix for scope in scopes if scope.deep]

@@ -14,12 +14,12 @@ from mimicfs.errors import StoreError
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 32  # directories that are copied at a time before they are asked for
-_AHEAD_ROWS = 200_000  # names that are copied so behind each one that was asked for
+_AHEAD_ROWS = 200_000  # names that are copied ahead behind each directory that was asked for
 
 
 class CopyAhead:
-    """Copies directories before they are asked for: those below the ones that were, the newest
-    first. *copy* copies some, and returns those below them and how many names there were."""
+    """Copies directories before they are asked for: those below the ones that were asked for, the
+    newest first. *copy* copies some, and returns those below them and how many names there were."""
 
     def __init__(self, copy: Callable[[str, list[str]], tuple[list[str], int]]) -> None:
         self._copy = copy
@@ -51,7 +51,7 @@ class CopyAhead:
             bucket, directories = some
             try:
                 below, count = self._copy(bucket, directories)
-            except StoreError as exc:  # they are asked for another time
+            except StoreError as exc:  # they are copied another time
                 log.debug("copying ahead: %s", exc)
                 continue
             with self._lock:

@@ -12,14 +12,14 @@ INVARIANT: what the copy has of a copied directory is what the store had at one 
 line `place`; a subdirectory that is copied too and is empty by now may have rows below it.
 What a line changed is read from the store, not from the line, so that no line comes twice.
 
-The store is asked for the rows of a directory under no lock: the log can be taken in meanwhile,
-however large the directory is. What the log brought since the rows were asked for is newer than
-they are (`touched`), and stays.
+The store is asked for the rows of a directory without a lock: the log can be taken in meanwhile,
+however large the directory is. Rows that the log has brought since then (`touched`) are newer, and
+stay.
 
 The copy outlives the mount. At the next one it goes on from its place, if that is in the log.
 
-Threading: any thread. `lock` protects all but `rows`, which any thread reads, and only its holder
-writes.
+Threading: any thread. `lock` protects everything except `rows`, which any thread reads, and only
+the holder of `lock` writes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Coming:
 
 class Copying:
     """Copies *shared* into *rows*. *prefix*: that of the mount, which shows nothing else. *heard*
-    is called when *shared* has answered while a log is taken in."""
+    is called for each answer of *shared* while a log is taken in."""
 
     def __init__(
         self, shared: Backend, rows: SQLite, prefix: str, heard: Callable[[], None]
@@ -69,13 +69,13 @@ class Copying:
         self._coming: dict[str, list[_Coming]] = {}
         self._places: dict[str, int] = {}
         self._kept_places: dict[str, int] = {}
-        # Held by the thread that copies: the rows that it asks for are newer than any that another
+        # Held by the thread that copies: the rows for which it asks are newer than any that another
         # thread has stored. Taken before `lock`.
         self._small = threading.Lock()
         self._large = threading.Lock()
 
     def resume(self) -> None:
-        """Go on from what an earlier mount has left. Raises StoreError."""
+        """Go on with the copy of an earlier mount. Raises StoreError."""
         for bucket in self.rows.buckets():
             place = self.rows.note(bucket.name, _PLACE)
             if place is not None:
@@ -90,7 +90,7 @@ class Copying:
         return self._copied.get(bucket, _NOTHING)
 
     def has_name(self, bucket: str, directory: str, name: str) -> bool:
-        """Whether the copy knows *name* in *directory*, or that it is not there."""
+        """Whether the copy knows *name* in *directory*, present or absent."""
         return directory in self.of(bucket) or (
             directory in self._named.get(bucket, ()) and self._is_on_way(directory, name)
         )
@@ -120,7 +120,7 @@ class Copying:
             self._named.setdefault(bucket, set()).add(directory)
 
     def bring_all(self, bucket: str, directories: Collection[str]) -> None:
-        """Copy *directories*, those that the store has whole. Raises StoreError."""
+        """Copy those of *directories* that the store has whole. Raises StoreError."""
         with self._small:
             missing = [each for each in directories if each not in self.of(bucket)]
             large = self._copy_small(bucket, missing) if missing else []
@@ -177,7 +177,8 @@ class Copying:
             for (directory, copy), (new, gone) in zip(whole, differences, strict=True):
                 self._store(bucket, new, gone)
                 self._note_copied(bucket, directory, scopes[directory], copy.note)
-        # Others read under no lock: from now on they find it, and not before it is committed.
+        # Others read without a lock: they find the directory from now on, and not before it is
+        # committed.
         self._copied[bucket].update((each, _of(each, scope)) for each, scope in scopes.items())
 
     def _copy_large(self, bucket: str, directory: str) -> None:
@@ -202,8 +203,8 @@ class Copying:
     def _differs(
         self, bucket: str, place: tuple[str, str], rows: list[Entry], coming: _Coming
     ) -> tuple[list[Entry], list[str]]:
-        """The store has *rows* at *place*, in a directory behind a key: return what is to be
-        stored, and what has gone."""
+        """Return the rows to store, and those that have gone, where the store has *rows* at
+        *place*, in a directory behind a key."""
         touched = coming.touched
         gone = [key for key in self._gone(bucket, *place, rows) if key not in touched]
         new = [row for row in rows if row.key not in touched] if touched else rows
@@ -307,7 +308,8 @@ class Copying:
             key = directory
 
     def drop(self, bucket: str, first: str, last: str) -> None:
-        """Anything between two keys may have changed: those directories are not copied now."""
+        """Forget the directories between two keys, where anything may have changed: they are not
+        copied now."""
         copied = self._copied.get(bucket, {})
         named = self._named.get(bucket, set())
         coming = [each.directories for each in self._coming.get(bucket, ())]
@@ -323,7 +325,7 @@ class Copying:
                 each.discard(directory)
 
     def remark(self, bucket: str, scope: Scope) -> None:
-        """The store has listed *scope*."""
+        """Note that the store has listed *scope*."""
         copied = self._copied.get(bucket, {})
         inside = [each for each in copied if each.startswith(scope.prefix)]
         for each in inside if scope.deep else [scope.prefix]:
@@ -331,7 +333,7 @@ class Copying:
                 copied[each] = _of(each, scope)
 
     def forget(self, bucket: str) -> None:
-        """Nothing of *bucket* is copied."""
+        """Forget the copy of *bucket*."""
         for coming in self._coming.get(bucket, ()):
             coming.directories.clear()
         self._places.pop(bucket, None)
@@ -346,7 +348,8 @@ class Copying:
             self.forget(bucket)
 
     def _keep_place(self, bucket: str, lag: int) -> None:
-        """Note the place, if the one noted is *lag* behind: what comes twice does no harm."""
+        """Note the place, if the noted one is *lag* behind. (A line that comes twice does no harm.)
+        Note the place, if the noted one is *lag* behind. (A line that comes twice does no harm.)"""
         place = self._places.get(bucket)
         if place is not None and place - self._kept_places.get(bucket, -lag) >= lag:
             self.rows.set_note(bucket, _PLACE, str(place))

@@ -1,4 +1,4 @@
-"""The lease of a mount: whether it knows what the others who share its store do.
+"""The lease of a mount: whether it knows what the others that share its store do.
 
 It is held as long as a look at the logs succeeded in the last LEASE_S seconds. A mount that has
 not looked for longer does not know why: it may have been stopped, and the store has news for it;
@@ -8,7 +8,7 @@ it may be reading a long log; or the store is away. So there is a third state:
     unsure  LEASE_S later: the mount is about to look, or the look goes on
     away    looks were tried, and the store did not answer
 
-Threading: any thread. The follower says what its looks came to.
+Threading: any thread. The follower tells the results of its looks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Lease:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._looked_s = self._heard_s = clock()
-        self.begun = False  # somebody looks
+        self.begun = False  # a follower looks
         self.away = False
         self._changed = threading.Condition()
 
@@ -45,14 +45,14 @@ class Lease:
         return self._clock() - self._heard_s
 
     def heard(self) -> None:
-        """The store has answered, and the look goes on."""
+        """Note that the store has answered, and the look goes on."""
         with self._changed:
             self._heard_s = self._clock()
             self.away = False
             self._changed.notify_all()
 
     def renew(self) -> None:
-        """A look has succeeded."""
+        """Note that a look has succeeded."""
         with self._changed:
             self._looked_s = self._heard_s = self._clock()
             self.away = False
@@ -60,7 +60,7 @@ class Lease:
             self._changed.notify_all()
 
     def lose(self) -> None:
-        """The store does not answer."""
+        """Note that the store does not answer."""
         with self._changed:
             self.away = True
             self._changed.notify_all()

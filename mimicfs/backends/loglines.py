@@ -1,4 +1,4 @@
-"""What a change of keys is in the log of a bucket, and which keys a log leaves alone. Pure."""
+"""The lines of a change in the log of a bucket, and the keys that a log leaves alone. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDE_CHANGE = 100
 
 
 def left_alone(changes: Iterable[Change], keys: Sequence[str]) -> set[str]:
-    """Return those of *keys* that *changes* are about: what `apply` with *since* leaves alone."""
+    """Return the *keys* that *changes* are about: `apply` with *since* leaves them alone."""
     low, high = min(keys, default=""), max(keys, default="")
     near = [change for change in changes if change.first <= high and change.last >= low]
     single = {change.first for change in near if change.first == change.last}
@@ -22,5 +22,5 @@ def left_alone(changes: Iterable[Change], keys: Sequence[str]) -> set[str]:
 
 
 def logged_as(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the first and the last key of each line that a change of *keys* is in the log."""
+    """Return the first and the last key of each line of the log for a change of *keys*."""
     return [(min(keys), max(keys))] if len(keys) > WIDE_CHANGE else [(key, key) for key in keys]

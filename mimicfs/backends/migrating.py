@@ -1,14 +1,14 @@
-"""From one store to another: all that a mirror knows, without asking S3.
+"""The move of a mirror from one store to another, without asking S3.
 
-Entries go first, then notes, and what counts as listed last: whoever is killed in between has
-left a mirror that is not complete, and true as far as it goes. The numbers of logs, sessions and
-the epoch are a store's own, and stay. A key whose change at S3 nobody has settled is contended in
-the new store too: whoever uses that asks S3.
+Entries go first, then notes, and scopes last: a process that is killed in between leaves a mirror
+that is not complete, and true as far as it goes. The numbers of logs, the sessions and the epoch
+belong to a store, and stay there. A key whose change at S3 nobody has settled is contended in the
+new store, too: its users ask S3.
 
-Changes that the old store learns meanwhile (mounts that are read-only may go on) are followed by
-its log to the end. Nobody may change S3 through it: what comes behind the end is not in the new
-store, which says that it knows. Messages of S3 that the old store takes then are not told to the
-new one; if anybody may take some, the new one counts as never told, and lists what it knows.
+Changes that the old store learns meanwhile (read-only mounts may go on) are followed in its log to
+the end. Nobody may change S3 through it: the new store would lack changes behind that end, and
+claim to know. Messages of S3 that the old store takes after that do not reach the new one; if
+anybody may take some, the new one counts as never told, and lists what it knows.
 
 Threading: no state; the stores are used by the thread that calls.
 """
@@ -23,12 +23,12 @@ from mimicfs.entry import PAGE, Entry, pages
 from mimicfs.errors import ConfigError, StoreError
 
 _OURS = "migrating"  # the note in a store that is being filled
-_ROUNDS = 100  # in which the log of the old store is followed to its end
+_ROUNDS = 100  # rounds in which the log of the old store is followed to its end
 
 
 def migrate(source: Backend, target: Backend, more: Callable[[int], None]) -> dict[str, int]:
-    """Copy all of *source* to *target*, which has no buckets; *more* is told of entries. Return
-    how many entries each bucket has. Raises ConfigError, StoreError."""
+    """Copy all of *source* to *target*, which has no buckets; *more* is called with numbers of
+    entries. Return how many entries each bucket has. Raises ConfigError, StoreError."""
     _check_source(source)
     _begin(target)
     copied: dict[str, int] = {}
@@ -55,7 +55,7 @@ def _check_source(source: Backend) -> None:
 
 
 def _begin(target: Backend) -> None:
-    """See that nothing is in *target* but what an attempt before has left, and drop that."""
+    """Check that *target* has only the remains of an earlier attempt, and drop them."""
     before = target.note("", _OURS) is not None
     known = target.buckets()
     if known and not before:
@@ -94,7 +94,8 @@ def _pages(source: Backend, name: str, after: str = "") -> Iterator[Sequence[Ent
 
 
 def _follow(source: Backend, target: Backend, name: str, place: int) -> int:
-    """Do in *target* what *source* logged behind *place*; return the number of the last line."""
+    """Repeat in *target* the changes that *source* logged behind *place*; return the number of the
+    last line."""
     while changes := source.changes(name, place, PAGE):
         for change in changes:
             _copy_range(source, target, name, change.first, change.last)

@@ -1,12 +1,12 @@
-"""Intents: which keys are being changed at S3, and of which only S3 knows what came of it.
+"""Intents: the keys that are being changed at S3, and those whose result only S3 knows.
 
-Two requests about one key may be done by S3 in another order than their answers arrive. So each
-mount says what it is about to change (`Backend.begin`), asks S3, and says what came of it
-(`Backend.apply` with a IntentStep, or `Backend.end`). A key has a row from the first begin until
-nothing about it is open. It is *contended* where two intents overlapped, where something else
-about it was learned meanwhile, where a token was missing, or where nobody knows what S3 did:
-then no answer is believed but that of a HEAD that was asked while the row had the generation
-that it still has (`IntentStep.expected`). Every change of a row gives it another generation.
+S3 may do two requests about one key in another order than their answers arrive. So each mount notes
+what it is about to change (`Backend.begin`), asks S3, and notes the result (`Backend.apply` with an
+IntentStep, or `Backend.end`). A key has a row from the first begin until nothing about it is open.
+It is *contended* if two intents overlapped, if something else about it was learned meanwhile, if a
+token was missing, or if nobody knows what S3 did. Then only the answer to a HEAD is believed that
+was sent while the row had the generation that it still has (`IntentStep.expected`). Every change of
+a row gives it another generation.
 
     state        begin       done or end          learned     HEAD, same generation
     no row       pending     contended            -           -
@@ -79,7 +79,7 @@ def begun(text: str | None, token: str, now_ms: int, lasts_ms: int) -> str:
 
 
 def ended(text: str | None, token: str, *, unsure: bool) -> str | None:
-    """Return the row after *token* has ended; None: there is none, and what came is certain."""
+    """Return the row after *token* has ended; None: there is none, and the result is certain."""
     row = _row(text)
     tokens = {} if row is None else row.tokens
     known = tokens.pop(token, None) is not None
@@ -89,8 +89,8 @@ def ended(text: str | None, token: str, *, unsure: bool) -> str | None:
 
 
 def admitted(text: str | None, step: IntentStep, *, guarded: bool) -> tuple[bool, str | None]:
-    """Return whether a change of a key is stored, and its row afterwards. *guarded*: the log
-    has a change of the key of which whoever applies this did not know."""
+    """Return whether a change of a key is stored, and its row afterwards. *guarded*: the log has a
+    change of the key that the writer of this one did not know."""
     if step.token:
         after = ended(text, step.token, unsure=guarded)
         return after is None, after

@@ -1,12 +1,12 @@
-"""A replica: what a mount has copied of the store that it shares, and answers from.
+"""A replica: the copy of the shared store from which a mount answers.
 
 A directory is copied when it is first asked for, and those below it soon after; the log of the
-store says what changes in it from then on. So the store is not asked for what is copied: a stat
-costs what it costs in a file of one's own, also while the store is silent. Each change is made in
+store says what changes in it from then on. So the store is not asked for a copied directory: a stat
+costs as much as with a local store, even while the shared store is silent. Each change is made in
 the store first; the copy takes it from the log, as it takes what others change.
 
-What is copied, what is coming, and up to which line the log was taken in, is in `copying.py`.
-What is not copied is asked of the store. If the epoch of the store is another than when an earlier
+`copying.py` knows which directories are copied or coming, and up to which line the log was taken
+in. The store is asked about all others. If the epoch of the store has changed since an earlier
 mount copied it, nothing counts as copied any more.
 
 Threading: any thread. The thread that answers the kernel (`answering`) never waits: what it cannot
@@ -39,8 +39,8 @@ _AWAY = "the store does not answer"
 
 
 class Replica(Forwarding):
-    """*shared*, with *copy* beside it. *lease* says when the copy may answer; *strict*: also not
-    while the store is away. Of a mount of one *prefix*, nothing else is copied."""
+    """The store *shared*, with *copy* beside it. *lease* says when the copy may answer; *strict*:
+    it may not while the store is away. For a mount of one *prefix*, nothing else is copied."""
 
     quick = True
 
@@ -64,7 +64,7 @@ class Replica(Forwarding):
         self._listed: tuple[Scope, list[str]] | None = None  # the list of buckets
         self._turns: dict[str, _Turns] = {}  # by bucket
         self._ahead = CopyAhead(self._copy_ahead)
-        self.asked = 0  # how often the store was asked for what is not copied
+        self.asked = 0  # how often the store was asked about something that is not copied
         self._resume()
 
     def _resume(self) -> None:
@@ -88,7 +88,7 @@ class Replica(Forwarding):
         return self._copy.one_state()
 
     def figures(self) -> dict[str, int]:
-        """Return what a mount says of its replica."""
+        """Return the figures that a mount shows of its replica."""
         return {
             "directories": len(self._copies),
             "asked": self.asked,
@@ -97,8 +97,8 @@ class Replica(Forwarding):
     # Who answers
 
     def _has(self, bucket: str, directory: str, name: str = "") -> bool:
-        """Return whether the copy answers for *directory*, or for *name* in it; if not, the store
-        is to be asked. Raises Uncopied, StoreUnavailable."""
+        """Return whether the copy answers for *directory*, or for *name* in it; if not, the caller
+        asks the store. Raises Uncopied, StoreUnavailable."""
         if not self._copies.has_name(bucket, directory, name) or not self.lease.begun:
             self._ask(bucket, directory)
             return False
@@ -163,8 +163,8 @@ class Replica(Forwarding):
         """Take in what the log of *bucket* has by now: all, or up to line *upto*. Raises
         StoreError.
 
-        Many threads may want all at once: whoever comes while another takes it in waits for the
-        next turn, which does it for all of them.
+        Many threads may want this at once: those that come while another takes the log in wait for
+        the next turn, which serves all of them.
         """
         if upto is not None and bucket:
             with self._lock:
@@ -273,7 +273,8 @@ class Replica(Forwarding):
         return left
 
     def _catch_up_or_forget(self, bucket: str) -> None:
-        """The store has taken a change. Rows of it that cannot be read now are not copied."""
+        """Take in a change that the store has taken. If its rows cannot be read now, their
+        directories are no longer copied."""
         try:
             self.catch_up(bucket)
         except StoreError as exc:

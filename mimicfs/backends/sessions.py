@@ -4,10 +4,10 @@ A session is a mount or a program that changes what is in S3: a note beside the 
 which it renews every few seconds. One that is not renewed is dead. All times are of the store's
 clock: those of the machines that share it may differ by hours.
 
-The epoch is a text that is another one whenever the store may have lost what it had confirmed:
-it was flushed, began again without a log, or another server, which may have lagged behind, took
-its place. Then no number of a log and no scope from before means anything. Where something may
-have been lost, it says since when it is (`began_ms`).
+The epoch is a text that changes whenever the store may have lost something that it had confirmed:
+it was flushed, it began again without a log, or another server, which may have lagged behind, took
+its place. Then earlier numbers of a log and earlier scopes mean nothing. If something may have been
+lost, the epoch says when it began (`began_ms`).
 
 Threading: no state; any thread.
 """
@@ -26,7 +26,7 @@ from mimicfs.entry import StoreSaid
 log = logging.getLogger(__name__)
 
 SESSION = "session/"
-_FORGOTTEN_MS = 3_600_000  # a session that has been dead for so long is no more of interest
+_FORGOTTEN_MS = 3_600_000  # a session that has been dead for so long is forgotten
 
 
 class StoreSession(NamedTuple):
@@ -77,7 +77,7 @@ def sessions(backend: Backend) -> list[StoreSession]:
 
 
 def _session_of(text: str) -> StoreSession | None:
-    """Return the session that *text* tells of, also of a later version, which may say more; None:
+    """Return the session in *text*, which a later version may have written with more fields; None:
     it is none."""
     try:
         found = StoreSession(*json.loads(text)[:_FIELDS])
@@ -93,8 +93,8 @@ def epoch(backend: Backend, said: StoreSaid | None = None) -> str:
     confirmed. "": this store has none, and nobody shares it. *said*: if it was asked already.
     Raises StoreError.
 
-    A new epoch is noted when all that follows from it is done: whoever is killed before has
-    it done by the next one who asks. A store without one is new, or has lost that, too.
+    A new epoch is noted once everything that follows from it is done: after a kill before that, the
+    next one that asks does it. A store without an epoch is new, or has lost that, too.
     """
     identity, noted = said or backend.said()
     known, _, text = (noted or "").partition(" ")
@@ -109,7 +109,8 @@ def epoch(backend: Backend, said: StoreSaid | None = None) -> str:
         backend.set_note("", EPOCH, f"{new} {identity}")
         return (backend.note("", EPOCH) or "").partition(" ")[0]
     done, _ = backend.swap_note("", EPOCH, noted, f"{new} {identity}", tell=False)
-    return new if done else epoch(backend)  # another has noted one, which began later, perhaps
+    # another process has noted one, which perhaps began later
+    return new if done else epoch(backend)
 
 
 def began_ms(known: str) -> int:

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from mimicfs.entry import Scope
 
-# Names of a directory on the way that are looked at. Subdirectories behind them do not count as
-# listed any more: a scope each would cost more than to list them at their first look.
+# How many names of a directory on the way are looked at. Subdirectories behind them no longer count
+# as listed: a scope for each would cost more than to list them at their first look.
 LEFT_MAX = 1000
 
 

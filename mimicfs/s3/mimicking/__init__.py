@@ -1,4 +1,4 @@
-"""Mimicking: what S3 says is learned, and what the mirror knows is not asked.
+"""Mimicking: a client learns from the answers of S3, and does not ask what the mirror knows.
 
 mimic         the way of a call of a boto3 client: to S3 or to the mirror
 local         which calls the mirror answers, and how

@@ -1,14 +1,14 @@
-"""The accounts that listings name: that whose list of buckets the mirror has, since S3 answers a
-ListBuckets to each account in its own way, and the owner of the objects of a bucket.
+"""The accounts that listings name: the owner of the objects of a bucket, and the account whose list
+of buckets the mirror has, since S3 answers a ListBuckets differently to each account.
 
 Beside the list, the store notes the owner that S3 named with it, and a hash of each access key to
 which S3 named that owner. A client with one of these keys is answered from the mirror, whichever
 program asked S3; a client with any other key asks S3 once.
 
 Beside a bucket, it notes the owner that S3 named with its objects, and which access keys write
-objects of that owner. Where the bucket's owner does not own all that is in it, each account owns
-what it writes: from the first write with another key on, S3 is asked until it has listed one.
-That write is noted before S3 is asked for it, and once more when S3 has confirmed it.
+objects of that owner. If the owner of the bucket does not own everything in it, each account owns
+what it writes: from the first write with another key on, S3 answers until it has listed one such
+object. That write is noted before S3 is asked for it, and once more when S3 has confirmed it.
 
 Threading: any; each change is one note.
 """
@@ -35,32 +35,34 @@ class _Noted(NamedTuple):
 
 
 class _Owners(NamedTuple):
-    owner: tuple[Mapping[str, str] | None, ...] = ()  # one, which may be None; empty: not named yet
+    # one owner, which may be None; empty: not named yet
+    owner: tuple[Mapping[str, str] | None, ...] = ()
     several: bool = False  # there are others
     # Access keys, by their hashes, that have written objects:
     writers: tuple[str, ...] = ()  # of that owner
-    unsure: tuple[str, ...] = ()  # of nobody knows whom, until S3 lists one
-    writing: tuple[str, ...] = ()  # the same, of which S3 has confirmed none yet
-    confirmed: int = 0  # how often a program's first write was confirmed: no two notes are equal
+    unsure: tuple[str, ...] = ()  # of an unknown owner, until S3 lists an object
+    writing: tuple[str, ...] = ()  # the same, none of whose writes S3 has confirmed yet
+    # how often the first write of a program was confirmed: no two notes are equal
+    confirmed: int = 0
 
 
 class Before(NamedTuple):
-    """What was known of a bucket before S3 was asked for a listing: the answer says nothing of what
-    was written later."""
+    """The knowledge of a bucket before S3 was asked for a listing: the answer says nothing about
+    later writes."""
 
     text: str | None  # the note
     key: str | None  # the newest of ours, of an unsure owner
 
 
 class ListedAccount:
-    """The account whose buckets are listed in *mimicdb*, as *client* may ask for them."""
+    """The account whose buckets *mimicdb* lists, and whether *client* may get that list."""
 
     def __init__(self, mimicdb: Mirror, client: Any) -> None:
         self._mimicdb = mimicdb
         self._client = client
 
     def owner(self) -> Mapping[str, str] | None:
-        """Return the owner that S3 names to this client with the list of the mirror; None: S3 has
+        """Return the owner that S3 names to this client with the list in the mirror; None: S3 has
         not named one."""
         noted = self._noted()
         if noted is None or not noted.owner or self.key() not in noted.keys:
@@ -68,13 +70,14 @@ class ListedAccount:
         return noted.owner
 
     def claim(self, owner: Mapping[str, str]) -> None:
-        """The list of the mirror is to become that of *owner*, whom S3 has named to this client."""
+        """Note that the list in the mirror is about to become that of *owner*, whom S3 has named to
+        this client."""
         noted = self._noted()
         if noted is not None and noted.owner != owner:
             self._mimicdb.set_note("", _NOTE, None)
 
     def claimed(self, owner: Mapping[str, str]) -> None:
-        """It is that of *owner*."""
+        """Note that it is that of *owner* now."""
         noted, key = self._noted(), self.key()
         keys = noted.keys if noted is not None and noted.owner == owner else []
         if key not in keys:
@@ -82,7 +85,8 @@ class ListedAccount:
             self._mimicdb.set_note("", _NOTE, text)
 
     def made(self) -> None:
-        """This client has made a bucket. If the list may be somebody else's, S3 is asked next."""
+        """Note that this client has made a bucket. If the list may be somebody else's, S3 is asked
+        next."""
         if self.owner() is None:
             self._mimicdb.set_note("", _NOTE, None)
 
@@ -91,8 +95,8 @@ class ListedAccount:
         return None if text is None else _Noted(**json.loads(text))
 
     def key(self) -> str:
-        """Return a hash of the client's access key, as it is now: to ask for a newer one may take
-        requests."""
+        """Return a hash of the client's current access key. (To ask for a newer key may take
+        requests.)"""
         credentials = self._client._request_signer._credentials
         known = vars(credentials) if credentials is not None else {}
         key = known.get("_access_key") or known.get("access_key") or ""
@@ -100,29 +104,29 @@ class ListedAccount:
 
 
 class NamedOwner:
-    """The owner that ListObjects names of the objects of a bucket of *mimicdb*. What *account*'s
-    client writes may have another owner than what is there: S3 is asked once."""
+    """The owner that ListObjects names for the objects of a bucket of *mimicdb*. Objects that the
+    client of *account* writes may have another owner than those there: S3 is asked once."""
 
     def __init__(self, mimicdb: Mirror, account: ListedAccount) -> None:
         self._mimicdb = mimicdb
         self._account = account
-        self._wrote: dict[str, str] = {}  # by bucket: the newest key of ours, of an unsure owner
-        self._sure: set[str] = set()  # buckets in which what we write has the owner of the others
+        self._wrote: dict[str, str] = {}  # by bucket: our newest key whose owner is unsure
+        self._sure: set[str] = set()  # buckets in which our objects have the owner of the others
 
     def of(self, bucket: str) -> Sequence[Mapping[str, str] | None]:
-        """Return the owner of all objects of *bucket*, None if S3 names none with them; nothing if
-        that is not known, or there may be several."""
+        """Return (owner,) with the owner of all objects of *bucket*, which is None if S3 names none
+        with them; () if that is not known, or there may be several."""
         noted = _read(self._mimicdb.note(bucket, _OWNERS))
         return () if noted.several or noted.unsure or noted.writing else noted.owner
 
     def writes(self, bucket: str) -> None:
-        """This client is going to write an object into *bucket*, and may not live to say so. S3 may
-        have no bucket that is not known."""
+        """Note that this client is going to write an object into *bucket*: it may not live to say
+        so later. (S3 may not have a bucket that the mirror does not know.)"""
         if not self._is_noted(bucket) and self._mimicdb.known_bucket(bucket) is not None:
             self._change(bucket, self._with_writing)
 
     def wrote(self, bucket: str, key: str) -> None:
-        """It has written *key*."""
+        """Note that the client has written *key*."""
         if not self._is_noted(bucket):
             self._change(bucket, self._with_writing)
             if bucket not in self._sure:
@@ -131,21 +135,21 @@ class NamedOwner:
             self._wrote[bucket] = key
 
     def refused(self, bucket: str) -> None:
-        """S3 has written nothing of what this client was going to."""
+        """Note that S3 has not written what this client was going to write."""
         if not self._is_noted(bucket):
             self._change(bucket, self._without_writing)
 
     def gone(self, bucket: str) -> None:
-        """*bucket* was made or removed: whoever writes into it, that is a new one."""
+        """Forget the writers of *bucket*, which was made or removed: it is another bucket now."""
         self._sure.discard(bucket)
         self._wrote.pop(bucket, None)
 
     def before(self, bucket: str) -> Before:
-        """S3 is going to be asked for a ListObjects."""
+        """Return what is known of a bucket before S3 is asked for a ListObjects."""
         return Before(self._mimicdb.note(bucket, _OWNERS), self._wrote.get(bucket))
 
     def named(self, params: Params, answer: Params, before: Before) -> None:
-        """S3 has given *answer* to it."""
+        """Take note of *answer* to it."""
         bucket, items = params["Bucket"], answer.get("Contents", ())
         owners = [item.get("Owner") for item in items]
         if not owners:
@@ -166,7 +170,8 @@ class NamedOwner:
                 several=False,
                 writers=(*writers, *(key for key in known if key not in writers))[-_KEYS_MAX:],
                 unsure=tuple(key for key in noted.unsure if key not in known),
-                # Whoever still writes is noted once more. This does not tell who never wrote.
+                # Keys that still write are noted once more: nothing tells which of them never
+                # wrote.
                 writing=() if whole else noted.writing,
             )
 
@@ -186,7 +191,8 @@ class NamedOwner:
         return noted._replace(writing=tuple(each for each in noted.writing if each != key))
 
     def _with_writer(self, noted: _Owners) -> _Owners:
-        """Nobody has listed what we wrote: whoever asked before S3 confirmed it may not know it."""
+        """Note our key again: nobody has listed what we wrote, and an answer from before the
+        confirmation may lack it."""
         key = self._account.key()
         others = self._without_writing(noted)._replace(
             writers=tuple(each for each in noted.writers if each != key),
@@ -209,8 +215,8 @@ class NamedOwner:
 
 @contextmanager
 def owners_kept(mimicdb: Mirror, bucket: str) -> Iterator[None]:
-    """Within, *bucket* is forgotten and known again. It is the same bucket, so who owns what is in
-    it is noted again; if somebody has noted anything meanwhile, there may be several."""
+    """Within, *bucket* is forgotten and becomes known again. It is the same bucket, so its owners
+    are noted again; if somebody has noted anything meanwhile, there may be several."""
     text = mimicdb.note(bucket, _OWNERS)
     yield
     if text is None:
@@ -221,7 +227,7 @@ def owners_kept(mimicdb: Mirror, bucket: str) -> Iterator[None]:
 
 
 def _bounded(noted: _Owners) -> _Owners:
-    """Return *noted*, or, if it has too many keys of unsure owners, that there are several."""
+    """Return *noted*; if it has too many keys of unsure owners, return that there are several."""
     if len(noted.unsure) + len(noted.writing) <= _KEYS_MAX:
         return noted
     return _Owners(several=True, confirmed=noted.confirmed)

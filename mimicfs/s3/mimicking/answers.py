@@ -1,8 +1,8 @@
 """Answers in the form of boto3's, made from what the mirror has.
 
-The entry keeps as text (`Entry.head`), as S3 said it, what a HEAD tells of an object and a listing
-does not. `ResponseMetadata` of an answer that is made here has the status, and of a HEAD the
-headers that it had; there is no request, so its id is "mimicfs".
+The entry keeps as text (`Entry.head`) what a HEAD tells of an object and a listing does not, in the
+words of S3. `ResponseMetadata` of an answer that is made here has the status, and for a HEAD its
+headers; there is no request, so the id is "mimicfs".
 
 Pure functions; any thread may call them.
 """
@@ -21,7 +21,7 @@ LocalAnswer = dict[str, Any]
 
 _REQUEST = "mimicfs"  # programs log the ids of their requests
 
-# Times as S3 writes them in a header, and in the body of a listing.
+# The forms of a time in a header of S3, and in the body of a listing.
 _HEADER, _BODY = "Thu, 01 Jan 1970 00:00:00 GMT", "1970-01-01T00:00:00.000Z"
 
 # Headers that are about the exchange and not the object.
@@ -38,8 +38,8 @@ _OF_EXCHANGE = frozenset(
 
 
 def head_text(answer: Mapping[str, Any]) -> str:
-    """Return what *answer*, to a HeadObject, says, as text for Entry.head: JSON of its
-    members, its headers, and those members that are times, in seconds."""
+    """Return *answer*, to a HeadObject, as text for Entry.head: JSON of its members, its headers,
+    and those members that are times, in seconds."""
     times = {name: at.timestamp() for name, at in answer.items() if isinstance(at, datetime)}
     other = times.keys() | {"ResponseMetadata"}
     said = {name: value for name, value in answer.items() if name not in other}
@@ -47,20 +47,20 @@ def head_text(answer: Mapping[str, Any]) -> str:
 
 
 def headers_of(answer: Mapping[str, Any]) -> dict[str, str]:
-    """Return the headers of *answer* that are about what was asked for."""
+    """Return the headers of *answer* that are about the object."""
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return {name: value for name, value in headers.items() if name not in _OF_EXCHANGE}
 
 
 def settled(answer: Mapping[str, Any]) -> bool:
-    """Whether *answer*, to a HeadObject, stays true until somebody changes something: a restore
-    ends, and a replication is done, without another call."""
+    """Whether *answer*, to a HeadObject, stays true until somebody changes something. (A restore
+    ends, and a replication is done, without another call.)"""
     replication = answer.get("ReplicationStatus", "COMPLETED")
     return "Restore" not in answer and replication in ("COMPLETED", "COMPLETE", "REPLICA")
 
 
 def head_object(entry: Entry) -> LocalAnswer | None:
-    """Return the answer to a HeadObject; None if not all of it is known."""
+    """Return the answer to a HeadObject; None if a part of it is not known."""
     if entry.head is None:
         return None
     answer: LocalAnswer
@@ -84,7 +84,7 @@ def metadata(status: int, headers: dict[str, str] | None = None) -> LocalAnswer:
 
 
 def contents(entries: Iterable[Entry], owner: Mapping[str, str] | None = None) -> list[LocalAnswer]:
-    """Return objects as a listing shows them; with *owner*, as a ListObjects does."""
+    """Return objects in the form of a listing; with *owner*, in that of a ListObjects."""
     found: list[LocalAnswer] = [
         {
             "Key": key,
@@ -108,7 +108,7 @@ def buckets(found: Iterable[BucketEntry], owner: Mapping[str, str]) -> LocalAnsw
 
 
 def refusal(code: str, message: str, status: int, **more: str) -> LocalAnswer:
-    """Return what a ClientError has as its response."""
+    """Return the response of a ClientError."""
     return {
         "Error": {"Code": code, "Message": message, **more},
         "ResponseMetadata": metadata(status),
@@ -125,7 +125,7 @@ def _time(ns: int) -> datetime:
 @cache
 def _zone(text: str) -> tzinfo | None:
     """Return the zone in which botocore gives a time that S3 writes as *text*: programs compare
-    zones, and print them. It is one of dateutil's, and depends on that of the machine."""
+    zones, and print them. The zone is one of dateutil, and depends on that of the machine."""
     from botocore.utils import parse_timestamp
 
     at: datetime = parse_timestamp(text)

@@ -1,7 +1,8 @@
-"""The conversation with S3: what is asked and learned, apart from how the asking is done.
+"""The conversation with S3: questions and learning, apart from the way in which the questions are
+sent.
 
-A conversation is a generator: it yields what is to be asked, an operation of boto3 and its
-parameters, is sent the answer or thrown the error, and returns what the caller gets. So one
+A conversation is a generator: it yields a question, which is an operation of boto3 and its
+parameters, gets the answer or the error, and returns what the caller gets. So one
 piece of code serves clients that block (boto3) and clients that are awaited (aiobotocore).
 """
 
@@ -17,7 +18,7 @@ Conversation = Generator[tuple[str, CallParams], Any, T]
 
 
 def hold(conversation: Conversation[T], ask: Callable[[str, CallParams], Any]) -> T:
-    """Return what *conversation* comes to when *ask* is asked."""
+    """Return the result of *conversation*, whose questions *ask* answers."""
     try:
         request = next(conversation)
         while True:
@@ -35,7 +36,7 @@ def hold(conversation: Conversation[T], ask: Callable[[str, CallParams], Any]) -
 async def hold_async(
     conversation: Conversation[T], ask: Callable[[str, CallParams], Awaitable[Any]]
 ) -> T:
-    """As `hold`, where the answers are awaited."""
+    """Return the same, where the answers are awaited."""
     try:
         request = next(conversation)
         while True:

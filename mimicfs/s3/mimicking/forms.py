@@ -1,6 +1,7 @@
 """The form of a call: botocore refuses an ill-formed one without asking S3, in words of its own.
 
-Any thread may call these functions. What they find of a shape is kept as long as the shape is.
+Any thread may call these functions. What they find about a shape is kept as long as the shape
+lives.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from botocore.validate import ParamValidator
 
 from mimicfs.s3.transport.calls import Params
 
-# botocore makes strings of these before it looks at them, if they are of these types.
+# botocore makes strings of these members before it looks at them, if they are of these types.
 _MADE: dict[str, tuple[type, ...]] = {
     "CopySource": (dict,),
     "SSECustomerKey": (bytes, bytearray),
     "CopySourceSSECustomerKey": (bytes, bytearray),
 }
-_SIMPLE = {"string": str, "blob": bytes}  # types of botocore's, and of the values that they have
+_SIMPLE = {"string": str, "blob": bytes}  # the types of botocore, and those of their values
 
 _Types = tuple[Mapping[str, type], frozenset[str]]
-# What `_types` says. A shape holds the whole model of its client's service: 2 MB that are not kept
-# for clients that are gone.
+# The results of `_types`. A shape holds the whole model of its client's service: 2 MB, which are
+# not kept for clients that are gone.
 _known: WeakKeyDictionary[Any, _Types] = WeakKeyDictionary()
 
 
@@ -37,7 +38,7 @@ def is_refused(client: Any, operation: str, params: Params) -> bool:
 
 
 def _is_misnamed(client: Any, operation: str, params: Params) -> bool:
-    """Whether *client* will refuse the name of the bucket, which programs can have it not do."""
+    """Whether *client* will refuse the name of the bucket. (Programs can switch that off.)"""
     if not isinstance(params.get("Bucket"), str):
         return False
     try:
@@ -50,7 +51,7 @@ def _is_misnamed(client: Any, operation: str, params: Params) -> bool:
 
 
 def check(client: Any, operation: str, params: Params) -> None:
-    """Raises ParamValidationError: *client* refuses *params* of *operation*."""
+    """Raise ParamValidationError if *client* refuses *params* of *operation*."""
     report = _refusal(client, operation, params)
     if report is not None:
         raise ParamValidationError(report=report)
@@ -67,7 +68,7 @@ def _refusal(client: Any, operation: str, params: Params) -> str | None:
 
 def _is_simple(shape: Any, params: Params) -> bool:
     """Whether *params* are just texts, and bytes, that botocore takes: most calls have no others.
-    To see that takes a tenth of what the validator takes."""
+    This check takes a tenth of the time of the validator."""
     found = _known.get(shape)
     if found is None:
         found = _known[shape] = _types(shape)
@@ -78,8 +79,8 @@ def _is_simple(shape: Any, params: Params) -> bool:
 
 
 def _types(shape: Any) -> _Types:
-    """Return the types of those members of *shape* of which every value is valid that is not empty,
-    and the members that a call must have."""
+    """Return the types of those members of *shape* for which every value that is not empty is
+    valid, and the members that a call must have."""
     simple = {
         name: _SIMPLE[member.type_name]
         for name, member in shape.members.items()

@@ -1,16 +1,16 @@
-"""Hooks of a program that change what a call asks, or what it is answered: such a call goes to
-S3, and nothing is learned from the answer; after a change the mirror asks S3, or forgets.
+"""Hooks of a program that change the question of a call, or its answer. Such a call goes to S3, and
+nothing is learned from the answer; after a change the mirror asks S3, or forgets.
 
-Hooks on parameters are given them to be changed. Hooks on requests and answers mostly look on, or
-add a header that S3 does not read: an operation of which one asked something else, answered in
-the place of S3, or altered the answer, counts as changed from then on.
+Hooks on parameters get them to change them. Hooks on requests and answers mostly look on, or add a
+header that S3 does not read. If one asked something else, answered in place of S3, or altered the
+answer, its operation counts as changed from then on.
 
-botocore has handlers of its own for the same events; whose a handler is, is told by its module.
-moto's answers are those of S3: a program that uses it has no other. Sentry's look only. botocore's
-Stubber is a hook like any of a program. A program may also take away a handler of botocore's, of
-which only those matter here that decode names.
+botocore has handlers of its own for the same events; the module of a handler tells whose it is.
+moto's answers count as those of S3: a program that uses moto has no other. Sentry's handlers only
+look. botocore's Stubber counts as a hook of the program. A program may also remove a handler of
+botocore; here only those matter that decode names.
 
-Threading: any; what was found is kept until a handler is registered.
+Threading: any thread; findings are kept until a handler is registered.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CHANGING = (
 )
 _REQUESTS = ("request-created", "before-sign", "before-send", "needs-retry")
 _ANSWERS = ("after-call", "needs-retry")
-# botocore's own, by operation: a program that takes one away is given names as S3 encodes them.
+# The handlers of botocore, by operation: without one, a program gets names as S3 encodes them.
 _DECODING = {
     "ListObjects": decode_list_object,
     "ListObjectsV2": decode_list_object_v2,
@@ -53,7 +53,7 @@ class _OperationHooks(NamedTuple):
 
     changing: bool
     watched: bool
-    answers: bool  # it has some that are given answers
+    answers: bool  # some of them get answers
 
 
 class Hooks:
@@ -61,24 +61,25 @@ class Hooks:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._handlers: Any = None  # what the emitter makes anew when a handler is registered
+        self._handlers: Any = None  # the emitter makes this anew when a handler is registered
         self._found: dict[str, _OperationHooks] = {}  # by operation
-        self._seen: set[str] = set()  # operations of which an answer was seen
-        self._changed: set[str] = set()  # of which a hook changed a request or an answer
+        self._seen: set[str] = set()  # operations whose answer was seen
+        self._changed: set[str] = set()  # operations whose request or answer a hook has changed
         self._noted = False  # what is asked
 
     def change(self, operation: str) -> bool:
-        """Whether a hook of the program changes, or may, what *operation* asks or is answered."""
+        """Whether a hook of the program changes, or may change, the question or the answer of
+        *operation*."""
         return self._of(operation).changing or operation in self._changed
 
     def may_change(self, operation: str) -> bool:
-        """The same before it is asked: of a hook that is given answers, nobody knows until one was
-        seen."""
+        """Whether the same holds before the question: nobody knows it of a hook that gets answers
+        until one was seen."""
         unseen = self._of(operation).answers and operation not in self._seen
         return unseen or self.change(operation)
 
     def watched(self, operation: str) -> bool:
-        """Whether the program has hooks that are to be watched while *operation* is asked."""
+        """Whether the program has hooks that must be watched during *operation*."""
         found = self._of(operation).watched
         if found and not self._noted:
             self._noted = True
@@ -88,7 +89,7 @@ class Hooks:
 
     @contextmanager
     def watch(self, operation: str) -> Iterator[None]:
-        """Within, *operation* is asked."""
+        """Within, watch *operation*."""
         with watching() as sent:
             try:
                 yield
@@ -105,7 +106,7 @@ class Hooks:
         return any(_package(each) == "moto" and getattr(each, "enabled", True) for each in found)
 
     def _is_altered(self, operation: str, sent: Sent) -> bool:
-        """Whether the answer is another one than what botocore's own handlers make of it."""
+        """Whether the answer differs from what botocore's own handlers make of it."""
         answer, model = sent.parsed, self._client.meta.service_model.operation_model(operation)
         known = {"http_response": None, "model": model, "context": sent.context, "parsed": answer}
         event = f"after-call.s3.{operation}"
@@ -113,7 +114,7 @@ class Hooks:
             if _package(handler) in _BOTOCORE:
                 try:
                     handler(**known, event_name=event)
-                except AttributeError:  # it reads the response itself
+                except AttributeError:  # the handler reads the response itself
                     return True
         return bool(_without_attempts(answer) != _without_attempts(sent.answer))
 
@@ -149,14 +150,14 @@ class Hooks:
 
 
 def _without_attempts(answer: Any) -> Any:
-    """Return *answer* without what botocore adds once it asks no more."""
+    """Return *answer* without the fields that botocore adds after its last attempt."""
     said = (answer or {}).get("ResponseMetadata", {})
     kept = {name: said.get(name) for name in ("HTTPStatusCode", "HTTPHeaders")}
     return {**(answer or {}), "ResponseMetadata": kept}
 
 
 def _package(handler: Any) -> str:
-    """Return the package that *handler* is of; "" of those that are a program's all the same."""
+    """Return the package of *handler*; "" if it counts as the program's all the same."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     module = getattr(handler, "__module__", None) or type(handler).__module__

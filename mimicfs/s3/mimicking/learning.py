@@ -4,20 +4,20 @@
 passes through: paginators, waiters, resources and s3transfer included. (What the mirror can
 answer instead of S3 is `mimic.py`'s, on top of this.)
 
-What is learned: puts, copies, finished multipart uploads, deletions, HEAD, GET, and the
-making and removing of buckets. operations.py says what each other call means; where its answer
-does not say what there is now, S3 is asked, or the mirror forgets. A 404 or 412, and an answer
-that shows another version than the mirror has, repair the mirror and are announced; for that, a
-write that S3 refused with one of these costs a HEAD. Listings are not learned here: pages.py
-and sync/ merge them, since a page says also what is not there.
+The mirror learns puts, copies, finished multipart uploads, deletions, HEAD, GET, and the making and
+removing of buckets. operations.py says what each other call means; if its answer does not say what
+there is now, S3 is asked, or the mirror forgets. A 404 or 412, and an answer that shows another
+version than the mirror has, repair the mirror and are announced; for that, a write that S3 refused
+with one of these costs a HEAD. Listings are not learned here: pages.py and sync/ merge them, since
+a page also says what is not there.
 
-The mirror cannot be written although S3 has done what was asked: StoreError is raised, and
-says so; the key is asked of S3 once the store is back. Reads go on without the store: what S3
-says to them is learned another time.
+If the mirror cannot be written although S3 has done what was asked, StoreError is raised and says
+so; S3 is asked about the key once the store is back. Reads go on without the store: their answers
+are learned another time.
 
-Threading: as the client, any number of threads. Answers may come in another order than
-requests: what was asked before a change of the key became known is not believed (the
-sequence number read before the request, Mirror.record).
+Threading: as the client, any number of threads. Answers may come in another order than requests: an
+answer is not believed if a change of the key became known after its request (by the sequence number
+that was read before, Mirror.record).
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ from mimicfs.s3.transport.calls import Answer, Ask, Params
 log = logging.getLogger(__name__)
 
 _Learn = Callable[[Params, Answer, int], "Conversation[Any] | None"]
-_ATTEMPTS = 20  # to see a contended key unchanged for as long as a HEAD takes
-# Raised also before S3 is asked: by the limit of the day, or where botocore does not take the name
-# of a bucket, or has no credentials.
+_ATTEMPTS = 20  # how often to wait for a contended key to stay unchanged during a HEAD
+# These are also raised before S3 is asked: by the limit of the day, or by botocore, which does not
+# take the name of a bucket, or has no credentials.
 _UNASKED = (TooManyRequests, BotoCoreError)
 # Statuses of copies of what is not as it was: 400 is of one that is too large by now, 416 of a part
 # of one that is too short.
 _OF_A_SOURCE = (400, 404, 412, 416)
-# Codes of keys that DeleteObjects has certainly not deleted.
+# With these codes DeleteObjects has certainly not deleted a key.
 _NOT_DONE = frozenset({"AccessDenied", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
 
 
 def learn(client: Any, mimicdb: Mirror, *, heads: bool = False) -> Any:
     """Make *client*, a boto3 S3 client, write into *mimicdb* what S3 answers; return it.
 
-    *heads*: also all that a HEAD says (Entry.head), so that it can be said again.
+    *heads*: keep all that a HEAD says (Entry.head), so that it can be answered again.
     """
     client._make_api_call = learning(client, mimicdb, client._make_api_call, heads=heads)
     return client
@@ -88,8 +88,8 @@ def taught(client: Any, learner: Learner, ask: Ask) -> Ask:
 
 
 class Learner:
-    """Learns into *mimicdb*; *heads* as in `learn`. *hooked* says whether a hook of the program
-    may make another question of an operation: nothing is learned from what S3 answers to it."""
+    """Learns into *mimicdb*; *heads* as in `learn`. *hooked* says whether a hook of the program may
+    change the question of an operation: then nothing is learned from the answer."""
 
     def __init__(
         self, mimicdb: Mirror, *, heads: bool, hooked: Callable[[str], bool] = lambda _: False
@@ -120,7 +120,7 @@ class Learner:
         }
 
     def talk(self, operation: str, params: dict[str, Any]) -> Conversation[Any]:
-        """Ask S3 what was to be asked, learn, and return the answer."""
+        """Ask S3, learn from the answer, and return it."""
         if operation in ("HeadObject", "GetObject"):
             return (yield from self._reads.read(operation, params))
         effect = effect_of(operation)
@@ -164,7 +164,7 @@ class Learner:
         return answer
 
     def _begun(self, operation: str, params: Params) -> StoreIntent:
-        """Say in the store what is about to be changed. Raises StoreError: S3 is not asked."""
+        """Tell the store what is about to be changed. Raises StoreError; then S3 is not asked."""
         changed = changed_keys(operation, params)
         keys = [key for _, key in changed if is_key(key)]
         bucket = params.get("Bucket")
@@ -183,7 +183,7 @@ class Learner:
     def _failed(
         self, operation: str, params: Params, intent: StoreIntent, heads: str, exc: ClientError
     ) -> Conversation[None]:
-        """S3 has refused a change, or perhaps not."""
+        """Deal with a change that S3 has refused, or perhaps not."""
         with self._ending(operation, params, intent):
             self._undone(operation, params, intent, heads)
             if may_be_done(exc):
@@ -207,7 +207,8 @@ class Learner:
 
     @contextmanager
     def _ending(self, operation: str, params: Params, intent: StoreIntent) -> Iterator[None]:
-        """Within, what came of *intent* is said; what the store does not take is kept."""
+        """Within, the result of *intent* is told to the store; what the store does not take is
+        kept."""
         with _told(operation, params):
             try:
                 yield
@@ -219,7 +220,8 @@ class Learner:
                 raise
 
     def cut_off(self, intent: StoreIntent) -> None:
-        """What came of *intent* was not learned to the end; that is not what the caller hears."""
+        """End *intent*, whose result was not learned to the end; the caller does not hear of that.
+        End *intent*, whose result was not learned to the end; the caller does not hear of that."""
         try:
             self.mimicdb.intents.end(intent, unsure=True)
         except StoreError as exc:
@@ -229,8 +231,8 @@ class Learner:
             self.mimicdb.intents.look_soon()
 
     def resolve(self, bucket: str, keys: Sequence[str]) -> Conversation[None]:
-        """Ask S3 what it has of *keys*, which are contended, until nothing changed meanwhile. Where
-        a hook changes that, another client must ask."""
+        """Ask S3 about *keys*, which are contended, until nothing changed meanwhile. If a hook
+        changes the question, another client must ask."""
         if self._hooked("HeadObject"):
             return
         left, attempts = list(keys), _ATTEMPTS * len(keys)
@@ -246,7 +248,7 @@ class Learner:
             except UNTOLD as exc:
                 if not says_gone(exc):
                     log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
-                    continue  # it is asked again by whoever looks after what is undone
+                    continue  # the thread that looks after undone intents asks again
                 entry, answer = None, getattr(exc, "response", {})
             else:
                 if entry is None:  # no answer of S3
@@ -260,15 +262,16 @@ class Learner:
     # Puts that are sent together
 
     def begin_puts(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
-        """Say in the store that *keys* are about to be put. Raises StoreError: S3 is not asked."""
+        """Tell the store that *keys* are about to be put. Raises StoreError; then S3 is not asked.
+        Tell the store that *keys* are about to be put. Raises StoreError; then S3 is not asked."""
         return self.mimicdb.intents.begin(bucket, keys)
 
     def put_together(
         self, intent: StoreIntent, puts: Sequence[tuple[Params, Answer, int]]
     ) -> list[Entry]:
-        """S3 has done *puts*, all that *intent* is about: their parameters, answers and sizes, each
-        confirmed by an ETag. Return what it has now; what is contended is to be resolved. Raises
-        StoreError (`untold` says what that means)."""
+        """Learn *puts*, all those of *intent*, which S3 has done: their parameters, answers and
+        sizes, each confirmed by an ETag. Return the entries now; the caller resolves contended
+        ones. Raises StoreError (`untold` says what that means)."""
         try:
             for params, answer, _ in puts:
                 self._reads.note_versions("PutObject", params, answer)
@@ -288,7 +291,7 @@ class Learner:
         return entries
 
     def _learned(self, operation: str, effect: Effect) -> _Learn:
-        """Return what learns from the answer to *operation*."""
+        """Return the method that learns from the answer to *operation*."""
         found = self._learn.get(operation)
         return found if found is not None else self._by_effect.get(effect, self._settling.unknown)
 
@@ -308,8 +311,8 @@ class Learner:
     def _copy(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
         result = answer.get("CopyObjectResult", {})
         source = self._source(params)
-        # Another etag may be that of another version: there are servers that do not look at
-        # CopySourceIfMatch (rclone). And of a copy of we know not what, only S3 knows the size.
+        # Another ETag may be that of another version: some servers (rclone) do not look at
+        # CopySourceIfMatch. And if the source is not known, only S3 knows the size of the copy.
         same = source is not None and source.etag == unquoted(result.get("ETag"))
         if not same and (yield from self._settling.asked(params)):
             return
@@ -332,7 +335,7 @@ class Learner:
 
     def _complete(self, params: Params, answer: Answer, _sent_size: int) -> Conversation[None]:
         upload = self._uploads.completed(params)
-        # Its LastModified is when it began (S3), and not every answer has its ETag (rclone).
+        # Its LastModified is the time when it began (S3), and some answers (rclone) have no ETag.
         if (yield from self._settling.asked(params)):
             return
         if upload is None:
@@ -344,7 +347,7 @@ class Learner:
         )
 
     def _delete(self, params: Params, _answer: Answer, _sent_size: int) -> Conversation[None]:
-        if "VersionId" in params:  # an older one may be the current one now; S3 refuses ""
+        if "VersionId" in params:  # an older version may be the current one now; S3 refuses ""
             yield from self._settling.settle(params["Bucket"], [params["Key"]])
         else:
             self.mimicdb.forget(params["Bucket"], params["Key"])
@@ -365,7 +368,7 @@ class Learner:
         yield from self._settling.settle(params["Bucket"], keys)
 
     def _create_bucket(self, params: Params, answer: Answer, _sent_size: int) -> None:
-        if self.mimicdb.known_bucket(params["Bucket"]) is None:  # us-east-1 makes it twice
+        if self.mimicdb.known_bucket(params["Bucket"]) is None:  # us-east-1 accepts it twice
             self.mimicdb.add_bucket(params["Bucket"], date_ns(answer))
 
     def _delete_bucket(self, params: Params, _answer: Answer, _sent_size: int) -> None:
@@ -396,7 +399,7 @@ class Learner:
 def _entry_of(
     params: Params, size: int, etag: str, mtime_ns: int, meta: Mapping[str, str] | None
 ) -> Entry:
-    """Return what *params* have stored."""
+    """Return the entry that *params* have stored."""
     storage_class = params.get("StorageClass", "")
     storage_class = "" if storage_class == "STANDARD" else storage_class
     return Entry(params["Key"], size, mtime_ns, unquoted(etag), storage_class, meta)
@@ -411,7 +414,7 @@ def _told(operation: str, params: Params) -> Iterator[None]:
 
 
 def untold(operation: str, params: Params, exc: StoreError) -> StoreError:
-    """Return what a caller is told where the store does not take what S3 has done."""
+    """Return the error for a caller if the store does not take what S3 has done."""
     about = f"s3://{params.get('Bucket')}/{params.get('Key', '')}"
     return type(exc)(
         f"S3 has answered {operation} of {about}, but the mirror could not record it:"

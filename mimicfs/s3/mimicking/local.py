@@ -1,5 +1,4 @@
-"""The calls that the mirror answers, and how: with the same answers and errors as S3's, or not at
-all.
+"""The calls that the mirror answers: with the same answers and errors as S3, or not at all.
 
     ListObjectsV2   Bucket Prefix Delimiter StartAfter ContinuationToken MaxKeys
     ListObjects     Bucket Prefix Delimiter Marker MaxKeys
@@ -8,12 +7,12 @@ all.
     HeadBucket      Bucket
     ListBuckets     (nothing)
 
-A call with any other parameter goes to S3, and so does whatever is odd, or not certain:
-* a listing, unless all that it can show was synced (a deep scope covers it);
-* a key of which nobody knows what a call of this program has made of it, and listings with it;
+A call with any other parameter goes to S3, and so does any call that is odd, or not certain:
+* a listing, unless everything that it can show was synced (a deep scope covers it);
+* a key that a call of this program has changed in an unknown way, and listings with it;
 * HeadObject, unless a HEAD of this version was seen, or the absence of the key is certain;
-* a HeadObject of what is absent in a bucket with versions: its headers name a delete marker;
-* a HeadObject of what is absent and has empty, "." or ".." segments: servers clean paths;
+* a HeadObject of an absent key in a bucket with versions: its headers name a delete marker;
+* a HeadObject of an absent key with empty, "." or ".." segments: servers clean paths;
 * a key or prefix that is longer than a key can be;
 * a Marker that is no known key and that no page of this client has ended with (pages.py);
 * a list of buckets, if one is known only because a call named it;
@@ -22,8 +21,8 @@ A call with any other parameter goes to S3, and so does whatever is odd, or not 
 * the first call of each kind after this client has changed who may read.
 Not shown are the checksum algorithm and type that newer servers list with each object.
 
-A page that was made here goes on with a token of ours, "mimicfs:" and the key to go on
-behind. Should the mirror not be able to go on, the token becomes a StartAfter for S3.
+A page that was made here goes on with a token of ours: "mimicfs:" and the key behind which to go
+on. If the mirror cannot go on, the token becomes a StartAfter for S3.
 
 Threading: any; what was seen is kept in dicts of which each use is one atomic step.
 """
@@ -53,7 +52,7 @@ from mimicfs.s3.transport.calls import Params
 
 _TOKEN = "mimicfs:"
 _WRITING = ("PutObject", "CopyObject", "CompleteMultipartUpload")
-# The letter behind all others that take as many bytes, for 1, 2, 3 and 4 bytes.
+# The last character of those that take 1, 2, 3 and 4 bytes.
 _LAST = ("\x7f", "\u07ff", "\uffff", "\U0010ffff")
 _ALLOWED = {
     "ListObjectsV2": {
@@ -97,11 +96,11 @@ class Local:
         self._mimicdb = mimicdb
         self._account = account
         self._places = places
-        # By bucket and operation: S3 must have answered it since who may read was changed.
+        # By bucket and operation: since a change of who may read, S3 must have answered it once.
         self._doubted: set[tuple[str, str]] = set()
         self._owner = NamedOwner(mimicdb, account)
         self._versions = SoleVersions(mimicdb, account, self._owner)
-        self._buckets: dict[str, LocalAnswer] = {}  # what a HEAD said, by bucket
+        self._buckets: dict[str, LocalAnswer] = {}  # the answer to a HEAD, by bucket
         self._answers = {
             "ListObjectsV2": self._list_v2,
             "ListObjects": self._list_v1,
@@ -124,8 +123,8 @@ class Local:
             return None
 
     def asks(self, operation: str, params: Params) -> Before | None:
-        """S3 is going to be asked for *operation*: note what it may write. Return what `seen` is to
-        know of the time before. Raises StoreError."""
+        """Note what *operation*, for which S3 is about to be asked, may write. Return what `seen`
+        must know of the time before. Raises StoreError."""
         bucket = params.get("Bucket")
         if isinstance(bucket, str) and operation in _WRITING:
             self._owner.writes(bucket)
@@ -134,7 +133,7 @@ class Local:
         return None
 
     def refused(self, operation: str, params: Params, exc: ClientError) -> None:
-        """S3 has answered *operation* with *exc*. Raises StoreError."""
+        """Take note that S3 has answered *operation* with *exc*. Raises StoreError."""
         if operation == "DeleteBucket" and exc.response["Error"].get("Code") == "BucketNotEmpty":
             self._not_empty(params["Bucket"])
         retried = exc.response.get("ResponseMetadata", {}).get("RetryAttempts", 1)
@@ -156,7 +155,7 @@ class Local:
             self._buckets.pop(bucket, None)
 
     def _not_empty(self, bucket: str) -> None:
-        """S3 has something in *bucket*; if the mirror has nothing, S3 is asked what."""
+        """Take note that S3 has something in *bucket*; if the mirror has nothing, S3 is asked."""
         if not self._mimicdb.listing(bucket, limit=1):
             self._mimicdb.uncover(bucket, "")
 
@@ -185,12 +184,12 @@ class Local:
             self._versions.doubt(bucket)
 
     def before_versions(self, bucket: str) -> VersionsBefore:
-        """S3 is going to be asked for a ListObjectVersions. Return what `seen_versions` is to know
-        of the time before. Raises StoreError."""
+        """Return what `seen_versions` must know of the time before S3 is asked for a
+        ListObjectVersions. Raises StoreError."""
         return self._versions.before(bucket)
 
     def seen_versions(self, params: Params, answer: Params, before: VersionsBefore) -> None:
-        """S3 has given *answer* to it. Raises StoreError."""
+        """Take note of *answer* to it. Raises StoreError."""
         whole = params.keys() <= {"Bucket", "MaxKeys"} and answer.get("IsTruncated") is False
         known = self._page({"Bucket": params["Bucket"]}, "") if whole else None
         if known is None or known.more:
@@ -199,11 +198,11 @@ class Local:
             self._versions.seen(params["Bucket"], answer, before, known.entries)
 
     def gone(self, bucket: str) -> None:
-        """S3 has no *bucket*: one of that name that comes is a new one."""
+        """Forget *bucket*, which S3 does not have: a later one of that name is another bucket."""
         self._owner.gone(bucket)
 
     def keys(self, params: Params) -> LocalAnswer | None:
-        """As `answer` to a ListObjects, but for the owners, which are left out."""
+        """Return the answer to a ListObjects, without the owners."""
         doubted = (params["Bucket"], "ListObjects") in self._doubted
         try:
             return self._listed(params, None) if _plain(params) and not doubted else None
@@ -218,7 +217,7 @@ class Local:
             return None
         found = self._mimicdb.buckets()
         if not all(bucket.created_ns for bucket in found):
-            return None  # known by a call alone: it may be somebody else's, or refuse us
+            return None  # known only by a call: it may be somebody else's, or refuse us
         return answers.buckets(found, owner)
 
     def _head_bucket(self, params: Params) -> LocalAnswer | None:
@@ -240,11 +239,11 @@ class Local:
         if not key or _odd(key) or not self._knows(bucket, key):
             return None
         if self._mimicdb.note(bucket, VERSIONS) is not None:
-            return None  # S3 says in the headers whether a delete marker hides it, and which
+            return None  # the headers of S3 say whether a delete marker hides it, and which
         raise Refused("404", answers.refusal("404", "Not Found", 404))
 
     def _knows(self, bucket: str, prefix: str) -> bool:
-        """Whether every key that begins with *prefix* is known, and nothing is unsure of any."""
+        """Whether every key that begins with *prefix* is known, and none is unsure."""
         if self._mimicdb.intents.any_unsure(bucket, prefix):
             return False
         directory = prefix[: prefix.rfind("/") + 1]
@@ -308,8 +307,8 @@ class Local:
         return answer
 
     def _behind_marker(self, params: Params, marker: str) -> str | None:
-        """Return the key that *marker* stands for: that which a page ended with, or itself if
-        the mirror has a key of that name; None: it may be anything."""
+        """Return the key for which *marker* stands: the one with which a page ended, or *marker*
+        itself if the mirror has such a key; None: it may be anything."""
         place = self._places.find(params, marker)
         if place is not None:
             return place.last
@@ -335,7 +334,7 @@ class Local:
         last = ""
         if delimiter in after[len(prefix) :] and after.startswith(prefix):
             after = behind(after)  # a group that was shown
-        size = 16  # what is read behind the first key of a group is thrown away
+        size = 16  # keys that are read behind the first one of a group are thrown away
         while True:
             page = self._mimicdb.listing(bucket, prefix, after, size)
             for entry in page:
@@ -358,7 +357,7 @@ class Local:
 
 
 def place_of(token: str) -> str | None:
-    """Return the key that a token of ours goes on behind; None if it is not ours."""
+    """Return the key behind which a token of ours goes on; None if it is not ours."""
     if not token.startswith(_TOKEN):
         return None
     try:
@@ -379,7 +378,7 @@ def _token(last: str) -> str:
 
 
 def _plain(params: Params) -> bool:
-    """Whether every parameter is of the type that it should be, and not what S3 refuses."""
+    """Whether every parameter has the right type, and S3 does not refuse it."""
     return all(
         type(value) is int
         if name == "MaxKeys"

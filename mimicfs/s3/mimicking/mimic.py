@@ -1,5 +1,5 @@
-"""Mimicking: a boto3 client that asks S3 only what the mirror cannot answer, and teaches the
-mirror whatever S3 says.
+"""Mimicking: a boto3 client that asks S3 only what the mirror cannot answer, and teaches the mirror
+all answers of S3.
 
 `mimic(client, mimicdb)` wraps `_make_api_call`, the one method that every call of a client
 passes through: paginators, waiters, resources and s3transfer included. A call goes
@@ -55,14 +55,14 @@ from mimicfs.s3.transport.calls import CallParams
 
 log = logging.getLogger(__name__)
 
-_RESOLVE_S = 60  # most time in which a loop that is busy answers a thread
+_RESOLVE_S = 60  # how long a thread waits for a busy loop at most
 
-# Set while a waiter waits: what it waits for is not in the mirror.
+# Set while a waiter waits: the mirror does not have what it waits for.
 _waiting: ContextVar[bool] = ContextVar("mimicfs_waiting", default=False)
 
 
 class Forcing:
-    """Whether all calls are to go to S3 now."""
+    """Whether all calls go to S3 now."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects the count
@@ -117,7 +117,8 @@ def mimic(client: Any, mimicdb: Mirror, forcing: Forcing | None = None) -> Any:
 
 
 def _late(client: Any) -> Callable[[str, CallParams], Any]:
-    """Return the call of the class of *client*, as it is then: what traces programs replaces it."""
+    """Return the call of the class of *client*, as it is at that time: tracers of programs replace
+    it."""
 
     def ask(operation: str, params: CallParams) -> Any:
         return type(client)._make_api_call(client, operation, params)
@@ -126,7 +127,7 @@ def _late(client: Any) -> Callable[[str, CallParams], Any]:
 
 
 def mimicking_of(client: Any) -> Mimic:
-    """Return what *client*, which mimics, does."""
+    """Return the Mimic of *client*."""
     found: Mimic = client._make_api_call.mimics
     return found
 
@@ -161,7 +162,7 @@ class Mimic:
     def watched_async(
         self, ask: Callable[[str, CallParams], Awaitable[Any]]
     ) -> Callable[[str, CallParams], Awaitable[Any]]:
-        """The same, where the answers are awaited."""
+        """Return the same, where the answers are awaited."""
 
         async def watch(operation: str, params: CallParams) -> Any:
             if not self._hooks.watched(operation):
@@ -190,18 +191,18 @@ class Mimic:
             raise error(exc.response, operation) from None
 
     def resolve(self, ask: Callable[[str, CallParams], Any]) -> Resolve:
-        """Return what asks S3 with *ask* for a key that is contended."""
+        """Return a function that asks S3, with *ask*, for a contended key."""
         return lambda bucket, key: hold(self._learner.resolve(bucket, [key]), ask)
 
     def resolve_awaited(self, ask: Callable[[str, CallParams], Awaitable[Any]]) -> Resolve:
-        """The same, in the loop of the client's last call, as long as it runs."""
+        """Return the same, in the loop of the client's last call, as long as that runs."""
 
         def resolve(bucket: str, key: str) -> None:
             if self.loop is not None and self.loop.is_running():
                 asking = hold_async(self._learner.resolve(bucket, [key]), ask)
                 try:
                     asyncio.run_coroutine_threadsafe(asking, self.loop).result(_RESOLVE_S)
-                except (TimeoutError, CancelledError) as exc:  # asked again later
+                except (TimeoutError, CancelledError) as exc:  # S3 is asked again later
                     log.debug("HEAD s3://%s/%s: %r", bucket, key, exc)
 
         return resolve
@@ -249,8 +250,8 @@ class Mimic:
                 self._local.seen_versions(asked, answer, before)
 
     def _before_versions(self, operation: str, asked: CallParams) -> VersionsBefore | None:
-        """Return what is to be known of the time before S3 is asked for versions; None: it is not,
-        or the store is away."""
+        """Return what must be known of the time before S3 is asked for versions; None: it is not
+        known, or the store is away."""
         bucket = asked.get("Bucket")
         if operation == "ListObjectVersions" and isinstance(bucket, str):
             with going_on(operation, asked):
@@ -258,7 +259,7 @@ class Mimic:
         return None
 
     def keys(self, params: CallParams) -> Any:
-        """Return what the mirror answers to a ListObjects, but for the owners; None: ask S3."""
+        """Return the mirror's answer to a ListObjects, without the owners; None: ask S3."""
         changed = self._forcing or self._hooks.may_change("ListObjects")
         return None if changed else self._local.keys(params)
 
@@ -271,14 +272,14 @@ class Mimic:
         return answer
 
     def _buckets_seen(self, answer: CallParams, since: int) -> None:
-        if self._hooks.change("ListBuckets"):  # who was asked, and for whom, nobody knows
+        if self._hooks.change("ListBuckets"):  # nobody knows who was asked, and for whom
             self._account.claim({})
             return
         self._local.seen("ListBuckets", {}, answer)
         if not answer.get("ContinuationToken"):
             items = answer.get("Buckets", ())
             shown = {name for item in items for name in item}
-            # Other fields are not kept: then nobody is answered from the mirror.
+            # Other fields are not kept: then the mirror answers nobody.
             owner = answer.get("Owner", {}) if shown <= {"Name", "CreationDate"} else {}
             listed = [
                 BucketEntry(item["Name"], clamped_ns(item.get("CreationDate", EPOCH)))
@@ -310,7 +311,7 @@ class Mimic:
                     return
             if self._mimicdb.drop_bucket(bucket, since):
                 self._local.gone(bucket)
-        except StoreError as lost:  # what S3 said is more to the caller
+        except StoreError as lost:  # the answer of S3 is more important to the caller
             log.warning("s3://%s is gone, but the mirror could not record it: %s", bucket, lost)
 
     def _is_there(self, bucket: str) -> Conversation[bool]:
@@ -377,10 +378,10 @@ class Mimic:
         return plain | {"StartAfter": last}
 
     def _made(self, bucket: str) -> Conversation[None]:
-        """A bucket was made. It may have been there before, which us-east-1 does not say; what
-        is in it, mostly nothing, is known from now on."""
+        """Note that a bucket was made. It may have been there before, which us-east-1 does not say;
+        its contents, mostly nothing, are known from now on."""
         if self._hooks.change("CreateBucket") or self._hooks.change("ListObjectsV2"):
-            return  # it may be another bucket; and a Stubber has no answer for us
+            return  # this may be another bucket; and a Stubber has no answer for us
         try:
             yield from self._list("ListObjectsV2", {"Bucket": bucket})
         except (ClientError, BotoCoreError, S3Error) as exc:
@@ -404,7 +405,7 @@ def _without_force(params: CallParams) -> CallParams:
 
 
 def _forced_waiters(get_waiter: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return *get_waiter*, of waiters that ask S3."""
+    """Return *get_waiter*, changed so that its waiters ask S3."""
 
     def get_forced(waiter_name: str) -> Any:
         waiter = get_waiter(waiter_name)

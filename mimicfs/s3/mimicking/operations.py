@@ -1,8 +1,8 @@
 """The effects of each operation of S3 on what the mirror has: one table.
 
-`effect_of` also judges operations that the table does not have, of a botocore that is newer
-than it: one that reads, by its name, does nothing; any other one is `UNKNOWN`, and what it
-names is forgotten.
+`effect_of` also judges operations that the table does not have, of a botocore that is newer than
+it: an operation that reads, by its name, does nothing; any other is `UNKNOWN`, and the mirror
+forgets what it names.
 
 Pure values; any thread may call.
 """
@@ -19,8 +19,8 @@ from mimicfs.s3.transport.calls import Params
 class Effect(Enum):
     """The effect on the mirror of a call that S3 has done."""
 
-    NONE = auto()  # it reads, or changes what is not mirrored
-    UPLOAD = auto()  # it is about a multipart upload, of which nothing is seen yet
+    NONE = auto()  # it reads, or changes something that is not mirrored
+    UPLOAD = auto()  # it is about a multipart upload, which nobody sees yet
     KEY = auto()  # the object at Key is another one, or gone
     KEYS = auto()  # the objects of Delete are gone, or others
     RENAME = auto()  # the object at RenameSource is at Key now
@@ -31,7 +31,7 @@ class Effect(Enum):
     UNKNOWN = auto()  # anything may be different
 
 
-# Operations of which the name says that they read, and the others by what they do.
+# Operations whose names say that they read, and the others by what they do.
 _READING = ("Get", "Head", "List")
 _TABLE = {
     Effect.NONE: """
@@ -60,7 +60,7 @@ _TABLE = {
         DeleteObjectTagging PutObjectAcl UpdateObjectEncryption PutObjectAnnotation
         DeleteObjectAnnotation
     """,
-    # Whether a HEAD has a version id, and when an object will expire.
+    # These change whether a HEAD has a version id, and when an object will expire.
     Effect.HEADS: """
         PutBucketVersioning PutBucketLifecycle PutBucketLifecycleConfiguration
         DeleteBucketLifecycle
@@ -86,7 +86,7 @@ def effect_of(operation: str) -> Effect:
 
 
 def unclassed(operations: Iterable[str]) -> list[str]:
-    """Return those of *operations* that are not judged: neither named nor reading by name."""
+    """Return the *operations* that are not judged: neither named here nor reading by name."""
     return [name for name in operations if effect_of(name) is Effect.UNKNOWN]
 
 

@@ -1,11 +1,11 @@
-"""Pages of listings that clients ask for: what S3 shows is merged into the mirror, and where a
-listing goes on is remembered.
+"""Pages of listings that clients ask for. They are merged into the mirror, and the places where
+listings go on are remembered.
 
-A marker or token is what a server gives out to be given back: a key, a key with something
-behind it, or a hash. It is looked up here and never taken for a key by its looks. Where a page
-begins is certain of the first page of a listing, of one that follows a page which was seen, and
-behind a StartAfter, which is a key by definition. Of any other page, what lies before its first
-key is not said, and nothing there is deleted.
+A marker or token is a text that a server gives out and takes back: a key, a key with something
+behind it, or a hash. It is looked up here and never taken for a key by its looks. The begin of a
+page is certain for the first page of a listing, for one that follows a page which was seen, and
+behind a StartAfter, which is a key by definition. Any other page does not say what lies before its
+first key, and nothing there is deleted.
 
 Threading: any; the places are under a lock.
 """
@@ -39,7 +39,7 @@ LEARNED = {
     },
     "ListObjects": {"Bucket", "Prefix", "Marker", "MaxKeys"},
 }
-_WHOLE = {"Key", "Size", "LastModified"}  # what S3 says of each object, and not every server does
+_WHOLE = {"Key", "Size", "LastModified"}  # S3 says these of each object; not every server does
 _PLACES_MAX = 1000  # that are remembered
 
 
@@ -60,7 +60,7 @@ class Places:
         self._places: OrderedDict[tuple[str, ...], ListingPlace] = OrderedDict()
 
     def note(self, asked: Params, marker: str, place: ListingPlace) -> None:
-        """The listing that *asked* is a page of goes on at *place* if it is given *marker*."""
+        """Note that the listing of the page *asked* goes on at *place* with *marker*."""
         with self._lock:
             self._places[_listing(asked, marker)] = place
             while len(self._places) > _PLACES_MAX:
@@ -83,9 +83,9 @@ class Pages:
         self._places = places
 
     def learn(self, operation: str, asked: Params, answer: Params, since: int, at_ns: int) -> None:
-        """S3 has given *answer* to *asked*, which was asked at *at_ns*, after change *since*."""
+        """Learn *answer*, which S3 gave to *asked*, asked at *at_ns*, after change *since*."""
         if min(asked.get("MaxKeys", 1), answer.get("MaxKeys", 1)) < 1:
-            return  # a page of no keys says nothing of what there is
+            return  # a page of no keys says nothing about what there is
         if "EncodingType" in asked or is_directory_bucket(asked["Bucket"]):
             return  # botocore leaves such keys encoded, and such a bucket lists in no order
         if not all(item.keys() >= _WHOLE for item in answer.get("Contents", ())):
@@ -151,7 +151,7 @@ class Pages:
         return True
 
     def _show(self, bucket: str, entry: Entry, since: int) -> None:
-        """S3 has *entry*; what is before it is not said."""
+        """Learn that S3 has *entry*, and nothing about what is before it."""
         known = self._mimicdb.entry(bucket, entry.key)
         if known is None or not same_version(known, entry):
             self._mimicdb.repair(bucket, entry.key, entry, since)
@@ -167,7 +167,7 @@ class Pages:
     def _goes_on(
         self, asked: Params, answer: Params, place: ListingPlace | None, last: str, names: int
     ) -> None:
-        """Remember where the next page begins, under each name that a caller may call it by."""
+        """Remember where the next page begins, under each name by which a caller may ask for it."""
         last = last or (place.last if place is not None else "")
         if not last:
             return

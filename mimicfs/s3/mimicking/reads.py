@@ -1,4 +1,4 @@
-"""Reads of objects, by programs and by mimicking itself: what S3 shows of a key goes into the
+"""Reads of objects, by programs and by mimicking itself. What S3 shows of a key goes into the
 mirror.
 
 Threading: as the client, any number of threads.
@@ -33,10 +33,11 @@ log = logging.getLogger(__name__)
 
 # The note beside a bucket that has, or had, versions.
 VERSIONS = "versions"
-# S3 has not said what was asked beside a call: that changes nothing of what came of the call.
+# S3 has not answered a question beside a call: that does not change the result of the call.
 UNTOLD = (ClientError, BotoCoreError, S3Error)
-_PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with others, S3 says more or less
-_OTHER = frozenset({"VersionId", "PartNumber"})  # with one, however empty, S3 says something else
+_PLAIN_HEAD = frozenset({"Bucket", "Key"})  # with other parameters S3 says more or less
+# with one of these, however empty, S3 says something else
+_OTHER = frozenset({"VersionId", "PartNumber"})
 _Learning = Callable[[], AbstractContextManager[None]]
 
 
@@ -59,7 +60,7 @@ class Reads:
         that reads go on while the store is away."""
         bucket, key = params.get("Bucket"), params.get("Key")
         other = not params.keys().isdisjoint(_OTHER) or self._hooked(operation)
-        if not bucket or not key or other:  # an older version, a part, or who knows what
+        if not bucket or not key or other:  # an older version, a part, or something else
             return (yield operation, params)
         learning = learning or partial(going_on, operation, params)
         said = operation == "HeadObject" and params.keys() <= _PLAIN_HEAD
@@ -78,7 +79,7 @@ class Reads:
                 with learning():
                     yield from self._refused(params, exc, since)
             raise
-        if self._hooked(operation):  # a hook has changed what was asked
+        if self._hooked(operation):  # a hook has changed the question
             return answer
         with _body_of(answer), learning():
             self.note_versions(operation, params, answer)
@@ -99,14 +100,14 @@ class Reads:
         try:
             where = {"Bucket": params["Bucket"], "Key": params["Key"]}
             yield from self.read("HeadObject", where, nullcontext)
-        except UNTOLD as exc:  # a 404 was learned, another is no news
+        except UNTOLD as exc:  # a 404 was learned, any other error is no news
             log.debug("HEAD s3://%s/%s: %s", params["Bucket"], params["Key"], exc)
             told = says_gone(exc)
             return told and not self._hooked("HeadObject")
         return not self._hooked("HeadObject")
 
     def note_versions(self, operation: str, params: Params, answer: Answer) -> None:
-        """Note that the bucket has versions, if *answer* shows one, or that it will."""
+        """Note that the bucket has versions, or will have some, if *answer* shows that."""
         bucket = params.get("Bucket")
         if not isinstance(bucket, str) or not shows_versions(operation, answer):
             return
@@ -147,22 +148,24 @@ class Reads:
             self._mimicdb.record(bucket, entry, since)
 
     def _refused(self, params: Params, exc: ClientError, since: int) -> Conversation[None]:
-        """A read was refused."""
+        """Learn from a refused read."""
         status = status_of(exc)
         if says_gone(exc):
             self.note_versions("HeadObject", params, exc.response)
             known = self._mimicdb.entry(params["Bucket"], params["Key"])
             if known is not None and known.kind == OBJECT:
                 self._mimicdb.repair(params["Bucket"], params["Key"], None, since)
-        elif status in (412, 416):  # 416: shorter than whoever asked for the range thought
+        # 416: it is shorter than the caller thought who asked for the range
+        elif status in (412, 416):
             yield from self.head(params)
 
 
-# These are no generators, which take four calls more: each GET of a small file has three of them.
+# These are no generators, which take four calls more: each GET of a small file passes three of
+# these.
 
 
 class going_on:  # noqa: N801  reads as a statement
-    """Within, a reader learns: while the store is away, reads go on."""
+    """Within, a reader learns. While the store is away, reads go on."""
 
     __slots__ = ("_operation", "_params")
 

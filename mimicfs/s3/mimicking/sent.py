@@ -1,9 +1,9 @@
-"""What a client's call sends, known only when it is on its way: the size of its body, and whether
-it is the question that botocore made.
+"""What the call of a client sends, which is known only when it is on its way: the size of its body,
+and whether it is the question that botocore made.
 
-The size that a caller gives, or that a file has, is not what is sent in the end; and a hook of
-the program may have changed everything else. botocore says that in other functions, so it is
-noted beside the call, in its context.
+The size that a caller gives, or that a file has, is not always the size that is sent; and a hook of
+the program may have changed everything else. Other functions of botocore know that, so it is noted
+beside the call, in its context.
 
 Threading: any thread, and any task; each notes what its own call sends.
 """
@@ -22,7 +22,7 @@ from mimicfs.s3.mimicking.operations import Effect, effect_of
 UNKNOWN = -1
 _SENDING = ("PutObject", "UploadPart")
 _UNCHANGING = (Effect.NONE, Effect.UPLOAD)
-# Headers of a question to S3; and those that signing and checksums add to one.
+# Headers of a question to S3, and those that signing and checksums add.
 _ASKING = ("x-amz-", "if-", "range")
 _SIGNING: tuple[str, ...] = (
     "x-amz-date",
@@ -37,19 +37,19 @@ _Question = tuple[Any, ...]
 
 
 class Sent:
-    """The requests of one call, the newest last: it is sent again where S3 did not answer."""
+    """The requests of one call, the newest last: a call is sent again if S3 did not answer."""
 
     def __init__(self) -> None:
-        self.sizes: list[int] = []  # UNKNOWN is one that a request does not name
-        self.doubtful = False  # S3 may have done what it was asked before the newest one
+        self.sizes: list[int] = []  # UNKNOWN if a request does not name it
+        self.doubtful = False  # S3 may have done one of the earlier requests
         # Where `note_questions` was called:
         self.made: _Question | None = None  # as botocore made it
-        self.redirected = False  # to the region of the bucket: it was made anew
+        self.redirected = False  # to the region of the bucket: the request was made anew
         self.asked: list[tuple[_Question | None, Any]] = []  # as made, and botocore's request,
         # which hooks may still change
-        self.gone = 0  # how many no hook has answered
+        self.gone = 0  # how many of them no hook has answered
         self.answer: Any = None  # the newest, which hooks may change
-        self.parsed: Any = None  # a copy of what botocore has read of it
+        self.parsed: Any = None  # a copy of what botocore has read from it
         self.context: Any = None  # botocore's, of the call
         self.watched = False  # by `watching`: the call is on its way
 
@@ -61,11 +61,11 @@ class Sent:
         return self.sizes[-1] if self.sizes else 0
 
     def urls(self) -> list[str]:
-        """Return where they went."""
+        """Return the URLs to which they went."""
         return [str(request.url) for _, request in self.asked]
 
     def as_made(self) -> bool:
-        """Whether they asked what botocore had made of the call."""
+        """Whether they asked the question that botocore had made."""
         return all(made == _asked_by(request) for made, request in self.asked)
 
 
@@ -73,7 +73,7 @@ _current: ContextVar[Sent] = ContextVar("mimicfs_sent")
 
 
 def noting() -> tuple[Sent, Token[Sent]]:
-    """Return what is noted in this context until `no_more`."""
+    """Begin to note in this context, until `no_more`; return the notes."""
     sent = Sent()
     return sent, _current.set(sent)
 
@@ -85,8 +85,8 @@ def no_more(token: Token[Sent]) -> None:
 
 @contextmanager
 def watching() -> Iterator[Sent]:
-    """Within, what the call sends is noted, also if nobody else has begun to, and apart from the
-    call within which it is made, by a hook or by botocore."""
+    """Within, note what the call sends, even if nobody else has begun to, and apart from the call
+    within which a hook, or botocore, makes it."""
     sent = _current.get(None)
     if sent is not None and not sent.watched:
         sent.watched = True
@@ -101,20 +101,20 @@ def watching() -> Iterator[Sent]:
 
 
 def note_requests(client: Any) -> None:
-    """Have the requests of *client*, a boto3 S3 client, noted: those of which the size matters, and
-    those that change something, of which it matters whether one was sent."""
+    """Have the requests of *client*, a boto3 S3 client, noted: those whose size matters, and those
+    that change something, for which it matters whether one was sent."""
     client.meta.events.register_first("before-send.s3", _note_headers)
     client.meta.events.register_first("needs-retry.s3", _note_outcome)
 
 
 def note_questions(client: Any) -> None:
-    """Have it noted what each request of *client* asks, before hooks are given it and after."""
+    """Have the question of each request of *client* noted, before and after hooks get it."""
     client.meta.events.register_last("before-call", _note_made)
     client.meta.events.register_last("needs-retry", _note_redirected)
     client.meta.events.register_first("before-send.s3", _note_request)
     client.meta.events.register_first("response-received.s3", _note_answer)
     endpoint = client._endpoint
-    send = endpoint._send  # what no hook has answered, also where that is awaited
+    send = endpoint._send  # requests that no hook has answered, awaited ones, too
 
     def noted(request: Any) -> Any:
         sent = _current.get(None)
@@ -142,7 +142,7 @@ def _note_outcome(response: Any, **_: Any) -> None:
 
 
 def doubt() -> None:
-    """Note that nobody knows what came of a request of the call in this context."""
+    """Note that the result of a request of the call in this context is not known."""
     sent = _current.get(None)
     if sent is not None:
         sent.doubtful = True

@@ -9,14 +9,14 @@ import boto3
 
 
 class MimickingSession(boto3.session.Session):
-    """*mimic* is what an S3 client is given to. The other parameters are boto3's."""
+    """Each S3 client is handed to *mimic*. The other parameters are boto3's."""
 
     def __init__(self, mimic: Callable[[Any], Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._mimic = mimic
 
     def client(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
-        """As boto3's; of "s3", a mimicking one. Resources are made of it too."""
+        """Return a client, as boto3 does; for "s3", a mimicking one. Resources use it, too."""
         make: Any = super().client
         client = make(service_name, *args, **kwargs)
         return self._mimic(client) if service_name == "s3" else client

@@ -1,9 +1,8 @@
-"""Settling: what a call has changed, where its answer does not say what there is now. S3 is asked;
-what it does not tell, the mirror doubts or forgets.
+"""Settling the changes of a call whose answer does not say what there is now. S3 is asked; what it
+does not tell, the mirror doubts or forgets.
 
-After a call of which nobody knows what it was, because a hook of the program may have changed it,
-nothing is believed of the buckets that it named: that of its parameters, and that of the request
-that was sent.
+If a hook of the program may have changed a call, nobody knows what it did. Then nothing is believed
+of the buckets that it named: the one in its parameters, and the one in the request that was sent.
 
 Threading: as the client, any number of threads.
 """
@@ -43,8 +42,8 @@ class Settling:
     # What S3 can be asked about
 
     def asked(self, params: Params) -> Conversation[bool]:
-        """Ask S3 what our own write has made, and record that. It is not announced: who
-        wrote it knows. Return whether S3 told; if not, the write was done all the same."""
+        """Ask S3 what our own write has made, and record that. It is not announced: the writer
+        knows it. Return whether S3 told; if not, the write was done all the same."""
         bucket, key = params["Bucket"], params["Key"]
         if self._hooked("HeadObject"):
             return False
@@ -55,7 +54,7 @@ class Settling:
             log.debug("HEAD s3://%s/%s: %s", bucket, key, exc)
             if self._hooked("HeadObject"):
                 return False
-            if says_gone(exc):  # deleted since
+            if says_gone(exc):  # it was deleted since
                 self._reads.note_versions("HeadObject", params, getattr(exc, "response", {}))
                 self._mimicdb.forget(bucket, key, since)
                 return True
@@ -68,8 +67,8 @@ class Settling:
         return True
 
     def settle(self, bucket: str, keys: Collection[str]) -> Conversation[set[str]]:
-        """Ask S3 what it has of *keys* now: each, or, of many, what it lists behind the first.
-        Return those of which S3 told."""
+        """Ask S3 about *keys*: about each, or, if they are many, for a listing behind the first.
+        Return the keys about which S3 told."""
         left, lists, seen = sorted(set(keys)), True, set[str]()
         while left:
             key = left.pop(0)
@@ -85,8 +84,8 @@ class Settling:
         return seen
 
     def _list_behind(self, bucket: str, after: str) -> Conversation[str | None]:
-        """Have S3 list what is behind *after*. Return the key up to which is known what it has;
-        None: not at all."""
+        """Have S3 list the keys behind *after*. Return the key up to which they are known then;
+        None: none is."""
         if self._hooked("ListObjectsV2"):
             return None
         since = self._mimicdb.seq(bucket)
@@ -115,13 +114,13 @@ class Settling:
     # What is doubted or forgotten
 
     def doubt(self, params: Params) -> None:
-        """Something was stored, and nobody says what: what is in its directory is not certain."""
+        """Make the directory of a key uncertain: something was stored, and nobody says what."""
         bucket, key = params["Bucket"], params["Key"]
         log.debug("S3 has stored s3://%s/%s, and did not say what it is", bucket, key)
         self._mimicdb.uncover(bucket, key[: key.rfind("/") + 1])
 
     def _doubt_key(self, bucket: str, key: str) -> None:
-        """Nobody says what S3 has of *key*: what the mirror has of it is not shown again."""
+        """Stop showing *key* from the mirror: nobody says what S3 has of it."""
         self.doubt({"Bucket": bucket, "Key": key})
         if self._mimicdb.entry(bucket, key) is not None:
             self._mimicdb.forget(bucket, key)
@@ -131,7 +130,7 @@ class Settling:
         self._heads.drop(params["Bucket"], params["Key"])
 
     def unknown(self, params: Params, _answer: Answer, _sent: int) -> Conversation[None]:
-        """Nobody knows what was done: what is named is asked of S3, or forgotten."""
+        """Ask S3 about everything that is named, or forget it: nobody knows what was done."""
         bucket = params.get("Bucket")
         if bucket and params.get("Key"):
             yield from self._settle_again(bucket, params["Key"])
@@ -160,8 +159,8 @@ class Settling:
     # What a hook may have made of a call
 
     def hooked(self, operation: str, params: Params, urls: Sequence[str]) -> Conversation[None]:
-        """A hook may have made something else of *operation*, which changes something: what was
-        sent in the end went to *urls*."""
+        """Deal with *operation*, of which a hook may have made another change; its requests went to
+        *urls*."""
         effect = effect_of(operation)
         if effect is Effect.UPLOAD:
             return
@@ -186,8 +185,8 @@ class Settling:
 
 
 def _place_of(url: str, known: Collection[str]) -> tuple[str, str] | None:
-    """Return the bucket and the key that *url* is of; None: it may be of another bucket than those
-    that are *known*."""
+    """Return the bucket and the key of *url*; None: it may be of a bucket other than the *known*
+    ones."""
     parts = urlsplit(url)
     path, host = unquote(parts.path).removeprefix("/"), parts.hostname or ""
     for name in known:

@@ -17,13 +17,13 @@ from mimicfs.s3.transport.calls import Answer, Params
 
 
 def whole_size(answer: Answer) -> str:
-    """Return how many bytes the object has, by the answer to a HEAD or GET, also to one of a range;
-    no number if the answer does not say it."""
+    """Return as text how many bytes the object has, by the answer to a HEAD or GET, even of a
+    range; a text that is no number if the answer does not say it."""
     return answer.get("ContentRange", "").rpartition("/")[2] or str(answer.get("ContentLength"))
 
 
 def entry_of(key: str, answer: Answer) -> Entry | None:
-    """Return what the answer to a HEAD or GET shows of *key*; None: it is no answer of S3."""
+    """Return the entry of *key* in the answer to a HEAD or GET; None: it is no answer of S3."""
     said = whole_size(answer)
     if "LastModified" not in answer or not said.isdecimal() or int(said) > SIZE_MAX:
         return None
@@ -54,7 +54,7 @@ def shows_versions(operation: str, answer: Answer) -> bool:
 
 
 def may_be_done(exc: ClientError) -> bool:
-    """Whether S3 may have done what was answered with *exc*."""
+    """Whether S3 may have done the request that it answered with *exc*."""
     status = status_of(exc)
     return not 400 <= status < 500 or status == 408
 
@@ -65,8 +65,8 @@ _OF_S3 = {"x-amz-request-id", "x-amz-id-2", "x-amz-delete-marker", "x-amz-versio
 
 
 def says_gone(exc: BaseException) -> bool:
-    """Whether *exc* is S3's word that there is no such object. Any web server says 404, also a
-    load balancer that has lost its backend; S3 names a code, or itself."""
+    """Whether *exc* is S3's word that there is no such object. Any web server says 404, even a load
+    balancer that has lost its backend; S3 names a code, or itself."""
     if not isinstance(exc, ClientError) or status_of(exc) != 404:
         return False
     if exc.response.get("Error", {}).get("Code") not in ("404", "", None):
@@ -97,7 +97,7 @@ def date_ns(answer: Answer) -> int:
 
 
 def is_key(key: Any) -> bool:
-    """Whether S3 can have an object *key*: else it is about to refuse it."""
+    """Whether S3 can have an object *key*: any other key it refuses."""
     try:
         return isinstance(key, str) and bool(key.encode())
     except UnicodeEncodeError:

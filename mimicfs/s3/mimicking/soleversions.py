@@ -1,16 +1,16 @@
 """Listings of the versions of a bucket that has none: each object is its own and only version.
 
 That is known once S3 has listed all of them so, as the mirror has the objects, and as long as all
-changes since then are our own: the answers to these would have shown versions (reads.py). Whatever
-else comes into the mirror may be one of several, which only S3 can list. Others may also have made
-versions and delete markers that no listing of objects shows: after each listing that was asked of
-S3, as by a sync, S3 is asked for the versions, too.
+changes since then are our own: the answers to these would have shown versions (reads.py). Any other
+object that comes into the mirror may be one of several versions, which only S3 can list. Others may
+also have made versions and delete markers that no listing of objects shows: after each listing by
+S3, as in a sync, S3 is asked for the versions, too.
 
-Beside the bucket, the store notes the number of the change up to which that is so, when S3 was last
-asked for objects before that, what such an answer has, and a hash of each access key that S3 has
-given one: it may refuse others.
+Beside the bucket, the store notes the number of the change up to which that holds, when S3 was last
+asked for objects before it, the fields of such an answer, and a hash of each access key that got
+one: S3 may refuse others.
 
-Threading: any; each change is one note.
+Threading: any thread; each change is one note.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mimicfs.s3.transport.calls import Params
 
 _NOTE = "sole-versions"
 _KEYS_MAX = 32  # access keys that are remembered
-_LINES_MAX = 100  # of the log that are read more than once
+_LINES_MAX = 100  # of the log, read more than once
 
 _ANSWER = {"ResponseMetadata", "Name", "MaxKeys", "IsTruncated", "Versions"}
 _BESIDE = {"Prefix": "", "KeyMarker": "", "VersionIdMarker": "", "EncodingType": "url"}
@@ -46,14 +46,14 @@ class VersionsBefore(NamedTuple):
 
 class _NotedVersions(NamedTuple):
     seq: int
-    beside: Sequence[str]  # members that an answer has: of _BESIDE
-    owners: Sequence[Mapping[str, str] | None]  # one, that each version has; empty: not seen yet
+    beside: Sequence[str]  # the members of _BESIDE that an answer has
+    owners: Sequence[Mapping[str, str] | None]  # the one owner of each version; empty: not seen yet
     keys: Sequence[str]  # hashes
     listed_ns: int = 0  # as in VersionsBefore
 
 
 class SoleVersions:
-    """What is noted in *mimicdb* for *account*'s client."""
+    """The notes in *mimicdb* for the client of *account*."""
 
     def __init__(self, mimicdb: Mirror, account: ListedAccount, owner: NamedOwner) -> None:
         self._mimicdb = mimicdb
@@ -61,21 +61,21 @@ class SoleVersions:
         self._owner = owner
 
     def before(self, bucket: str) -> VersionsBefore:
-        """S3 is going to be asked for versions."""
+        """Return the state of the mirror before S3 is asked for versions."""
         return VersionsBefore(self._mimicdb.seq(bucket), self._listed_ns(bucket))
 
     def seen(
         self, bucket: str, answer: Params, before: VersionsBefore, known: Sequence[Entry]
     ) -> None:
-        """S3 was asked for all versions, *before* which the mirror was so, and has given *answer*.
-        The mirror has *known*, and nothing else."""
+        """Learn *answer*, which S3 gave to a question for all versions; *before* is the state of
+        the mirror before that. The mirror has *known*, and nothing else."""
         found = answer.get("Versions", ())
         owners = [item.get("Owner") for item in found]
         beside = answer.keys() - _ANSWER
         as_usual = all(_BESIDE.get(name) == answer[name] for name in beside)
         one_owner = not owners or owners.count(owners[0]) == len(owners)
         if not (as_usual and one_owner and _are_sole(found) and _are_same(found, known)):
-            self.doubt(bucket)  # or what S3 has just shown might vanish again
+            self.doubt(bucket)  # otherwise a version that S3 has just shown might vanish again
             return
         noted, keys = self._noted(bucket), list[str]()
         if noted is not None:
@@ -86,18 +86,18 @@ class SoleVersions:
         self._mimicdb.set_note(bucket, _NOTE, json.dumps(noted))
 
     def doubt(self, bucket: str) -> None:
-        """It is not certain any more that *bucket* has no versions."""
+        """Note that it is no longer certain that *bucket* has no versions."""
         if self._noted(bucket) is not None:
             self._mimicdb.set_note(bucket, _NOTE, None)
 
     def may_answer(self, bucket: str) -> bool:
-        """Whether `answer` may know what S3 would say."""
+        """Whether `answer` may know the answer of S3."""
         noted = self._noted(bucket)
         return noted is not None and self._account.key() in noted.keys
 
     def answer(self, params: Params, known: Sequence[Entry]) -> LocalAnswer | None:
-        """Return what S3 says to *params*, of which the mirror has *known*, read before; None: ask
-        S3."""
+        """Return the answer of S3 to *params*, from *known*, which was read from the mirror before;
+        None: ask S3."""
         bucket = params["Bucket"]
         noted = self._noted(bucket)
         if noted is None or self._mimicdb.note(bucket, VERSIONS) is not None:
@@ -120,13 +120,13 @@ class SoleVersions:
     def _owner_of(self, bucket: str, noted: _NotedVersions) -> Sequence[Mapping[str, str] | None]:
         """Return the owner of each version, if it is known."""
         if not noted.owners or noted.owners[0] is None:
-            return [None]  # S3 names none with them
+            return [None]  # S3 names no owner with them
         return self._owner.of(bucket)
 
     def _only_ours(self, bucket: str, noted: _NotedVersions) -> bool:
         """Whether we ourselves have made all changes since. Raises LogTrimmed."""
         ours, last = self._mimicdb.intents.made_since(bucket, noted.seq)
-        if ours and last > noted.seq + _LINES_MAX:  # and unless somebody doubts it meanwhile
+        if ours and last > noted.seq + _LINES_MAX:  # unless somebody doubts it meanwhile
             later = json.dumps(noted._replace(seq=last))
             self._mimicdb.swap_note(bucket, _NOTE, json.dumps(noted), later)
         return ours
@@ -151,8 +151,8 @@ def _are_sole(found: Sequence[Any]) -> bool:
 
 
 def _are_same(found: Sequence[Any], known: Sequence[Entry]) -> bool:
-    """Whether the versions *found* are the objects *known*: what came to be behind our back is
-    shown once S3 has shown it."""
+    """Whether the versions *found* are the objects *known*: objects that appeared behind our back
+    are shown once S3 has shown them."""
     return [
         (item["Key"], item["Size"], unquoted(item["ETag"]), item["StorageClass"]) for item in found
     ] == [(each.key, each.size, each.etag, each.storage_class or "STANDARD") for each in known]

@@ -1,7 +1,7 @@
-"""Multipart uploads that are under way: what their parts will be once S3 has put them together.
+"""Multipart uploads that are under way, and the objects that their parts will become.
 
-The call that completes an upload says only which parts it has: their sizes, and what is stored with
-the object, were said before.
+The call that completes an upload says only which parts it has: earlier calls have said their sizes,
+and what is stored with the object.
 
 Threading: any thread.
 """
@@ -34,7 +34,7 @@ class _Upload:
 
 
 class Uploads:
-    """Those that one client has begun. The methods learn from one answer each."""
+    """The uploads that one client has begun. Each method learns from one answer."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects the uploads
@@ -66,8 +66,8 @@ class Uploads:
             self._uploads.pop(params["UploadId"], None)
 
     def completed(self, params: Params) -> CompletedUpload | None:
-        """Return what the upload that *params* completes has become; None where not all of its
-        parts are known. It is forgotten."""
+        """Return the object that the upload becomes which *params* complete, and forget the upload;
+        None if a part of it is not known."""
         with self._lock:
             upload = self._uploads.pop(params["UploadId"], None)
         if upload is None:
