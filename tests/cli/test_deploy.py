@@ -118,3 +118,14 @@ def test_the_dockerfile_installs_extras_that_exist_and_runs_as_nobody_special():
     for line in re.findall(r"^(?:CMD|.* CMD) (\[.*\])$", text, re.MULTILINE):
         words = yaml.safe_load(line)
         called(words[1:] if words[0] == "mimicfs" else words)
+
+
+def test_an_image_is_built_of_all_that_the_package_is_made_of():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    told = "\n".join(setup["options.data_files"].values()).split()
+    told += ["README.md", setup["metadata"]["license_files"], "mimicfs/", "setup.cfg"]
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    taken = {line[1:] for line in lines if line.startswith("!")}
+    assert {path.partition("/")[0] for path in told} | {"pyproject.toml"} == taken
+    assert lines[1] == "*"
