@@ -10,9 +10,9 @@ def iso_time(ns: int) -> str:
     return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds")
 
 
-def number_of(count: int, thing: str) -> str:
-    """Return a count as people read it: 1 key, 2,000 keys."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+def number_of(count: int, thing: str, more: str = "") -> str:
+    """Return a count as people read it: 1 key, 2,000 keys. *more*: the plural, if it is no s."""
+    return f"{count:,} {thing if count == 1 else more or f'{thing}s'}"
 
 
 def amount(size: float) -> str:

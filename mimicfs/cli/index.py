@@ -17,7 +17,7 @@ from mimicfs.cli.options import assembled, common, completes_urls, json_option
 from mimicfs.cli.progress import bar
 from mimicfs.config.values import Target, parse_target, redacted
 from mimicfs.errors import ConfigError, NotSynced
-from mimicfs.human import iso_time, printable
+from mimicfs.human import iso_time, number_of, printable
 from mimicfs.signals import of_end
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _print_exported(what: Export, count: int, as_json: bool, err: bool) -> None:
     told: dict[str, Any] = {"bucket": what.bucket.name, "prefix": what.prefix}
     told |= {"entries": count, "synced": iso_time(what.scope.listed_ns)}
     scope = f"s3://{what.bucket.name}/{what.prefix}"
-    text = f"{printable(scope)}: {count} entries as of {told['synced']}"
+    text = f"{printable(scope)}: {number_of(count, 'entry', 'entries')} as of {told['synced']}"
     click.echo(json.dumps(told) if as_json else text, err=err)
 
 
@@ -232,8 +232,8 @@ def _print_imported(imported: Imported, as_json: bool) -> None:
         click.echo(json.dumps({**told, "synced": synced}))
         return
     click.echo(
-        f"{printable(f's3://{imported.bucket}/{imported.prefix}')}: {imported.entries} entries"
-        f" as of {synced},"
+        f"{printable(f's3://{imported.bucket}/{imported.prefix}')}:"
+        f" {number_of(imported.entries, 'entry', 'entries')} as of {synced},"
         f" {imported.added} added, {imported.changed} changed, {imported.deleted} deleted,"
         f" {imported.left} left as they are because the mirror's are newer"
     )

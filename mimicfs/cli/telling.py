@@ -22,7 +22,7 @@ from mimicfs.cli.options import assembled, bucket_of, completes_urls, for_listen
 from mimicfs.cli.progress import Interruptible
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import Target
-from mimicfs.human import iso_time, printable
+from mimicfs.human import iso_time, number_of, printable
 from mimicfs.signals import held_back, of_end
 
 if TYPE_CHECKING:
@@ -228,5 +228,5 @@ def _json(news: News) -> str:
 
 def _line(news: News) -> str:
     moved = f"{news.source} -> " if news.source else ""
-    text = f"{_SIGNS[news.change]} {moved}{news.key}  {news.size} bytes, by {news.by}"
+    text = f"{_SIGNS[news.change]} {moved}{news.key}  {number_of(news.size, 'byte')}, by {news.by}"
     return printable(f"{news.seq:>6} {iso_time(news.time_ns)} {text}")

@@ -14,7 +14,7 @@ import click
 from mimicfs.cli.mirror import described
 from mimicfs.cli.options import assembled, bucket_of, common, completes_urls, json_option
 from mimicfs.cli.progress import bar
-from mimicfs.human import iso_time, printable
+from mimicfs.human import iso_time, number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -97,11 +97,14 @@ def _print_report(report: Verified, repair: bool, as_json: bool) -> None:
         click.echo(json.dumps({**told, "synced": synced, "repaired": repair}))
         return
     click.echo(
-        f"s3://{report.bucket}/{report.prefix}: {report.keys} keys in S3, {report.known} in the"
+        f"s3://{report.bucket}/{report.prefix}: {number_of(report.keys, 'key')} in S3,"
+        f" {report.known:,} in the"
         f" mirror (synced {synced}): {report.missing} not in the mirror, {report.extra} not in"
         f" S3, {report.changed} differ{'; repaired' if repair and report.drift else ''}"
     )
     if report.unlisted:
-        click.echo(f"{report.unlisted} keys in S3 are in directories that were never listed")
+        found = number_of(report.unlisted, "key")
+        click.echo(f"of those in S3, {found} in directories that were never listed")
     if report.meanwhile:
-        click.echo(f"{report.meanwhile} keys changed during the comparison and were not compared")
+        found = number_of(report.meanwhile, "key")
+        click.echo(f"changed during the comparison, and not compared: {found}")
