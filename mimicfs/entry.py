@@ -168,6 +168,15 @@ class Scope(NamedTuple):
     names: int = 0  # how many were listed; 0: nobody counted them
 
 
+class DirectorySeen(NamedTuple):
+    """What the store had of a directory that nobody had listed, at number *since* of the log or
+    later: its own entry, and all its children."""
+
+    since: int
+    own: Entry | None
+    rows: list[Entry]
+
+
 class DirectoryCopy(NamedTuple):
     """The parts of a directory that are copied: its scope, its first page, and its note."""
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 
 from mimicfs.backends import Backend
-from mimicfs.entry import OBJECT, PAGE, BucketEntry, Entry, Scope, Total, pages
+from mimicfs.entry import OBJECT, PAGE, BucketEntry, DirectorySeen, Entry, Scope, Total, pages
 from mimicfs.errors import NoSuchBucket, Unlisted
 
 
@@ -37,6 +37,10 @@ class Knowledge:
     def seq(self, bucket: str) -> int:
         """Return the number of the latest change of *bucket*."""
         return self.backend.seq(bucket)
+
+    def seq_lately(self, bucket: str) -> int:
+        """Return a number that this has been in the last second: for what is asked of S3 once."""
+        return self.backend.seq_lately(bucket)
 
     def buckets(self) -> list[BucketEntry]:
         """Return all buckets. Raises Unlisted if they were never listed."""
@@ -159,6 +163,17 @@ class Knowledge:
         found = exact.directories(bucket, directories, 1)
         return [each for each, copy in zip(directories, found, strict=True) if copy.scope]
 
+    def scan_at_hand(self, bucket: str, prefix: str, after: str, limit: int) -> list[Entry]:
+        """As `scan`, of what this process has without asking a server."""
+        return self.backend.at_hand.scan(bucket, prefix, after, limit)
+
+    def listed_at_hand(self, bucket: str, directories: Sequence[str]) -> list[str]:
+        """As `listed`, without asking a server if this process has something without."""
+        hand = self.backend.at_hand
+        if not hand.quick:
+            return self.listed(bucket, directories)
+        return [each for each in directories if hand.covered(bucket, each)]
+
     def scopes(self, bucket: str) -> list[Scope]:
         """Return all scopes of *bucket*, the one with the oldest listing first."""
         return self.backend.scopes(bucket)
@@ -209,6 +224,10 @@ class Knowledge:
     def now_ms(self) -> int:
         """Return the time by the store's clock, as Backend.now_ms."""
         return self.backend.now_ms()
+
+    def seen_lately(self, bucket: str, directory: str) -> DirectorySeen | None:
+        """Return what was seen a moment ago of *directory*, as Backend.seen_lately."""
+        return self.backend.seen_lately(bucket, directory)
 
     def bring(self, bucket: str, directory: str) -> None:
         """Fetch *directory* of a shared store, so that it is at hand. Waits. Raises StoreError."""

@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from mimicfs.backends import Backend
-from mimicfs.entry import KEPT, LISTED, NS, OBJECT, PAGE, Difference, Entry, pages
+from mimicfs.entry import KEPT, LISTED, NS, OBJECT, PAGE, Difference, DirectorySeen, Entry, pages
 
 # Two sights of one version may differ by this: LastModified and Date have whole seconds.
 SAME_TIME_NS = 2 * NS
@@ -88,16 +88,27 @@ class Batch:
 
 
 def merged(
-    backend: Backend, bucket: str, where: PageRange, listed: Sequence[Entry]
+    backend: Backend,
+    bucket: str,
+    where: PageRange,
+    listed: Sequence[Entry],
+    seen: DirectorySeen | None = None,
 ) -> Iterator[Batch]:
-    """Yield the changes that make the mirror equal to *listed* in the range *where*."""
-    return _Merge(backend, bucket, where, listed).batches()
+    """Yield the changes that make the mirror equal to *listed* in the range *where*; *seen* is all
+    that it has there, if that was read already."""
+    return _Merge(backend, bucket, where, listed, seen).batches()
 
 
 class _Merge:
     def __init__(
-        self, backend: Backend, bucket: str, where: PageRange, listed: Sequence[Entry]
+        self,
+        backend: Backend,
+        bucket: str,
+        where: PageRange,
+        listed: Sequence[Entry],
+        seen: DirectorySeen | None,
     ) -> None:
+        self._seen = seen
         self._backend = backend
         self._bucket = bucket
         self._where = where
@@ -133,13 +144,15 @@ class _Merge:
         prefix, after, _, deep, _ = self._where
         if deep or not prefix or after:
             return None
-        own = self._backend.get(self._bucket, prefix)
+        own = self._seen.own if self._seen else self._backend.get(self._bucket, prefix)
         return own if own is not None and own.kind == OBJECT else None
 
     def _read(self, after: str) -> tuple[list[Entry], bool]:
         """Return the next entries of the mirror, and whether they are the last of the range."""
         prefix, start, upto, deep, _ = self._where
         read = self._backend.scan if deep else self._backend.children
+        if self._seen is not None:  # a directory of one page
+            return self._seen.rows, True
         # nothing is known here, as at a first sync: other ranges need no reading
         if after == start:
             first = read(self._bucket, prefix, after, 1)

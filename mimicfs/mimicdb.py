@@ -30,6 +30,7 @@ from mimicfs.entry import (
     OBJECT,
     BucketEntry,
     Difference,
+    DirectorySeen,
     Entry,
     Scope,
     is_probe,
@@ -314,6 +315,7 @@ class Mirror(Knowledge):
         since: int,
         deep: bool,
         beyond: str = "",
+        seen: DirectorySeen | None = None,
         hold: Callable[[list[Entry]], None] | None = None,
         late: Callable[[list[Entry]], None] | None = None,
     ) -> Difference:
@@ -322,22 +324,21 @@ class Mirror(Knowledge):
         *upto* None: to the end. *since*: the sequence number that was read before the page was
         asked for. A *deep* page has every key. Any other has the direct children of *prefix*, and a
         child that is not listed takes everything below it along. *beyond* is the next key of S3
-        behind *upto*, if it is known. Returns, and announces, exactly what changed. Raises
-        LogTrimmed where the log does not say which keys were changed meanwhile; then a part of the
-        page may have been merged, and the caller lists it again.
+        behind *upto*, and *seen* is what the mirror had at *since* or later, if known. Returns, and
+        announces, exactly what changed. Raises LogTrimmed where the log does not say which keys
+        were changed meanwhile; then a part of the page may have been merged, and the caller lists
+        it again.
 
-        *hold* gets the entries that S3 does not have, and they stay (`release`). *late* is the
-        same, but only for entries without which a directory might seem to be gone, although S3 has
-        keys of it in a part of the listing that is merged later.
+        *hold* gets the entries that S3 does not have, and they stay (`release`); *late* those
+        without which a directory might seem to be gone, of which S3 has keys in a later part.
         """
         difference = Difference([], [], [], 0)
         left: set[str] = set()
         listed = without_probes(listed)
         where = PageRange(prefix, after, upto, deep, beyond)
         try:
-            for batch in merged(self.backend.exact, bucket, where, listed):
-                # This is read before the batch is applied: after that the log has our own changes,
-                # too.
+            for batch in merged(self.backend.exact, bucket, where, listed, seen):
+                # Before the batch is applied: after that the log has our own changes, too.
                 if late is not None and batch.late:
                     late(unchanged(self.backend, bucket, batch.without_late(), since))
                 if hold is not None and batch.gone:

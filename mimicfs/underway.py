@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mimicfs.backends import LISTING, Backend
@@ -91,13 +91,22 @@ class ListingNote:
 
 
 @contextmanager
-def listing(backend: Backend, bucket: str, prefix: str) -> Iterator[ListingNote]:
-    """Within, what is in *prefix* is being listed."""
+def listing(
+    backend: Backend,
+    bucket: str,
+    prefix: str,
+    submit: Callable[[Callable[[], None]], object] = lambda end: end(),
+) -> Iterator[ListingNote]:
+    """Within, what is in *prefix* is being listed. *submit* has somebody take the note away then,
+    for whom nobody waits."""
     said = ListingNote(backend, bucket, prefix)
     try:
         yield said
     finally:
-        said.end()
+        try:
+            submit(said.end)
+        except RuntimeError:  # the pool is closed
+            said.end()
 
 
 class Lookout:

@@ -42,6 +42,7 @@ from mimicfs.entry import (
     BucketEntry,
     Change,
     DirectoryCopy,
+    DirectorySeen,
     Entry,
     Scope,
     StoreSaid,
@@ -131,10 +132,17 @@ class Backend(ABC):
         """A view of the store that is never behind it, not even for a moment."""
         return self
 
-    def catch_up(  # noqa: B027  there may be nothing to copy
-        self, bucket: str, upto: int | None = None
-    ) -> None:
+    @property
+    def at_hand(self) -> Backend:
+        """What can be read without asking a server."""
+        return self
+
+    def catch_up(self, bucket: str, upto: int | None = None) -> None:  # noqa: B027
         """Take in the log of *bucket* as it is by now, or up to line *upto*. Raises StoreError."""
+
+    def seen_lately(self, bucket: str, directory: str) -> DirectorySeen | None:
+        """Return what was seen in the last second of *directory*, which is not listed."""
+        return None
 
     def bring(self, bucket: str, directory: str) -> None:  # noqa: B027
         """Fetch *directory*, so that it is at hand. Waits. Raises StoreError."""
@@ -308,6 +316,12 @@ class Backend(ABC):
         alone: S3 must be asked. A store without `intents` need not take it.
         """
 
+    def apply_told(
+        self, bucket: str, puts: Sequence[Entry], since: int | None, step: IntentStep, place: int
+    ) -> tuple[set[str], list[Change] | None]:
+        """As `apply`; return also the lines of the log behind *place*. None: ask for them."""
+        return self.apply(bucket, puts, (), since, step), None
+
     def learn_plain(self, bucket: str, entries: Sequence[Entry]) -> None:
         """Learn that nothing is stored with *entries* except what a listing says: their metadata
         becomes {} if the store still has these versions and does not know theirs. This is one step,
@@ -317,6 +331,10 @@ class Backend(ABC):
     @abstractmethod
     def seq(self, bucket: str) -> int:
         """Return the number of the latest change of *bucket* (0: none yet)."""
+
+    def seq_lately(self, bucket: str) -> int:
+        """Return a number that `seq` has been in the last second, or is now, at less cost."""
+        return self.seq(bucket)
 
     @abstractmethod
     def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:

@@ -27,20 +27,26 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from mimicfs.backends import OF_DIRECTORY, Backend
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import LAST_KEY, PAGE, Change, DirectoryCopy, Entry, Scope, pages
+from mimicfs.entry import LAST_KEY, PAGE, Change, DirectoryCopy, DirectorySeen, Entry, Scope, pages
 from mimicfs.errors import LogTrimmed
 
 log = logging.getLogger(__name__)
 
 _PAGE = PAGE  # names, and lines of the log, that are read at a time
 _PLACE = "place"
+_RECENT_S = 1.0
+_RECENT_MAX = 100
+T = TypeVar("T")
 _NOTHING: Mapping[str, Scope] = {}
+Lines = list[tuple[str, str]]  # of the log: the first and the last key of each
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +56,25 @@ class _Coming:
 
     directories: set[str]
     touched: set[str] = field(default_factory=set)
+
+
+class _Recent(Generic[T]):
+    """What was seen of directories in the last second. Any thread."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], tuple[float, T]] = {}
+
+    def note(self, bucket: str, directory: str, what: T) -> None:
+        if len(self._seen) >= _RECENT_MAX:
+            self._seen.clear()
+        self._seen[bucket, directory] = time.monotonic(), what
+
+    def recent(self, bucket: str, directory: str) -> T | None:
+        at_s, what = self._seen.get((bucket, directory), (float("-inf"), None))
+        return what if time.monotonic() - at_s < _RECENT_S else None
+
+    def clear(self) -> None:
+        self._seen.clear()
 
 
 class Copying:
@@ -69,6 +94,10 @@ class Copying:
         self._coming: dict[str, list[_Coming]] = {}
         self._places: dict[str, int] = {}
         self._kept_places: dict[str, int] = {}
+        # Those that the store had not listed, with a line from before and their rows; and those
+        # whose note was read.
+        self._unlisted: _Recent[tuple[int, list[Entry]]] = _Recent()
+        self._noted: _Recent[bool] = _Recent()
         # Held by the thread that copies: the rows for which it asks are newer than any that another
         # thread has stored. Taken before `lock`.
         self._small = threading.Lock()
@@ -154,10 +183,14 @@ class Copying:
         large: list[str] = []
         whole: list[tuple[str, DirectoryCopy]] = []
         with self._asking(bucket, directories) as coming:
+            place = self._places.get(bucket, 0)  # before: what comes after it is in the log
             found = self._shared.directories(bucket, directories, _PAGE)
             with self.lock:
                 for directory, copy in zip(directories, found, strict=True):
-                    if copy.scope is None or directory not in coming.directories:
+                    if copy.scope is None:
+                        self._unlisted.note(bucket, directory, (place, copy.rows))
+                        continue
+                    if directory not in coming.directories:
                         continue
                     if directory in self.of(bucket):  # another thread has rows that are newer
                         continue
@@ -214,6 +247,7 @@ class Copying:
         with self.rows.together():
             self.rows.mark(bucket, _of(directory, scope))
             self.rows.set_note(bucket, OF_DIRECTORY + directory, note)
+        self._noted.note(bucket, directory, True)
 
     def _gone(self, bucket: str, directory: str, after: str, rows: list[Entry]) -> Iterator[str]:
         """Yield what the copy has of *directory* behind *after* although the store, of which
@@ -263,6 +297,40 @@ class Copying:
             self._keep_place(bucket, _PAGE)
             if len(changes) < _PAGE:  # that was the end
                 return
+
+    def take_in_own(
+        self, bucket: str, changes: Sequence[Change], puts: Sequence[Entry], lines: Lines
+    ) -> bool:
+        """Take in *changes*, the lines of the log behind some line up to its end, if they are no
+        more than the *lines* of *puts*, which this process has just stored: then nobody need ask
+        for the rows. Return whether it is so. Directories above must be there already."""
+        place = self._places.get(bucket)
+        if place is None:
+            return False
+        left = [each for each in changes if each.seq > place]
+        if not left and (changes or not lines):
+            return True  # nothing is new, or another thread was quicker
+        if not lines or [(each.first, each.last) for each in left] != lines:
+            return False
+        if left[0].seq != place + 1 or not all(self._shared.is_own(it.origin) for it in left):
+            return False
+        rows: list[Entry] = []
+        for entry in puts:
+            ways = list(self._ways(bucket, entry.key))
+            own = ways and ways[0] == _name_in(entry.key)
+            rows += [entry] if own else []
+            if not all(self.rows.has_below(bucket, f"{d}{name}/") for d, name in ways[bool(own) :]):
+                return False
+        self._store(bucket, rows, ())
+        for coming in self._coming.get(bucket, ()):
+            coming.touched |= {row.key for row in rows}
+        self._places[bucket] = left[-1].seq
+        self._keep_place(bucket, _PAGE)
+        return True
+
+    def place(self, bucket: str) -> int | None:
+        """Return the number of the last line that was taken in; None: nothing is copied."""
+        return self._places.get(bucket)
 
     def _absorb(self, bucket: str, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -324,8 +392,29 @@ class Copying:
             for each in (named, *coming):
                 each.discard(directory)
 
+    def is_unlisted(self, bucket: str, directory: str) -> bool:
+        """Whether the store had not listed *directory* a moment ago. It may have by now: then that
+        is listed once more."""
+        return self._unlisted.recent(bucket, directory) is not None
+
+    def seen_lately(self, bucket: str, directory: str) -> DirectorySeen | None:
+        """Return what was seen then, if that is all."""
+        parent, _ = split(directory)
+        with self.lock:
+            seen = self._unlisted.recent(bucket, directory)
+            if seen is None or (directory and parent not in self.of(bucket)):
+                return None
+            own = self.rows.get(bucket, directory) if directory else None
+        place, rows = seen
+        return DirectorySeen(place, own, rows) if len(rows) < _PAGE else None
+
+    def is_noted(self, bucket: str, directory: str) -> bool:
+        """Whether what the copy says that was noted of *directory* is of a moment ago."""
+        return self._noted.recent(bucket, directory) is not None
+
     def remark(self, bucket: str, scope: Scope) -> None:
         """Note that the store has listed *scope*."""
+        self._unlisted.clear()
         copied = self._copied.get(bucket, {})
         inside = [each for each in copied if each.startswith(scope.prefix)]
         for each in inside if scope.deep else [scope.prefix]:
@@ -360,6 +449,11 @@ class Copying:
             for bucket in list(self._places):
                 self._keep_place(bucket, 1)
             self.rows.close()
+
+
+def _name_in(key: str) -> tuple[str, str]:
+    directory, name = split(key)
+    return directory, name.removesuffix("/")
 
 
 def split(key: str) -> tuple[str, str]:

@@ -81,6 +81,9 @@ class Forwarding(Backend):
     def seq(self, bucket: str) -> int:
         return self._ask().seq(bucket)
 
+    def seq_lately(self, bucket: str) -> int:
+        return self._ask().seq_lately(bucket)
+
     def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:
         return self._ask().changes(bucket, since, limit)
 

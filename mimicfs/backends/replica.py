@@ -26,10 +26,11 @@ from mimicfs.backends.copyahead import CopyAhead
 from mimicfs.backends.copying import Copying, split
 from mimicfs.backends.forwarding import Forwarding
 from mimicfs.backends.lease import Lease
+from mimicfs.backends.loglines import WIDE_CHANGE, logged_as
 from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import LAST_KEY, PAGE, BucketEntry, Entry, Scope
+from mimicfs.entry import LAST_KEY, PAGE, BucketEntry, Change, DirectorySeen, Entry, Scope
 from mimicfs.errors import StoreError, StoreUnavailable, Uncopied
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,10 @@ class Replica(Forwarding):
         finally:
             self._answering = 0
 
+    @property
+    def at_hand(self) -> Backend:
+        return self._copy
+
     def one_state(self) -> AbstractContextManager[None]:
         return self._copy.one_state()
 
@@ -125,6 +130,9 @@ class Replica(Forwarding):
         return self.shared
 
     # Copying
+
+    def seen_lately(self, bucket: str, directory: str) -> DirectorySeen | None:
+        return self._copies.seen_lately(bucket, directory)
 
     def bring(self, bucket: str, directory: str) -> None:
         """Copy *directory*, if the store has it whole; then those below it, behind our back."""
@@ -242,6 +250,8 @@ class Replica(Forwarding):
             return True
         if self.lease.begun and not self.lease.held:  # nothing can be copied now
             return False
+        if self._copies.is_unlisted(bucket, directory):
+            return False
         self.bring(bucket, directory)
         return self._has(bucket, directory)
 
@@ -268,9 +278,29 @@ class Replica(Forwarding):
         since: int | None = None,
         step: IntentStep = LEARNED,
     ) -> set[str]:
-        left = self._ask().apply(bucket, puts, deletes, since, step)
-        self._catch_up_or_forget(bucket)
+        shared, place = self._ask(), self._copies.place(bucket)
+        if place is None or deletes:  # what is implied no more, the store must say
+            left = shared.apply(bucket, puts, deletes, since, step)
+            self._catch_up_or_forget(bucket)
+            return left
+        left, changes = shared.apply_told(bucket, puts, since, step, place)
+        if changes is None or not self._takes_in(bucket, changes, puts, left):
+            self._catch_up_or_forget(bucket)
         return left
+
+    def _takes_in(
+        self, bucket: str, changes: Sequence[Change], puts: Sequence[Entry], left: set[str]
+    ) -> bool:
+        """Take in *changes*, the news of the log, if they are no more than *puts* without *left*;
+        return whether so."""
+        stored = {entry.key: entry for entry in puts if entry.key not in left}
+        lines = logged_as(list(stored))
+        if len(stored) > WIDE_CHANGE:  # a wide line is about those that were left, too
+            keys = [entry.key for entry in puts]
+            lines = [(min(keys), max(keys))]
+        self.lease.heard()
+        with self._lock:
+            return self._copies.take_in_own(bucket, changes, list(stored.values()), lines)
 
     def _catch_up_or_forget(self, bucket: str) -> None:
         """Take in a change that the store has taken. If its rows cannot be read now, their
@@ -313,7 +343,12 @@ class Replica(Forwarding):
         return self._ask(bucket, directory).cover(bucket, directory)
 
     def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
-        if not deep and self._has(bucket, directory):
+        if not deep and self._copies.is_shown(directory):
+            if self._has_or_brings(bucket, directory):
+                return True
+            if self._copies.is_unlisted(bucket, directory):
+                return False
+        elif not deep and self._has(bucket, directory):
             return True
         return self._ask(bucket, directory).covered(bucket, directory, deep=deep)
 
@@ -323,7 +358,12 @@ class Replica(Forwarding):
         if not all(self._has(bucket, each) for each in directories):
             return self.shared.notes_of(bucket, directories)
         found = self._copy.notes_of(bucket, directories)
-        if None not in found or self.lease.away:
+        late = [
+            directory
+            for directory, note in zip(directories, found, strict=True)
+            if note is None and not self._copies.is_noted(bucket, directory)
+        ]
+        if not late or self.lease.away:
             return found
         try:  # no line of the log says what was noted since
             return self._ask(bucket, directories[0]).notes_of(bucket, directories)

@@ -49,7 +49,7 @@ def learn(
     """HEAD *keys* and tell the mirror of all at once. Return what S3 does not let us know, and
     why. A directory ("d/") that has no marker object is known as one without metadata from then
     on. Raises NOTHING_SAID, Interrupted; what was answered before stays."""
-    since = mimicdb.seq(bucket)
+    since = mimicdb.seq_lately(bucket)
     seen, gone, refused = list[Entry](), list[str](), dict[str, S3Error]()
     try:
         for key, answer in _answers(s3, bucket, keys, cancellation):

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from operator import itemgetter
 from typing import NamedTuple
 
-from mimicfs.entry import LIST_MAX, Difference, Entry
+from mimicfs.entry import LIST_MAX, Difference, DirectorySeen, Entry
 from mimicfs.errors import LogTrimmed, MalformedListing, StoreUnavailable, Throttled
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -71,6 +71,7 @@ class Run:
         tell: Tell,
         cancellation: Cancellation,
         renew: Callable[[], None],
+        seen: DirectorySeen | None = None,
     ) -> None:
         self._mimicdb = mimicdb
         self._s3 = s3
@@ -80,6 +81,7 @@ class Run:
         self._late = late
         self._tell = tell
         self._renew = renew
+        self._seen = seen  # of the scope, by the store, a moment ago; None: it is asked
         self._pace = Pace(s3.lists)
         self._flights: Flights[_AskedPage] = Flights(s3.pool, cancellation)
         self._running: list[KeyRange] = []
@@ -144,10 +146,15 @@ class Run:
             self._send(part)
 
     def _send(self, part: KeyRange) -> None:
-        asked = _AskedPage(part, part.turn)
-        self._flights.send(
-            asked, fetched, self._mimicdb, self._s3, self._scope, part.after, part.token
-        )
+        asked, seen = _AskedPage(part, part.turn), self._seen_of(part)
+        since = seen.since if seen is not None else None
+        what = (self._mimicdb, self._s3, self._scope, part.after, part.token, since)
+        self._flights.send(asked, fetched, *what)
+
+    def _seen_of(self, part: KeyRange) -> DirectorySeen | None:
+        """Return what was seen of the scope, if the next page of *part* is the first one and is
+        asked for the first time."""
+        return None if part.after or part.token or part.tries else self._seen
 
     # Answers
 
@@ -200,7 +207,7 @@ class Run:
 
     def _advance(self, part: KeyRange, page: Page, since: int) -> None:
         """Merge *page*; before, ask for the next one of *part*, if there is one."""
-        after = part.after
+        after, seen = part.after, self._seen_of(part)
         before = (after, part.token)
         if not page.entries and page.token is not None:  # it speaks for nothing
             self._go_on(part, page.token)
@@ -226,6 +233,7 @@ class Run:
                 since=since,
                 beyond=beyond,
                 deep=not self._scope.delimiter,
+                seen=seen,
                 hold=self._hold(part, after),
                 late=self._late_of(part, after),
             )

@@ -57,12 +57,17 @@ class ListingScope(NamedTuple):
 
 
 def fetched(
-    mimicdb: Mirror, s3: Source, scope: ListingScope, after: str, token: str | None
+    mimicdb: Mirror,
+    s3: Source,
+    scope: ListingScope,
+    after: str,
+    token: str | None,
+    since: int | None = None,
 ) -> tuple[Page, int]:
-    """Return a page, and the sequence number from before it was asked for. Raises MalformedListing
-    where names come twice in it, or fewer than the server has counted, and others that are known do
-    not come."""
-    since = mimicdb.seq(scope.bucket)
+    """Return a page, and the sequence number from before it was asked for: *since*, if that is
+    known. Raises MalformedListing where names come twice in the page, or fewer than the server has
+    counted, and others that are known do not come."""
+    since = mimicdb.seq(scope.bucket) if since is None else since
     page = s3.list_page(
         scope.bucket, scope.prefix, delimiter=scope.delimiter, after=after, token=token
     )

@@ -19,11 +19,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from typing import TypeVar
 
 from mimicfs.config.values import Buckets
-from mimicfs.entry import NS, Difference, Scope, is_directory_bucket
+from mimicfs.entry import NS, Difference, DirectorySeen, Scope, is_directory_bucket
 from mimicfs.errors import ConfigError, Interrupted, LogTrimmed, MimicError, NoSuchBucket, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -296,16 +296,30 @@ class Syncer:
         mine.set_result(None)
 
     def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
-        with listing(self._mimicdb.backend, bucket, directory) as said:
-            listed, pages = self._directory_listed(bucket, directory, said, cancellation)
+        seen = self._mimicdb.seen_lately(bucket, directory)
+        with self._said(bucket, directory) as said:
+            listed, pages = self._directory_listed(bucket, directory, seen, said, cancellation)
             said.check(closely=pages > 1)
             self._mimicdb.complete(bucket, listed)
 
+    def _said(self, bucket: str, directory: str) -> AbstractContextManager[ListingNote]:
+        """Within, the store has a note that *directory* is being listed."""
+        backend = self._mimicdb.backend
+        if not self._mimicdb.asks:
+            return listing(backend, bucket, directory)
+        return listing(backend, bucket, directory, self._s3.pool.submit)
+
     def _directory_listed(
-        self, bucket: str, directory: str, said: ListingNote, cancellation: Cancellation
+        self,
+        bucket: str,
+        directory: str,
+        seen: DirectorySeen | None,
+        said: ListingNote,
+        cancellation: Cancellation,
     ) -> tuple[Scope, int]:
-        """Merge the children of *directory*; return that as a scope, and how often was merged."""
-        started_ns, since = time.time_ns(), self._mimicdb.seq("")
+        """Merge the children of *directory*, of which the store had what was *seen*; return that as
+        a scope, and how often was merged."""
+        started_ns, since = time.time_ns(), self._mimicdb.seq_lately("")
         found: list[tuple[int, ...]] = []
 
         def tell(difference: Difference, names: int) -> None:
@@ -319,7 +333,7 @@ class Syncer:
                     Walk(*what, late, tell, cancellation, said.renew).run()
                 else:
                     plan = GivenRanges([("", None)])
-                    Run(*what, plan, None, late, tell, cancellation, said.renew).run()
+                    Run(*what, plan, None, late, tell, cancellation, said.renew, seen).run()
             except NoSuchBucket:
                 self._gone(bucket, since)
                 raise

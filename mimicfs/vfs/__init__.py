@@ -16,6 +16,7 @@ renames      the rename of a directory in S3, which may be undone or finished
 claims       which directories are being renamed, by all who share the store
 tree         looking up names, reading directories
 firstlook    whether modes, owners and links are stored with the objects of a directory
+sampling     the names of a directory that are asked about first
 kernel       the kernel's view, and telling it what changed
 stored       attributes, links and xattrs that are stored with objects
 handles      open files: reading and writing

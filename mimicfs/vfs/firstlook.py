@@ -25,12 +25,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from mimicfs import metadata
 from mimicfs.config.values import Buckets
 from mimicfs.entry import KEPT, LISTED, OBJECT, PAGE, Difference, Entry
 from mimicfs.errors import NOTHING_SAID, Interrupted, S3Error, Unlearned, Unlisted
@@ -38,13 +37,13 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import heads, ranges
+from mimicfs.vfs.sampling import any_rich, sample
 
 log = logging.getLogger(__name__)
 
 _ALL = "look"  # the note that says how many were found plain, or that one is rich
 _MANY = 64  # plain directories, after which others of the bucket are believed to be like them
 _RICH, _PLAIN = "rich", "plain"
-_SAMPLE = 4  # HEADs for a directory whose objects have nothing stored with them
 _AGAIN_S = 10.0  # after S3 could not be asked, it is asked again
 _AHEAD = 1024  # names that are asked about at once, at most
 _FASTER = 8  # each time so many times as many as before
@@ -270,30 +269,32 @@ class FirstLook:
     def _sample_of(self, where: _Where, key: str, verdict: _Verdict | None) -> _Sample:
         """Return what to ask about to learn what *where* is; *verdict* was known of it. Somebody
         looks at *key*; "": somebody will look at its first name."""
-        bucket, directory = where
+        _, directory = where
         with self._lock:  # a change from here on is for the next sample
             news = set(self._doubtful.pop(where, ()))
         entries = self._scanned(where)
-        if _any_rich(entries):
+        if any_rich(entries):
             return _Sample(where, verdict, entries, [])
         since_ns = verdict.newest_ns if verdict is not None else -1
         newer = [each for each in entries if each.mtime_ns > since_ns or each.key in news]
-        unknown = self._unknown(bucket, newer)
+        unknown = self._unknown(where, newer)
         if not key:
             key = next((entry.key for entry in unknown if entry.key != directory), "")
-        keys = _sample(key if verdict is None else "", directory, unknown)
+        keys = sample(key if verdict is None else "", directory, unknown)
         return _Sample(where, verdict, entries, keys)
 
-    def _unknown(self, bucket: str, entries: list[Entry]) -> list[Entry]:
+    def _unknown(self, where: _Where, entries: list[Entry]) -> list[Entry]:
         """Return the *entries* of which nobody knows what is stored with them. A store that must be
         asked is asked once, not for each directory."""
+        bucket, directory = where
         listed: set[str] | None = None
         if self._mimicdb.asks:
             places = [each.key for each in entries if each.kind == LISTED and each.meta is None]
-            listed = set(self._mimicdb.listed(bucket, places))
+            listed = set(self._mimicdb.listed(bucket, [it for it in places if it != directory]))
 
         def is_known(entry: Entry) -> bool:
-            if listed is None or entry.kind != LISTED or entry.meta is not None:
+            is_listed = entry.kind == LISTED and entry.meta is None and entry.key != directory
+            if listed is None or not is_listed:
                 return self.knows(bucket, entry.key, entry)
             return entry.key in listed or self._is_refused(bucket, entry.key, entry)
 
@@ -303,7 +304,7 @@ class FirstLook:
         """Return whether the directory of *sample* is rich, and remember it."""
         (bucket, _), entries = sample.where, sample.entries
         asked = (self._mimicdb.entry(bucket, key) for key in sample.keys)
-        rich = _any_rich(entries) or _any_rich(entry for entry in asked if entry is not None)
+        rich = any_rich(entries) or any_rich(entry for entry in asked if entry is not None)
         found = _Verdict(rich, max((entry.mtime_ns for entry in entries), default=0))
         if rich or not self._refused or self._is_said(bucket, entries, sample.keys):
             self._decide(sample.where, found, sample.before)
@@ -327,7 +328,7 @@ class FirstLook:
         try:
             samples = (self._sample_of(each, "", None) for each in mine if not self._verdict(each))
             # A directory of directories, about which nothing is asked, tells nothing.
-            yield [each for each in samples if each.keys or _any_rich(each.entries)]
+            yield [each for each in samples if each.keys or any_rich(each.entries)]
         finally:
             with self._lock:
                 for each in mine:
@@ -356,10 +357,10 @@ class FirstLook:
         limit = PAGE
         if self._mimicdb.asks:  # on the way, each directory is a question
             most, limit = min(most, _FAR), _FAR
-        page = self._mimicdb.scan(bucket, way.top, way.last, limit)
+        page = self._mimicdb.scan_at_hand(bucket, way.top, way.last, limit)
         found = {entry.key[: entry.key.rfind("/") + 1] for entry in page}
         behind = sorted(each for each in found if each > way.last)
-        return self._mimicdb.listed(bucket, behind)[:most]
+        return self._mimicdb.listed_at_hand(bucket, behind)[:most]
 
     def _sampled(self, where: _Where, sample: list[str], cancellation: Cancellation) -> bool:
         """Ask about *sample*. Return False if S3 cannot be asked now: then, for a while, everything
@@ -383,6 +384,14 @@ class FirstLook:
         self._remember(where, verdict)
         if verdict == before:
             return
+        if not self._mimicdb.asks:
+            self._note(where, verdict, before)
+            return
+        with suppress(RuntimeError):  # the mount ends
+            self._s3.pool.submit(self._note, where, verdict, before).add_done_callback(_tell)
+
+    def _note(self, where: _Where, verdict: _Verdict, before: _Verdict | None) -> None:
+        """Note *verdict* in the store, for this mount and others."""
         self._mimicdb.set_note_of(*where, verdict.text)
         if verdict.rich or before is None:
             bucket, _ = where
@@ -459,40 +468,15 @@ class FirstLook:
         return list(found)
 
 
+def _tell(noted: Future[None]) -> None:
+    if (exc := noted.exception()) is not None:
+        log.debug("what a directory is like was not noted: %s", exc)
+
+
 def _number(note: str | None) -> int:
     """Return how many directories were found plain by *note* of a bucket; -1: one is rich."""
     text = note or "0"
     return int(text) if text.isdecimal() else -1
-
-
-def _any_rich(entries: Iterable[Entry]) -> bool:
-    return any(metadata.is_there(entry.meta or {}) for entry in entries)
-
-
-def _sample(key: str, directory: str, unknown: list[Entry]) -> list[str]:
-    """Return the keys that tell most about whether *unknown* have metadata, *key* first."""
-    keys = dict.fromkeys([key] if key else [])
-    for entry in _telling(directory, unknown):
-        keys.setdefault(entry.key)
-        if len(keys) >= _SAMPLE:
-            break
-    return list(keys)[:_SAMPLE]
-
-
-def _telling(directory: str, unknown: list[Entry]) -> Iterator[Entry]:
-    """Yield *unknown*, those that tell most first: the directory's own marker, the smallest (it may
-    be a link), the newest (it may be from a mount), an empty one (a pipe), a subdirectory; then the
-    small ones."""
-    objects = [entry for entry in unknown if entry.kind == OBJECT]
-    yield from (entry for entry in objects if entry.key == directory)
-    small = sorted((entry for entry in objects if entry.size), key=lambda entry: entry.size)
-    yield from small[:1]
-    if objects:
-        yield max(objects, key=lambda entry: entry.mtime_ns)
-    yield from [entry for entry in objects if not entry.size][:1]
-    yield from [entry for entry in unknown if entry.kind != OBJECT][:1]
-    yield from small[1:_SAMPLE]
-    yield from unknown[:_SAMPLE]
 
 
 def _directory_of(key: str) -> str:

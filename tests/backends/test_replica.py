@@ -135,9 +135,13 @@ def test_what_is_noted_of_a_copied_directory_is_not_asked_of_the_store(mount, fi
     assert filled.notes_of("b", ["d/"]) == replica.notes_of("b", ["d/"]) == ["plain 1"]
 
 
-def test_a_note_that_came_after_the_copy_is_asked_of_the_store(mount, filled):
+def test_a_note_that_came_after_the_copy_is_asked_of_the_store_a_second_later(
+    mount, filled, monkeypatch
+):
     replica = mount()
     names(replica, "d/")
+    assert replica.notes_of("b", ["d/"]) == [None]
+    monkeypatch.setattr("mimicfs.backends.copying._RECENT_S", 0.0)
     filled.set_note_of("b", "d/", "rich")
     with replica.answering(), pytest.raises(Uncopied):
         replica.notes_of("b", ["d/"])

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+from redis.connection import AbstractConnection
+from support.clients import plain
 from support.far import Far, far
 
 from mimicfs.backends import EPOCH
@@ -13,12 +20,20 @@ from mimicfs.backends.lease import Lease
 from mimicfs.backends.redis import RedisBackend
 from mimicfs.backends.replica import Replica
 from mimicfs.backends.sqlite import SQLite
+from mimicfs.config.values import FileOptions, S3Options, Target, VFSOptions
 from mimicfs.entry import Entry, Scope
+from mimicfs.errors import Unlisted
+from mimicfs.files.journal import Journal
 from mimicfs.following import Follower
 from mimicfs.locks.rows import END, Lock
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import NEVER
+from mimicfs.posix import NEVER, ROOT_INO, Caller, Cancellation, DirEntry
+from mimicfs.s3.requests.client import S3
+from mimicfs.sync import Syncer
+from mimicfs.vfs.filesystem import VFS
+
+T = TypeVar("T")
 
 _KEYS = [f"{directory}/{name}" for directory in "abcdefgh" for name in range(3)]
 
@@ -59,18 +74,122 @@ def test_a_directory_is_copied_in_one_round_trip(replica: Replica, way: Far) -> 
     assert way.trips() == 0
 
 
-def test_what_was_learned_costs_its_record_and_two_looks_at_the_log(
-    replica: Replica, way: Far
-) -> None:
+def test_what_was_learned_costs_one_round_trip(replica: Replica, way: Far) -> None:
     for directory in ("", "a/"):
         replica.bring("b", directory)
     replica.apply("b", [Entry("a/0", 3)])  # the server is given the scripts
     way.trips()
     replica.apply("b", [Entry("a/0", 2)])
-    assert way.trips() == 3  # the record; the lines; the rows of these
+    assert way.trips() == 1
+    replica.catch_up("b", replica.seq("b"))
+    assert way.trips() == 1  # the number: the copy has all
     replica.mark("b", Scope("a/", False, 2))
     assert way.trips() == 1
     assert replica.get("b", "a/0") == Entry("a/0", 2)
+
+
+def test_what_others_did_meanwhile_and_what_is_new_above_is_asked(
+    replica: Replica, way: Far, store: RedisBackend
+) -> None:
+    for directory in ("", "a/"):
+        replica.bring("b", directory)
+    other = RedisBackend(store.client, store._prefix.split(":")[1])
+    other.apply("b", [Entry("a/1", 5)])
+    replica.apply("b", [Entry("a/0", 3)])
+    assert (replica.get("b", "a/0"), replica.get("b", "a/1")) == (Entry("a/0", 3), Entry("a/1", 5))
+    replica.apply("b", [Entry("new/x", 1)])
+    assert replica.children("b", "")[-1].key == "new/"
+    way.trips()
+    replica.apply("b", [Entry("new/y", 1)])  # of a directory that is not copied
+    assert way.trips() == 1
+    replica.apply("b", [Entry(f"new/{n}", 1) for n in range(200)])  # one line of the log
+    assert way.trips() == 1
+    assert replica.covered("b", "")
+    assert way.trips() == 0
+    replica.apply("b", (), ["new/y"])
+    assert way.trips() == 3
+    assert replica.get("b", "new/y") is None
+
+
+class _Kernel:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: True
+
+
+def test_a_directory_that_nobody_has_listed_costs_six_round_trips(
+    store: RedisBackend, moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `ls -l`: what is stored with its objects is asked, too. Behind the caller's back, what
+    was found out is noted, and that the listing has ended."""
+    sent, send = list[threading.Thread](), AbstractConnection.send_packed_command
+
+    def counted(self: AbstractConnection, *packed: Any, **how: Any) -> None:
+        sent.append(threading.current_thread())
+        send(self, *packed, **how)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", counted)
+    client = plain(moto)
+    client.create_bucket(Bucket="far")
+    for key in [f"{directory}/{name}" for directory in ("a", "b", "c") for name in "xyz"]:
+        client.put_object(Bucket="far", Key=key, Body=b"1")
+    client.close()
+    replica = Replica(store, SQLite(), Lease())
+    replica._ahead.close()
+    mimicdb = Mirror(replica)
+    mimicdb.add_bucket("far", 1)
+    with closing(S3(S3Options(endpoint_url=moto), mimicdb)) as s3:
+        parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), _Kernel())
+        fs = VFS(*parts, VFSOptions(Target("far")), FileOptions(tmp_path))
+        follower = Follower(mimicdb, "far", lease=replica.lease)
+        follower.begin()
+        caller = Caller(0, 0, 0, Cancellation())
+
+        def ask(call: Callable[[], T]) -> T:
+            while True:
+                try:
+                    return call()
+                except Unlisted as missing:
+                    fs.learn(caller, missing)
+
+        def shown(ino: int) -> list[DirEntry]:
+            return ask(lambda: fs.readdir(caller, ino, 0, 4096, 152, True))
+
+        trips = []
+        for each in shown(ROOT_INO):
+            sent.clear()
+            ino = ask(partial(fs.lookup, caller, ROOT_INO, each.name)).ino
+            found = [ask(partial(fs.lookup, caller, ino, it.name)).size for it in shown(ino)]
+            assert found == [1, 1, 1]
+            trips.append(sent.count(threading.current_thread()))
+            replica.lease.renew()
+        assert trips[1:] == [6, 6]
+        fs.close()
+
+
+def test_what_others_record_while_a_directory_is_listed_stands(
+    store: RedisBackend, way: Far, moto: str
+) -> None:
+    client = plain(moto)
+    client.create_bucket(Bucket="meanwhile")
+    for key in ("d/gone", "d/stays"):
+        client.put_object(Bucket="meanwhile", Key=key, Body=b"1")
+    client.close()
+    replica = Replica(store, SQLite(), Lease())
+    replica._ahead.close()
+    mimicdb = Mirror(replica)
+    mimicdb.add_bucket("meanwhile", 1)
+    store.apply("meanwhile", [Entry("d/gone", 1), Entry("d/old", 1)])
+    store.mark("meanwhile", Scope("", False, 1))
+    Follower(mimicdb, "meanwhile", lease=replica.lease).begin()
+    for directory in ("", "d/"):
+        replica.bring("meanwhile", directory)
+    seen = replica.seen_lately("meanwhile", "d/")
+    assert seen is not None
+    assert [each.key for each in seen.rows] == ["d/gone", "d/old"]
+    store.apply("meanwhile", [Entry("d/new", 1)], ["d/gone"])
+    with closing(S3(S3Options(endpoint_url=moto), mimicdb)) as s3:
+        Syncer(mimicdb, s3).list_directory("meanwhile", "d/")
+    assert [each.key for each in replica.children("meanwhile", "d/")] == ["d/new", "d/stays"]
 
 
 def test_a_lock_costs_two_round_trips_and_its_end_one(store: RedisBackend, way: Far) -> None:

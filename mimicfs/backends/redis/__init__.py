@@ -23,6 +23,7 @@ from mimicfs.errors import ConfigError, LogTrimmed, StoreCorrupt, StoreTooNew
 
 try:
     import redis
+    from redis.cluster import RedisCluster
 except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
@@ -57,6 +58,7 @@ from mimicfs.backends.uncovering import prefixes_of
 from mimicfs.entry import LINES, PAGE, BucketEntry, Change, DirectoryCopy, Entry, Scope
 
 _JUMP = 1_000_000  # numbers that a new epoch passes over
+_TOLD_MAX = 1000  # lines of the log that are read together with a change
 
 
 class RedisBackend(NotingBackend):
@@ -70,7 +72,6 @@ class RedisBackend(NotingBackend):
 
     def __init__(self, client: redis.Redis, namespace: str = "") -> None:
         super().__init__(client, namespace)
-        self._highest: dict[str, int] = {}  # by bucket: the highest number that was seen
         try:
             self._check()
         except BaseException:
@@ -193,7 +194,9 @@ class RedisBackend(NotingBackend):
         tag, asked = self._tag(bucket), _asked_scopes(directories)
         scopes = ("HMGET", f"{tag}:scopes", *asked)
         notes = ("HMGET", f"{tag}:notes", *(OF_DIRECTORY + each for each in directories))
-        texts, pages, said = self._steps.pages(tag, directories, LAST, limit, scopes, notes)
+        before = (("HGET", f"{tag}:meta", "seq"), scopes)
+        (seq, texts), pages, said = self._steps.pages(tag, directories, LAST, limit, before, notes)
+        self._seen(bucket, int(seq or 0))
         covers = self._covers_of(directories, asked, texts)
         found: list[DirectoryCopy] = []
         for directory, cover, page, note in zip(directories, covers, pages, said, strict=True):
@@ -254,10 +257,34 @@ class RedisBackend(NotingBackend):
         since: int | None = None,
         step: IntentStep = LEARNED,
     ) -> set[str]:
+        batch = self._batch(puts, deletes, since, step)
+        known, left = self._steps.apply(self._tag(bucket), batch)
+        return self._applied(bucket, known, left, step)
+
+    @ours
+    def apply_told(
+        self, bucket: str, puts: Sequence[Entry], since: int | None, step: IntentStep, place: int
+    ) -> tuple[set[str], list[Change] | None]:
+        if isinstance(self._steps, Transactions) or isinstance(self._client, RedisCluster):
+            return self.apply(bucket, puts, (), since, step), None
+        tag, batch = self._tag(bucket), self._batch(puts, (), since, step)
+        log = ("XRANGE", f"{tag}:log", f"({place}-0", "+", "COUNT", _TOLD_MAX)
+        known, left, lines = self._steps.apply_told(tag, batch, log)
+        left = self._applied(bucket, known, left, step)
+        found = [change_of(number, fields) for number, fields in lines]
+        if len(found) == _TOLD_MAX or any(it.seq != n for n, it in enumerate(found, place + 1)):
+            return left, None
+        if found:
+            self._seen(bucket, found[-1].seq)
+        return left, found
+
+    def _batch(
+        self, puts: Sequence[Entry], deletes: Sequence[str], since: int | None, step: IntentStep
+    ) -> ChangeBatch:
         unique = {entry.key: entry for entry in puts}
         gone = [key for key in dict.fromkeys(deletes) if key not in unique]
         keys = [*unique, *gone]
-        batch = ChangeBatch(
+        return ChangeBatch(
             self.origin,
             since,
             [(*split(key), packed(entry)) for key, entry in unique.items()],
@@ -266,7 +293,10 @@ class RedisBackend(NotingBackend):
             max(keys, default=""),
             step,
         )
-        known, left = self._steps.apply(self._tag(bucket), batch)
+
+    def _applied(self, bucket: str, known: bool, left: set[str], step: IntentStep) -> set[str]:
+        if left:  # a number from a moment ago may have been too old
+            self._lately.pop(bucket, None)
         if bucket and not known and not step.token:  # the beginning of an intent has looked
             self.add_bucket(bucket, 0)
         return left
@@ -301,10 +331,6 @@ class RedisBackend(NotingBackend):
     @ours
     def seq(self, bucket: str) -> int:
         return self._seen(bucket, int(self._client.hget(f"{self._tag(bucket)}:meta", "seq") or 0))
-
-    def _seen(self, bucket: str, number: int) -> int:
-        self._highest[bucket] = max(number, self._highest.get(bucket, 0))
-        return number
 
     @ours
     def changes(self, bucket: str, since: int, limit: int = LINES) -> list[Change]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from redis.cluster import RedisCluster
 
-from mimicfs.backends import EPOCH, OF_DIRECTORY, Backend, NoteSwap
+from mimicfs.backends import EPOCH, LISTING, OF_DIRECTORY, Backend, NoteSwap
 from mimicfs.backends.redis.connecting import (
     FOREIGN,
     clock_ms,
@@ -32,6 +33,8 @@ from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.entry import StoreSaid
 
 log = logging.getLogger(__name__)
+
+_LATELY_S = 1.0
 
 P = ParamSpec("P")
 S = TypeVar("S", bound="NotingBackend")
@@ -61,6 +64,8 @@ class NotingBackend(Backend):
         self._where = place(client)
         self._steps: Scripts | Transactions = Scripts(client)
         self._policy = ""  # by which keys may be evicted
+        self._highest: dict[str, int] = {}  # by bucket: the highest number that was seen
+        self._lately: dict[str, tuple[int, float]] = {}  # the one that was seen last, and when
 
     def _tag(self, bucket: str) -> str:
         return f"{self._prefix}{{{bucket or '/'}}}"  # an empty tag would not keep keys together
@@ -76,6 +81,17 @@ class NotingBackend(Backend):
             answers: list[Any] = pipe.execute()
         return answers
 
+    # Numbers of the logs
+
+    def _seen(self, bucket: str, number: int) -> int:
+        self._highest[bucket] = max(number, self._highest.get(bucket, 0))
+        self._lately[bucket] = number, time.monotonic()
+        return number
+
+    def seq_lately(self, bucket: str) -> int:
+        number, at_s = self._lately.get(bucket, (0, float("-inf")))
+        return number if time.monotonic() - at_s < _LATELY_S else self.seq(bucket)
+
     # Notes
 
     @ours
@@ -85,10 +101,15 @@ class NotingBackend(Backend):
 
     @ours
     def set_note(self, bucket: str, name: str, text: str | None) -> None:
+        tag = self._tag(bucket)
         if text is None:
-            self._client.hdel(f"{self._tag(bucket)}:notes", name)
-        else:
-            self._client.hset(f"{self._tag(bucket)}:notes", name, text)
+            self._client.hdel(f"{tag}:notes", name)
+        elif not name.startswith(LISTING):
+            self._client.hset(f"{tag}:notes", name, text)
+        else:  # whoever lists asks for the number next
+            noted = ("HSET", f"{tag}:notes", name, text)
+            _, number = self._together(noted, ("HGET", f"{tag}:meta", "seq"))
+            self._seen(bucket, int(number or 0))
 
     @ours
     def notes(self, bucket: str) -> dict[str, str]:

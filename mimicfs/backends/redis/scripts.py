@@ -16,7 +16,7 @@ Threading: as redis-py's client.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.cluster import RedisCluster
@@ -347,25 +347,38 @@ class Scripts:
         directories: Sequence[str],
         high: bytes,
         limit: int,
-        before: RedisCommand,
+        before: Sequence[RedisCommand],
         after: RedisCommand,
-    ) -> tuple[Any, list[list[tuple[bytes, bytes]]], Any]:
-        """As `page`, of several directories from their beginning. Return also what two commands
-        answer, one before and one behind that."""
+    ) -> tuple[list[Any], list[list[tuple[bytes, bytes]]], Any]:
+        """As `page`, of several directories from their beginning. Return also what commands answer,
+        those *before* that and the one *after* it."""
         asked = [(self._page, (each, b"", high, limit)) for each in directories]
-        first, *found, last = self.together(tag, [before, *asked, after])
+        *answers, last = self.together(tag, [*before, *asked, after])
+        first, found = answers[: len(before)], answers[len(before) :]
         return first, [list(zip(each[::2], each[1::2], strict=True)) for each in found], last
 
     def apply(self, tag: str, batch: ChangeBatch) -> tuple[bool, set[str]]:
         """Change what *batch* says. Return whether the bucket is known, and the keys left alone.
         Raises LogTrimmed."""
-        since = "" if batch.since is None else batch.since
-        args: list[Any] = [batch.origin, since, WIDE_CHANGE, len(batch.puts)]
-        args += [batch.first, batch.last, *batch.step, fresh()]
-        for change in (*batch.puts, *batch.deletes):
-            args += change
+        return self._applied(batch, lambda: self._run(self._apply, tag, *_args_of(batch)))
+
+    def apply_told(
+        self, tag: str, batch: ChangeBatch, lines: RedisCommand
+    ) -> tuple[bool, set[str], Any]:
+        """As `apply`; return also what the command *lines* answers after that."""
+        told: list[Any] = []
+
+        def ask() -> Any:
+            answer, found = self.together(tag, [(self._apply, _args_of(batch)), lines])
+            told.append(found)
+            return answer
+
+        return *self._applied(batch, ask), told[-1]
+
+    @staticmethod
+    def _applied(batch: ChangeBatch, ask: Callable[[], Any]) -> tuple[bool, set[str]]:
         try:
-            known, left = self._run(self._apply, tag, *args)
+            known, left = ask()
         except ResponseError as exc:
             if "LOGTRIMMED" in str(exc):
                 raise LogTrimmed.after(batch.since) from exc
@@ -450,6 +463,15 @@ class Scripts:
             except ClusterError as exc:  # redis-py has heard TRYAGAIN for half a second
                 if isinstance(exc, ClusterDownError) or time.monotonic() > deadline:
                     raise
+
+
+def _args_of(batch: ChangeBatch) -> tuple[Any, ...]:
+    since = "" if batch.since is None else batch.since
+    args: list[Any] = [batch.origin, since, WIDE_CHANGE, len(batch.puts)]
+    args += [batch.first, batch.last, *batch.step, fresh()]
+    for change in (*batch.puts, *batch.deletes):
+        args += change
+    return tuple(args)
 
 
 def _swapped(answer: tuple[int, bytes | None]) -> tuple[bool, str | None]:

@@ -102,11 +102,11 @@ class Transactions:
         directories: Sequence[str],
         high: bytes,
         limit: int,
-        before: RedisCommand,
+        before: Sequence[RedisCommand],
         after: RedisCommand,
-    ) -> tuple[Any, list[list[tuple[bytes, bytes]]], Any]:
+    ) -> tuple[list[Any], list[list[tuple[bytes, bytes]]], Any]:
         """As Scripts.pages, a round trip each."""
-        first = self._client.execute_command(*before)
+        first = [self._client.execute_command(*each) for each in before]
         found = [self.page(tag, each, b"", high, limit) for each in directories]
         return first, found, self._client.execute_command(*after)
 
