@@ -14,8 +14,6 @@ import sys
 from importlib import import_module
 from pkgutil import iter_modules
 
-from mimicfs.s3.requests import checksums
-
 _USED_LATE = (
     "mimicfs.files",
     "mimicfs.fuse",
@@ -50,7 +48,6 @@ def _import_rest() -> None:
         package = import_module(room)
         for each in iter_modules(package.__path__, f"{room}."):
             import_module(each.name)
-    checksums.crc32c()  # awscrt, where it is installed
 
 
 def _allow_many_files() -> None:
