@@ -287,7 +287,7 @@ def test_a_deleted_object_is_not_brought_back_by_an_append(mount, client, bucket
     for end in (os.fsync, os.close):
         with pytest.raises(OSError, match="Stale"):
             end(log)
-    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert client.list_objects_v2(Bucket=bucket).get("Contents", []) == []
 
 
 def test_no_append_of_two_mounts_and_somebody_else_is_missing(mount_at, client, bucket, request):
