@@ -102,7 +102,12 @@ class Said:
                     self.confirmed[path] = digest
 
 
-@pytest.mark.parametrize("words", [(), ("--write-back",)], ids=["through", "write-back"])
+# Parts of 5 MiB: of the file of 11 MiB some are sent while it is written, and others are copied.
+@pytest.mark.parametrize(
+    "words",
+    [("--part-size", "5M"), ("--part-size", "5M", "--write-back")],
+    ids=["through", "write-back"],
+)
 @pytest.mark.timeout(3600)
 def test_what_was_confirmed_before_kill_9_is_there_after_the_next_mount(
     mount_at, client, bucket, words, tmp_path, request
