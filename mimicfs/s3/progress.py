@@ -67,7 +67,20 @@ class CallbackProgress:
             self._cb(self._done, self._total)
 
 
-class CountedBody(io.RawIOBase):
+class _ReadBody(io.RawIOBase):
+    """A body that is read by `read`, and as awscrt reads, with which botocore signs where it is
+    installed."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self.read(len(buffer)) or b""
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class CountedBody(_ReadBody):
     """*body*, with what is read of it told to *progress* once it is being sent."""
 
     def __init__(self, body: BinaryIO | Any, progress: CallbackProgress) -> None:
@@ -78,9 +91,6 @@ class CountedBody(io.RawIOBase):
     def sending(self) -> None:
         self._sending = True
         self._progress.begin()
-
-    def readable(self) -> bool:
-        return True
 
     def seekable(self) -> bool:
         return True
@@ -108,7 +118,7 @@ def tell_sending(request: Any, **_: Any) -> None:
         request.body.sending()
 
 
-class LimitedStream(io.RawIOBase):
+class LimitedStream(_ReadBody):
     """The bytes of *file*, at most *size*; it need not be seekable.
 
     A pipe gives less than it is asked for; s3transfer takes that for the end.
@@ -117,9 +127,6 @@ class LimitedStream(io.RawIOBase):
     def __init__(self, file: BinaryIO, size: int | None) -> None:
         self._file = file
         self._left = math.inf if size is None else size
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1, /) -> bytes:
         wanted = self._left if size is None or size < 0 else min(size, self._left)

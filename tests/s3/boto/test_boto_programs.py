@@ -15,6 +15,7 @@ from mimicfs.exception import S3CreateError, S3DataError, S3ResponseError
 from mimicfs.s3.connection import S3Connection
 from mimicfs.s3.key import Key
 from mimicfs.s3.prefix import Prefix
+from mimicfs.s3.progress import CallbackProgress, CountedBody, LimitedStream
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,15 @@ def test_store_and_read_back(conn, proxy, bucket, tmp_path):
     assert key.set_contents_from_string("no", replace=False) is None
     key.set_contents_from_stream(io.BytesIO(b"streamed"))
     assert key.get_contents_as_string() == b"streamed"
+
+
+def test_bodies_are_read_as_awscrt_reads_them():
+    """botocore signs with it where it is installed."""
+    counted = CountedBody(io.BytesIO(b"12345"), CallbackProgress(None, 0, 5))
+    for body in (counted, LimitedStream(io.BytesIO(b"12345"), None)):
+        buffer = bytearray(3)
+        sizes = [body.readinto(buffer) for _ in range(3)]
+        assert (sizes, buffer) == ([3, 2, 0], b"453")
 
 
 @moto_only
