@@ -2,8 +2,8 @@
 itself, but only when it is loaded: mimicfs must know before whether it asks AWS. Another server has
 another mirror, and nothing that AWS is known to do is expected of it.
 
-The variables of the environment are options of ours (options.py). What is wrong with a file,
-botocore says when it reads it.
+The variables of the environment are options of ours (options.py). botocore reports the faults of a
+file when it reads it.
 
 Source: https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
 
@@ -33,8 +33,8 @@ class AwsProfile(NamedTuple):
 
 
 def profile_of(environ: Mapping[str, str], name: str, credentials: str) -> AwsProfile:
-    """Return the profile *name*, or where that is "", the one that *environ* names. *credentials*:
-    the file that is read in the place of ~/.aws/credentials; "": none."""
+    """Return the profile *name*; if that is "", the one that *environ* names. *credentials* is the
+    file that is read instead of ~/.aws/credentials; "": none."""
     found = texts(environ, credentials)
     said = environ.get("AWS_" + _IGNORE.upper())
     if not any(_ENDPOINT in text.lower() for text in found):  # and no parser is loaded

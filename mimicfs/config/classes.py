@@ -1,8 +1,8 @@
-"""Storage classes and keys of KMS: a misspelt one is told of before an upload is refused. Pure; no
-state.
+"""Storage classes and keys of KMS: users hear of a misspelt one before an upload is refused. Pure;
+no state.
 
-It is not refused, because the server decides: Ceph's classes and MinIO's keys have any names, and
-S3 gets new ones.
+mimicfs does not refuse it, because the server decides: Ceph's classes and MinIO's keys have any
+names, and S3 gets new ones.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _KEY_OF_KMS = re.compile(
 
 
 def doubt(storage_class: str, *, own: bool) -> str:
-    """Return what speaks against *storage_class*; "": nothing. *own*: the server may have classes
-    of its own, so that only a name which is nearly one of S3's is doubted."""
+    """Return, in words, why to doubt *storage_class*; "": no reason. *own*: the server may have
+    classes of its own, so only a name that is nearly one of S3's is doubted."""
     if not storage_class or storage_class in _OF_S3:
         return ""
     near = nearest(storage_class.upper().replace("-", "_"), _OF_S3)
@@ -47,8 +47,8 @@ def doubt(storage_class: str, *, own: bool) -> str:
 
 
 def doubt_of_key(kms_key_id: str, *, own: bool) -> str:
-    """Return what speaks against *kms_key_id*; "": nothing. *own*: the server may name keys as it
-    likes."""
+    """Return, in words, why to doubt *kms_key_id*; "": no reason. *own*: the server may name keys
+    as it likes."""
     if own or not kms_key_id or _KEY_OF_KMS.fullmatch(kms_key_id):
         return ""
     return f"{kms_key_id} is no id, ARN or alias of a key in AWS; an alias is written alias/NAME"

@@ -1,7 +1,7 @@
-"""From the mirror to an index file, as of one moment, also while the mirror changes.
+"""From the mirror to an index file, as of one moment, even while the mirror changes.
 
-A store is read page by page, and each page is one snapshot, but what moves from a page that
-comes to one that is gone would be in neither. So a bucket is copied into a SQLite file beside
+A store is read page by page, and each page is one snapshot; but an entry that moves from a later
+page to an earlier one would be in neither. So a bucket is copied into a SQLite file beside
 the target first. The change log then says which keys changed meanwhile: these are copied
 again, until nothing has changed. Memory is bounded; on disk it takes about 150 bytes a key.
 """
@@ -21,7 +21,7 @@ from mimicfs.errors import LogTrimmed, MimicError, NotSynced, StoreUnavailable
 from mimicfs.index.records import Header, IndexPart, Sink
 from mimicfs.mimicdb import Mirror
 
-_ROUNDS = 50  # of copying again what changed meanwhile
+_ROUNDS = 50  # rounds of copying again what changed meanwhile
 
 
 class Export(NamedTuple):
@@ -33,8 +33,8 @@ class Export(NamedTuple):
 
 
 def wanted(mimicdb: Mirror, bucket: str, prefix: str) -> Export:
-    """Return what an export of all below *prefix* has. Raises NotSynced where the mirror does
-    not know all of it: what is not in an index is certain not to be in S3."""
+    """Return the scope of an export of everything below *prefix*. Raises NotSynced if the mirror
+    does not know all of it: a key that is not in an index is certainly not in S3."""
     known = mimicdb.known_bucket(bucket)
     scope = whole_scope(mimicdb.backend, bucket, prefix)
     if known is None or scope is None:

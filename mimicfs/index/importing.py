@@ -1,7 +1,7 @@
 """From an index file into the mirror: a merge, as of the time that the file speaks of.
 
-Into a store that does not know the bucket, what the file has is what is known from then on.
-Elsewhere the file is older than some of what the mirror knows, and that is left alone:
+A store that does not know the bucket takes the whole file. Any other store knows some things that
+are newer than the file, and leaves them alone:
 
 * an entry whose time is later than the file's: it was written since;
 * no entry, where the file has one that is older than the last listing of its place: that
@@ -9,11 +9,11 @@ Elsewhere the file is older than some of what the mirror knows, and that is left
 * any directory that was listed after the file's time;
 * what another process changes while the import runs.
 
-Times are S3's on one side and this machine's on the other, so they count as later or earlier
-only by more than clocks may differ. In doubt an entry is shown: one that is not there is found
-out by whoever opens it, one that is missing by nobody. The lines that are left are merged page by
-page by `Mirror.replace`, as a sync does it, and only at the end the scope is marked, with the
-file's time. An import that ends early has deleted nothing behind the place that it has reached.
+Times are S3's on one side and this machine's on the other, so they count as later or earlier only
+by more than clocks may differ. In doubt an entry is shown: whoever opens an entry that is gone
+finds out, but nobody finds out about a missing one. The lines that are left are merged page by page
+by `Mirror.replace`, as a sync does it, and only at the end the scope is marked, with the file's
+time. An import that ends early has deleted nothing behind the place that it has reached.
 """
 
 from __future__ import annotations

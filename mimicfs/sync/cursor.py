@@ -1,8 +1,8 @@
 """The position of a sync, noted beside the bucket, so that the next sync can go on from there.
 
-A note is made about once a second, after what it says was merged: what a crash loses is listed
-again, and nothing is taken as merged that is not. It is good for ten minutes. A note of a sync
-that may still be running, in this or another process, is left alone.
+A note is made about once a second, after the pages that it covers were merged: what a crash loses
+is listed again, and nothing counts as merged that is not. A note is valid for ten minutes. A note
+of a sync that may still be running, in this or another process, is left alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from mimicfs.backends import Backend
 from mimicfs.entry import NS
 
-RECENT_S = 600  # an interrupted sync is gone on with for so long
-WORTH_KEYS = 10_000  # less is listed again as quickly
+RECENT_S = 600  # an interrupted sync can go on for so long
+WORTH_KEYS = 10_000  # fewer are listed again as quickly
 _SILENT_S = 15  # a sync that has noted nothing for so long has ended
 _EVERY_S = 1.0
 
@@ -35,8 +35,8 @@ class Cursor:
     pid: int = field(default_factory=os.getpid)
 
     def usable(self, covered_ns: int) -> bool:
-        """Whether to go on from here, and not begin again. *covered_ns*: when what is left was
-        last listed by others."""
+        """Whether to go on from here, and not begin again. *covered_ns* is when others last listed
+        what is left."""
         age_s = (time.time_ns() - self.at_ns) / NS
         over = self.ended or age_s > _SILENT_S or (self._is_here() and not _is_alive(self.pid))
         return over and 0 <= age_s < RECENT_S and self.started_ns > covered_ns

@@ -17,7 +17,7 @@ _START = 8  # requests at once, before anything is known
 
 
 class Flights(Generic[T]):
-    """Requests in *pool*, each with something of the caller's that comes back with the answer.
+    """Requests in *pool*. Each has an object of the caller that comes back with the answer.
     *cancellation* ends the waiting."""
 
     def __init__(self, pool: Executor, cancellation: Cancellation) -> None:
@@ -49,7 +49,7 @@ class Flights(Generic[T]):
         return self._under_way.pop(future), future
 
     def give_up(self) -> None:
-        """Nobody waits for what is under way any more."""
+        """Give up the requests under way: nobody waits for them any more."""
         for future in self._under_way:
             future.cancel()
         self._under_way.clear()
@@ -62,8 +62,8 @@ class Flights(Generic[T]):
 
 
 class Pace:
-    """The number of requests that may be under way: up to *most*. One more for each that succeeds,
-    until S3 asks for patience: then half as many, and growth is slow."""
+    """The number of requests that may be under way: up to *most*. It grows by one for each that
+    succeeds, until S3 asks for patience: then it is halved, and grows slowly."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -76,13 +76,12 @@ class Pace:
         return int(self._limit)
 
     def answered(self, throttled: bool) -> None:
-        """An answer has come; *throttled*: S3 had asked for patience before."""
+        """Note that an answer has come; *throttled*: S3 had asked for patience before."""
         self._answers += 1
         if not throttled:
             step = 1 / self._limit if self._throttled else 1.0
             self._limit = min(float(self._most), self._limit + step)
         elif not self._throttled or self._answers > self._limit:
-            # Requests that were under way together are refused together: that is one reason, not
-            # many.
+            # Requests that are under way together are refused together: that counts once.
             self._limit = max(1.0, self._limit // 2)
             self._throttled, self._answers = True, 0

@@ -1,11 +1,11 @@
-"""The freshness of a directory in the mirror, and what it is owed to.
+"""The freshness of a directory in the mirror, and its cause.
 
     listed   S3 was asked for all its names at that time
     swept    the same; the sweep asked (sweep.py)
     told     what S3's messages had said by then is in the mirror, and none of them can have been
              lost since the directory was listed
 
-Notes of the store have what is known of that, so that every mount of it says the same.
+Notes in the store hold it, so that every mount says the same.
 
 Threading: any thread.
 """
@@ -23,8 +23,8 @@ from mimicfs.mimicdb import Mirror
 
 LISTED, SWEPT, TOLD_BY = "listed", "swept", "told"
 # Notes beside a bucket
-_GAP = "gap"  # the time (ns) of the latest known gap: what was told before may not be all
-_UNPROVEN = "unproven"  # the same, where most likely nothing was lost: no sweep is hastened
+_GAP = "gap"  # the time (ns) of the latest known gap: messages before it may be incomplete
+_UNPROVEN = "unproven"  # the same, if most likely nothing was lost: no sweep is hastened
 _SWEPT = "swept"  # the times (ns) of the latest listings by a sweep
 _SWEPT_MAX = 64  # older ones count as listed
 
@@ -39,7 +39,7 @@ def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
     try:
         notes = mimicdb.notes(bucket)
         scope = mimicdb.latest_cover(bucket, directory)
-    except StoreUnavailable:  # what was copied of it is answered, and its notes are not
+    except StoreUnavailable:  # copied rows of the directory are answered, but not its notes
         notes, scope = {}, mimicdb.cover(bucket, directory)
     if scope is None:
         return None
@@ -51,20 +51,18 @@ def freshness(mimicdb: Mirror, bucket: str, directory: str) -> Fresh | None:
 
 
 def told_until_ns(mimicdb: Mirror, bucket: str, prefix: str) -> int:
-    """Return the time until which what is below *prefix* was told of, by sources that tell just
-    that; 0: never."""
+    """Return until when sources of exactly *prefix* have told of everything below it; 0: never."""
     return _ns(mimicdb.note(bucket, TOLD + prefix))
 
 
 def note_told(mimicdb: Mirror, bucket: str, prefix: str, until_ns: int) -> None:
-    """Note that what is below *prefix* was told of until then."""
+    """Note that everything below *prefix* was told of until then."""
     mimicdb.set_note(bucket, TOLD + prefix, str(until_ns))
 
 
 def heard_until(mimicdb: Mirror, bucket: str, prefix: str, source: str) -> tuple[int, str]:
-    """Return until when *source* has told of what is below *prefix*, and what its identity was
-    ("": not known); 0: never. Where no source has a note of its own yet, what was told by any
-    counts."""
+    """Return until when *source* has told of everything below *prefix* (0: never), and its identity
+    then ("": not known). If no source has a note of its own yet, the word of any source counts."""
     note = mimicdb.note(bucket, _heard(source, prefix))
     if note is None and not any(name.startswith(HEARD) for name in mimicdb.notes(bucket)):
         return told_until_ns(mimicdb, bucket, prefix), ""
@@ -75,7 +73,7 @@ def heard_until(mimicdb: Mirror, bucket: str, prefix: str, source: str) -> tuple
 def note_heard(
     mimicdb: Mirror, bucket: str, prefix: str, source: str, identity: str, until_ns: int
 ) -> None:
-    """Note that *source*, which is *identity*, has told of what is below *prefix* until then."""
+    """Note that *source*, which is *identity*, has told of everything below *prefix* until then."""
     mimicdb.set_note(bucket, _heard(source, prefix), f"{until_ns} {identity}")
 
 
@@ -89,14 +87,15 @@ def gap_ns(mimicdb: Mirror, bucket: str) -> int:
 
 
 def note_gap(mimicdb: Mirror, bucket: str) -> None:
-    """Changes of *bucket* may have been lost until now. No two gaps have the same time."""
+    """Note that changes of *bucket* may have been lost until now. No two gaps have the same time.
+    Note that changes of *bucket* may have been lost until now. No two gaps have the same time."""
     after_ns = max(_after_listings_ns(mimicdb, bucket), gap_ns(mimicdb, bucket) + 1)
     mimicdb.set_note(bucket, _GAP, str(after_ns))
 
 
 def note_unproven(mimicdb: Mirror, bucket: str, until_ns: int = 0) -> None:
-    """Nobody can say whether changes of *bucket* until now, or until *until_ns*, are told of: what
-    was listed before does not count as told."""
+    """Note that nobody can say whether changes of *bucket* until now, or until *until_ns*, are told
+    of: earlier listings do not count as told."""
     noted_ns = _ns(mimicdb.note(bucket, _UNPROVEN))
     if not 0 < until_ns < time.time_ns():
         until_ns = _after_listings_ns(mimicdb, bucket)
@@ -112,14 +111,14 @@ def _after_listings_ns(mimicdb: Mirror, bucket: str) -> int:
 
 
 def note_known_as_of_before(mimicdb: Mirror, bucket: str) -> None:
-    """More of *bucket* is going to be known, as of some time ago. If S3 told of it since then, that
-    was about nothing known, and is lost."""
+    """Note that more of *bucket* is going to be known, as of some time ago. Messages about it since
+    then were about nothing known, and are lost."""
     if any(name.startswith(TOLD) for name in mimicdb.notes(bucket)):
         note_gap(mimicdb, bucket)
 
 
 def note_swept(mimicdb: Mirror, bucket: str, scope: Scope) -> None:
-    """The listing of *scope* was the sweep's."""
+    """Note that the listing of *scope* was one of the sweep."""
     before = (mimicdb.note(bucket, _SWEPT) or "").split()[1 - _SWEPT_MAX :]
     mimicdb.set_note(bucket, _SWEPT, " ".join([*before, str(scope.listed_ns)]))
 

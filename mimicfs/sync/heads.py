@@ -1,5 +1,5 @@
-"""The attributes of objects that no listing has, asked for one by one: `mimicfs sync --metadata`,
-and the first look at a directory (vfs/firstlook.py).
+"""The attributes of objects that no listing has, asked for one by one, for `mimicfs sync
+--metadata` and for the first look at a directory (vfs/firstlook.py).
 
 Threading: the thread that calls reads and tells the mirror; requests are made in the threads of
 the S3 object, 64 at once.
@@ -46,8 +46,8 @@ def learn_metadata(
 def learn(
     mimicdb: Mirror, s3: S3, bucket: str, keys: Sequence[str], cancellation: Cancellation
 ) -> dict[str, S3Error]:
-    """HEAD *keys* and tell the mirror of all at once. Return what S3 does not let us know, and
-    why. A directory ("d/") that has no marker object is known as one without metadata from then
+    """HEAD *keys* and tell the mirror of all at once. Return the keys that S3 does not let us know,
+    and why. A directory ("d/") that has no marker object is known as one without metadata from then
     on. Raises NOTHING_SAID, Interrupted; what was answered before stays."""
     since = mimicdb.seq_lately(bucket)
     seen, gone, refused = list[Entry](), list[str](), dict[str, S3Error]()
@@ -63,7 +63,7 @@ def learn(
                 gone.append(key)
     finally:
         mimicdb.learned(bucket, seen, since)
-    for key in gone:  # deleted since it was listed
+    for key in gone:  # deleted since the listing
         mimicdb.repair(bucket, key, None, since)
     return refused
 
@@ -71,7 +71,7 @@ def learn(
 def _answers(
     s3: S3, bucket: str, keys: Sequence[str], cancellation: Cancellation
 ) -> Iterator[tuple[str, Entry | S3Error]]:
-    """Yield what S3 says of each of *keys*, as it comes."""
+    """Yield the answer of S3 about each of *keys*, as it comes."""
     flights: Flights[str] = Flights(s3.wide, cancellation)
     pace, left = Pace(AT_ONCE), list(reversed(keys))
     try:

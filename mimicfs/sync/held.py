@@ -34,7 +34,7 @@ class Doomed(NamedTuple):
     known: int
 
 
-# Whether to go on. It is asked at the end, when nothing has been deleted.
+# Called at the end, when nothing has been deleted: returns whether to go on.
 Guard = Callable[[Doomed], bool]
 
 
@@ -51,7 +51,7 @@ class Spool:
         self._file = SpooledTemporaryFile(_MEMORY, "w+", encoding="ascii")  # noqa: SIM115  see close
 
     def close(self) -> None:
-        """Forget what is left."""
+        """Forget the entries that are left."""
         self._file.close()
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -61,7 +61,7 @@ class Spool:
             self._file.write(json.dumps(entries) + "\n")
 
     def taken(self) -> Iterator[list[Entry]]:
-        """Yield all; then there is nothing."""
+        """Yield all entries, and empty the spool."""
         self._file.seek(0)
         for line in self._file:
             yield [Entry(*row) for row in json.loads(line)]
@@ -84,5 +84,5 @@ class Held:
         return self._seen * 2 < self.known
 
     def saw(self, count: int) -> None:
-        """S3 has *count* more of the objects."""
+        """Note that S3 has *count* more of the objects."""
         self._seen += count

@@ -13,7 +13,7 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.sync.ranges import STRIDE_MIN, KeyRange
 from mimicfs.sync.source import ListingScope
 
-_RANGES = 32  # that a bucket is cut into, about: no more than may be listed at once, twice
+_RANGES = 32  # the number of ranges of a bucket, about: twice as many as may be listed at once
 
 
 class Plan(Protocol):
@@ -22,7 +22,7 @@ class Plan(Protocol):
         ...
 
     def rest(self) -> list[tuple[str, str | None]]:
-        """Return what has not been given out."""
+        """Return the ranges that were not given out."""
         ...
 
 
@@ -56,7 +56,8 @@ class Known:
             return part
         following = self._ahead(part.upto)
         if following.upto is None and (following.expected or 0) * 2 < self._stride:
-            # The end of the mirror is near: not worth a range, nor a request if nothing is there.
+            # The end of the mirror is near: it is not worth a range, nor a request if nothing is
+            # there.
             part.upto = None
             part.expected = (part.expected or 0) + (following.expected or 0)
             self._next = None

@@ -25,8 +25,8 @@ class Progress:
     held: int = 0  # deletions that are held back until the guard lets them
     ranges: int = 0  # that are being listed now
     expected: int | None = None  # keys, from what the mirror had before; None: not known
-    resumed: bool = False  # goes on where an interrupted sync had come to
-    at_ns: int = 0  # when all this was so
+    resumed: bool = False  # it goes on where an interrupted sync ended
+    at_ns: int = 0  # the time of these figures
 
     @property
     def keys_per_s(self) -> float:
@@ -35,7 +35,7 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """About how long it still takes; None: not known."""
+        """About how much longer it takes; None: not known."""
         if not self.expected or not self.keys:
             return None
         return max(0, self.expected - self.keys) / self.keys_per_s

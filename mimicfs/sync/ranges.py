@@ -1,10 +1,10 @@
 """Ranges of keys: what a listing is cut into, and where to cut.
 
-A range is listed by one request after the other. Where the mirror knows the keys, ranges are
-cut at every so many of them, at whole pages: then a listing in which nothing changed takes not
-one request more than a single stream. Where it does not, a place in the middle is guessed from
-the letters that the keys are made of (`Alphabet`), and tried by listing from there: what that
-shows is the first page of the new range, so that only a guess behind the last key is wasted.
+A range is listed by one request after the other. Where the mirror knows the keys, ranges are cut at
+every so many of them, at whole pages: then a listing in which nothing changed takes not one request
+more than a single stream. Where it does not, a place in the middle is guessed from the letters of
+the keys (`Alphabet`), and tried by listing from there: the answer is the first page of the new
+range, so that only a guess behind the last key is wasted.
 
 Pure: nothing here asks anybody. Not thread-safe.
 """
@@ -20,15 +20,15 @@ from math import inf
 from mimicfs.entry import LIST_MAX
 from mimicfs.s3.requests.trail import Trail
 
-# What the mirror knows is cut into ranges of at least so many keys; so many more must be left of
-# one that is cut while it is listed.
+# Known keys are cut into ranges of at least so many; a range that is cut while it is listed must
+# have so many left.
 STRIDE_MIN = 4 * LIST_MAX
-# A guess may be wasted, and the end of each range costs half a page: only much is cut.
+# A guess may be wasted, and the end of each range costs half a page: only large ranges are cut.
 GUESS_MIN = 10 * LIST_MAX
-_SAMPLE = 20  # keys of a page that are looked at
+_SAMPLE = 20  # keys of a page, looked at
 _COLUMNS = 64  # letters of each
-_FINEST = 1e-9  # what a place is calculated to
-_LAST = "~"  # behind all that names usually are made of
+_FINEST = 1e-9  # the precision of a place
+_LAST = "~"  # behind all characters of usual names
 
 
 @dataclass(eq=False, slots=True)
@@ -46,10 +46,10 @@ class KeyRange:
     done: bool = False
     turn: int = 0  # answers to requests of an earlier turn are thrown away
     tries: int = 0  # of the page that is asked for
-    probes: int = 0  # ranges that would take a part of it and are being tried
+    probes: int = 0  # ranges that are being tried, and would take a part of it
     parent: KeyRange | None = None  # whose part this is, if there is anything
-    kept_from: str | None = None  # from here on deletions are held back
-    late_from: str | None = None  # from here on some wait for the end
+    kept_from: str | None = None  # behind this key deletions are held back
+    late_from: str | None = None  # behind this key some deletions wait for the end
 
     def __post_init__(self) -> None:
         self.start = self.after
@@ -66,22 +66,22 @@ class KeyRange:
         return min(place for place in places if place is not None)
 
     def cut(self, at: str) -> KeyRange:
-        """Give the end of this range behind *at* away."""
+        """Give away the end of this range behind *at*."""
         end = KeyRange(at, self.upto)
         self.upto = at
         return end
 
 
 class Alphabet:
-    """The letters that tell the keys of a listing apart. Where all keys that were seen have the
-    same letter, as in the middle of `d0/f0`, that is as good as none."""
+    """The letters that tell the keys of a listing apart. A place where all keys have the same
+    letter, as in the middle of `d0/f0`, does not count."""
 
     def __init__(self) -> None:
         self.letters: list[str] = []  # in order
-        self._columns: list[set[str]] = []  # by place in the key: which were seen there
+        self._columns: list[set[str]] = []  # by place in the key: the letters seen there
 
     def learn(self, keys: Sequence[str], without: str = "") -> None:
-        """Take in what the *keys* of a page are made of."""
+        """Take in the letters of the *keys* of a page."""
         some = [key[:_COLUMNS] for key in islice(keys, 0, None, len(keys) // _SAMPLE + 1)]
         found: set[str] = set()
         for n, column in enumerate(zip(*some, strict=False)):
@@ -129,13 +129,13 @@ class Alphabet:
                 place -= digit
                 letter = self.letters[digit]
             text += letter
-            if found:  # one letter more than it takes: tenths are uneven parts
+            if found:  # one letter more than necessary: tenths are uneven parts
                 return text if text < high else text[:-1]
             found = low < text < high
         return text if found else ""
 
     def left(self, part: KeyRange) -> float:
-        """Return about how many keys of *part* are to come, from how many there were so far."""
+        """Return about how many keys of *part* are to come, by how many there were so far."""
         if part.expected is not None and part.known_left:
             return part.known_left
         if part.upto is None:
@@ -149,7 +149,8 @@ class Alphabet:
 
 def guesses(part: KeyRange, first: str, alphabet: Alphabet, count: int) -> list[str]:
     """Return up to *count* places where the rest of *part* might be cut, in order. *first* is the
-    first key of the listing: what it has in common with where *part* is, may be common to all."""
+    first key of the listing: all keys may begin with what it has in common with the place of
+    *part*."""
     if part.upto is None:
         found = common(first, part.after) + _LAST
         return [found] if found > part.after else []
@@ -159,7 +160,7 @@ def guesses(part: KeyRange, first: str, alphabet: Alphabet, count: int) -> list[
 
 
 def common(one: str, other: str) -> str:
-    """Return what both texts begin with."""
+    """Return the common beginning of both texts."""
     if one == other:
         return one
     at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)

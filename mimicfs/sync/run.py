@@ -1,15 +1,15 @@
 """One listing of a scope, by ranges of keys at once, merged page by page.
 
-While a page of a range is merged, the next one of that range is on its way. When fewer
-requests are under way than may be, the next planned range is begun; is there none, the one of
-which most is left is cut. Of a scope that the mirror does not know, the directories are asked
-for (one request with a delimiter), and then places are guessed (ranges.py). That may cost a
-request, and so does a range that ends within a page: there is about one cut for twenty pages.
+While a page of a range is merged, the next one of that range is on its way. When fewer requests are
+under way than may be, the next planned range begins; if there is none, the range with most left is
+cut. For a scope that the mirror does not know, S3 is asked for the directories (one request with a
+delimiter), and then places are guessed (ranges.py). That may cost a request, and so does a range
+that ends within a page: there is about one cut for twenty pages.
 
-A page that is not what was asked stops its range; the others go on to their ends, and then the
-error is raised. Any other error stops all. Nothing but complete pages is merged.
+A page that is not what was asked for stops its range; the others go on to their ends, and then the
+error is raised. Any other error stops everything. Only complete pages are merged.
 
-Threading: the thread that calls `run` merges, and does all else but the requests.
+Threading: the thread that calls `run` does everything except the requests.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from mimicfs.sync.source import ListingScope, Source, fetched
 log = logging.getLogger(__name__)
 
 _MERGE_TRIES = 3  # of one page, when the log was trimmed under it
-_DIRECTORY_CUTS = 6  # ranges that are made of the directories of a scope, besides the first
+_DIRECTORY_CUTS = 6  # ranges made of the directories of a scope, besides the first one
 _DEPTH_MAX = 3  # levels of directories that are asked for, when each has only one
 _PAGES_A_CUT = 20
-_BELIEVED = 15  # pages to come, for each that came
+_BELIEVED = 15  # pages that are believed to come, for each that came
 _key = itemgetter(0)
 
 
@@ -51,14 +51,13 @@ class _AskedPage(NamedTuple):
     prefix: str = ""
 
 
-# Told after each page: what it changed, how many keys it had.
+# Called after each page, with its changes and the number of its keys.
 Tell = Callable[[Difference, int], None]
 
 
 class Run:
-    """*plan*: the ranges that the scope consists of; *held*: where deletions are held back;
-    *late*: where those are kept that the caller makes when all is merged; *renew*: called whenever
-    S3 has answered."""
+    """*plan* has the ranges of the scope. *held* holds deletions back. *late* keeps those that the
+    caller makes when everything is merged. *renew* is called for each answer of S3."""
 
     def __init__(
         self,
@@ -85,9 +84,10 @@ class Run:
         self._pace = Pace(s3.lists)
         self._flights: Flights[_AskedPage] = Flights(s3.pool, cancellation)
         self._running: list[KeyRange] = []
-        self._waiting: deque[KeyRange] = deque()  # refused: they are asked for again
-        self._stopped: list[KeyRange] = []  # by a page that made no sense
-        self._unsettled: list[KeyRange] = []  # done, but for deletions that are held back
+        self._waiting: deque[KeyRange] = deque()  # refused ranges, which are asked for again
+        self._stopped: list[KeyRange] = []  # ranges stopped by a page that made no sense
+        # ranges that are done, except for deletions that are held back
+        self._unsettled: list[KeyRange] = []
         self._error: MalformedListing | None = None
         self._alphabet = Alphabet()
         self._first: str | None = None  # the first key that was seen
@@ -119,7 +119,7 @@ class Run:
         return len(self._running)
 
     def left(self) -> list[tuple[str, str | None]]:
-        """Return what is not merged yet, as ranges (after, upto)."""
+        """Return the ranges (after, upto) that are not merged yet."""
         waiting = [part for part in self._waiting if part not in self._running]
         parts = [*self._running, *waiting, *self._stopped, *self._unsettled]
         # One that has a parent still belongs to it.
@@ -127,7 +127,7 @@ class Run:
         return [*begun, *self._plan.rest()]
 
     def settle(self) -> None:
-        """Nothing is held back any more, but for what is late."""
+        """Settle all ranges: deletions are no longer held back, except late ones."""
         for part in [*self._running, *self._stopped, *self._unsettled]:
             part.kept_from = None
         self._unsettled = [part for part in self._unsettled if part.late_from is not None]
@@ -183,7 +183,7 @@ class Run:
     def _stop(self, part: KeyRange, error: MalformedListing) -> None:
         self._running.remove(part)
         if part.parent is not None:
-            # Only a try: perhaps this server cannot begin a listing anywhere.
+            # It was only a try: perhaps this server cannot begin a listing anywhere.
             log.debug("%s is listed without guessed ranges: %s", self._scope, error)
             self._guessing = False
             part.parent.probes -= 1
@@ -192,8 +192,8 @@ class Run:
         self._error = self._error or error
 
     def _took_over(self, part: KeyRange) -> bool:
-        """*part* was tried, and has come: it takes over the end of the range that it is in; return
-        whether there is one, and it has not come so far itself."""
+        """Let *part*, a try that was answered, take over the end of its range; return whether there
+        is such a range, and it has not come so far itself."""
         assert part.parent is not None
         part.parent.probes -= 1
         part.parent = None
@@ -209,7 +209,7 @@ class Run:
         """Merge *page*; before, ask for the next one of *part*, if there is one."""
         after, seen = part.after, self._seen_of(part)
         before = (after, part.token)
-        if not page.entries and page.token is not None:  # it speaks for nothing
+        if not page.entries and page.token is not None:  # it covers nothing
             self._go_on(part, page.token)
             return
         part.trail.further()
@@ -287,7 +287,7 @@ class Run:
             self._unsettled.append(part)
 
     def _again(self, part: KeyRange, before: tuple[str, str | None], exc: LogTrimmed) -> None:
-        """So much was written meanwhile that the page is old: ask for it again."""
+        """Ask for a page again that is too old, as so much was written meanwhile."""
         part.tries += 1
         if part.tries >= _MERGE_TRIES:
             raise StoreUnavailable(
@@ -316,7 +316,7 @@ class Run:
         if self._directories and self._ask_for_directories(part):
             return None
         to_come = sum(keys for keys in left.values() if keys < float("inf")) / LIST_MAX
-        # An estimate may be far off: it is believed as far as what came so far carries.
+        # An estimate may be far off: it is believed only in proportion to what came so far.
         pages = self._pages + min(to_come, _BELIEVED * self._pages)
         allowed = int(3 + pages / _PAGES_A_CUT) - self._cuts
         free = self._pace.limit - len(self._flights)
@@ -324,7 +324,7 @@ class Run:
 
     @staticmethod
     def _may_guess(part: KeyRange) -> bool:
-        """A scope of two pages is not worth a guess."""
+        """Whether to guess: a scope of two pages is not worth it."""
         return part.pages >= (2 if part.upto is None and not part.start else 1)
 
     def _known_end(self, part: KeyRange) -> KeyRange | None:
@@ -332,7 +332,7 @@ class Run:
         half = part.known_left // (2 * LIST_MAX) * LIST_MAX
         at, passed = self._mimicdb.stride(self._scope.bucket, self._scope.prefix, part.after, half)
         if passed < half or (part.upto is not None and at >= part.upto):
-            part.expected = None  # the mirror has changed: it is not to be relied on
+            part.expected = None  # the mirror has changed: do not rely on it
             return None
         end = part.cut(at)
         end.expected = part.known_left - half
@@ -357,7 +357,8 @@ class Run:
     # Directories
 
     def _ask_for_directories(self, part: KeyRange) -> bool:
-        """Ask for the directories that *part* has come to, unless they were; return whether."""
+        """Ask for the directories at the place of *part*, unless they were asked for; return
+        whether it asks."""
         slash = part.after.find("/", len(self._scope.prefix))
         if part.upto is not None or slash < 0:
             self._directories = False
@@ -372,7 +373,7 @@ class Run:
         self._flights.send(asked, self._s3.directories, self._scope.bucket, prefix)
 
     def _take_directories(self, answer: Future[list[str]]) -> None:
-        """Cut the range that goes to the end of the scope where directories begin."""
+        """Cut the range that goes to the end of the scope at the beginnings of directories."""
         self._asking = False
         last = next((part for part in self._running if part.upto is None and not part.done), None)
         try:

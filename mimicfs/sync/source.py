@@ -33,8 +33,8 @@ class Source(Protocol):
     ) -> Page: ...
 
     def directories(self, bucket: str, prefix: str) -> list[str]:
-        """Return the first directories below *prefix*: what one request tells of them. There may
-        be nothing in some."""
+        """Return the first directories below *prefix*, as one request shows them. Some may be
+        empty."""
 
 
 class ListingScope(NamedTuple):

@@ -1,18 +1,18 @@
 """The rolling reconcile: each part of the known mirror is compared with S3 once in a period.
 
-Messages are lost: a queue is deleted, a configuration is removed, a consumer is away for longer
-than its queue keeps what came. So every scope is listed again before it is *period_s* old, the
-oldest first; one that is four fifths as old, when the mount has been idle. Listing a scope makes
-it the newest, so that all of them together cost one listing of what is known in a period, and
-mounts that share a store share the work.
+Messages get lost: somebody deletes a queue or removes a configuration, or a consumer is away for
+longer than its queue keeps messages. So every scope is listed again before it is *period_s* old,
+the oldest first; while the mount is idle, at four fifths of that. A listing makes a scope the
+newest, so that in each period everything known is listed once, and mounts that share a store share
+the work.
 
 A scope that S3 does not list (no rights, a server that fails there) holds up no other: it is tried
-again after a minute, after two, and so on up to an hour. Where S3 as a whole fails, that is said of
-no scope: the one that was tried gives way to others for two minutes.
+again after a minute, after two, and so on up to an hour. If S3 as a whole fails, that is the fault
+of no scope: the one that was tried gives way to others for two minutes.
 
-A gap that is known (`suspect`) makes every scope of the bucket due that was listed before it. It
-is noted in the store, and outlives the process. A clock may be ahead of ours that noted it, or was
-set back: so one gap makes a scope due once.
+A known gap (`suspect`) makes every scope of the bucket due that was listed before it. The store
+notes it, so that it outlives the process. The clock that noted it may be ahead of ours, or may have
+been set back: so one gap makes a scope due once.
 
 Threading: one thread runs; `suspect` and the figures may be called from any.
 """
@@ -45,14 +45,14 @@ from mimicfs.sync.syncer import Syncer
 
 log = logging.getLogger(__name__)
 
-_EARLY = 0.8  # of the period: when nobody needs S3, a scope is listed so early
+_EARLY = 0.8  # of the period: while nobody needs S3, a scope is listed so early
 _LOOK_S = 30.0  # between two looks at what is due
-_AGAIN_S = 60.0  # after a failure; of a scope, twice as long after each further one
+_AGAIN_S = 60.0  # after a failure; for a scope, twice as long after each further one
 _AGAIN_MAX_S = 3600.0
 _USD_A_LIST = 0.005 / 1000  # aws.amazon.com/s3/pricing, us-east-1
 
 
-_OF_ALL = (S3Unavailable, Throttled, CredentialsError)  # errors that the next scope would meet too
+_OF_ALL = (S3Unavailable, Throttled, CredentialsError)  # errors that the next scope would meet, too
 _Where = tuple[str, str]  # a bucket, and the prefix of a scope
 
 
@@ -72,8 +72,8 @@ class _Failure(NamedTuple):
 
 
 class Sweep:
-    """Keeps what *buckets* names true to within *period_s*. *idle*: whether S3 is asked little
-    by others at the moment."""
+    """Keeps the buckets of *buckets* true to within *period_s*. *idle* tells whether others ask S3
+    little at the moment."""
 
     def __init__(
         self,
@@ -115,8 +115,8 @@ class Sweep:
             self._wake.clear()
 
     def step(self) -> bool:
-        """List what is due, if anything is; return whether to go on at once. Raises MimicError
-        where nothing can be listed now."""
+        """List a scope that is due, if there is one; return whether to go on at once. Raises
+        MimicError if nothing can be listed now."""
         due = self._next()
         if due is None:
             return False
@@ -140,7 +140,7 @@ class Sweep:
         self._wake.set()
 
     def suspect(self, bucket: str, why: str) -> None:
-        """Changes of *bucket* may have been lost until now: list all of it that is known."""
+        """Have all known scopes of *bucket* listed: its changes may have been lost until now."""
         note_gap(self._mimicdb, bucket)
         log.warning("s3://%s: %s; its known directories are listed again", bucket, why)
         self._wake.set()
@@ -152,8 +152,8 @@ class Sweep:
         return a_day, a_day * _USD_A_LIST
 
     def figures(self) -> dict[str, Any]:
-        """Return how fresh each bucket is: since when all that is known of it was listed; and what
-        the sweep costs."""
+        """Return, for each bucket, since when everything known of it was listed; and the cost of
+        the sweep."""
         oldest: dict[str, int] = {}
         for name, scope in (scopes := self._scopes()):
             oldest[name] = min(oldest.get(name, scope.listed_ns), scope.listed_ns)
@@ -165,7 +165,7 @@ class Sweep:
         }
 
     def due(self) -> _Due | None:
-        """Return the scope that is to be listed now, the oldest of all; None: none is."""
+        """Return the oldest scope that is due; None: none is."""
         return next(iter(self._all_due()), None)
 
     def _next(self) -> _Due | None:
@@ -231,7 +231,7 @@ class Sweep:
         before = self._failures.get(place)
         times = (before.times if before else 0) + (not of_all)
         wait_s = min(_AGAIN_MAX_S, _AGAIN_S * 2.0 ** min(times - 1, 10))
-        if of_all:  # others are tried before it, and the wait gets no longer
+        if of_all:  # try others before it; the wait does not grow
             wait_s = 2 * _AGAIN_S
         # Made anew and replaced in one step: the figures may be read meanwhile.
         until_s = time.monotonic() + wait_s
@@ -239,7 +239,7 @@ class Sweep:
         self._failures = {**self._failures, place: failure}
 
     def _said(self) -> str:
-        """Return what is to be said of failures; "": nothing."""
+        """Return the failures, in words; "": there are none."""
         if not self._failures:
             return self._error
         (bucket, prefix), failure = next(iter(self._failures.items()))
@@ -257,7 +257,8 @@ class Sweep:
         listed = self._mimicdb.scope(bucket, scope.prefix)
         if listed is not None:
             note_swept(self._mimicdb, bucket, listed)
-            if listed.listed_ns >= begun_ns:  # else a sync was continued that began before the gap
+            # otherwise this continued a sync that began before the gap
+            if listed.listed_ns >= begun_ns:
                 self._closed_ns[bucket, scope.prefix] = gap
         self._swept, self._error = self._swept + 1, ""
         left = {**self._failures}
@@ -271,5 +272,5 @@ def _age(due: _Due) -> int:
 
 def _pages(scope: Scope) -> int:
     """Return how many LISTs *scope* takes at least."""
-    names = scope.names or scope.added + scope.changed  # where nobody counted
+    names = scope.names or scope.added + scope.changed  # if nobody counted
     return max(1, math.ceil(names / LIST_MAX))

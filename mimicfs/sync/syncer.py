@@ -1,13 +1,14 @@
-"""Syncing: who may, who shares, and how far each one is. whole.py has the steps of a sync.
+"""Syncing: which callers sync, which ones share a sync, and how far each one is. whole.py has the
+steps.
 
 A scope is listed page by page, in ranges, and each page is merged as it comes. Before a page is
 asked for, the bucket's sequence number is read: keys that change after that are left alone by
 the merge. A page that fails or makes no sense ends the sync with an error; nothing of it is
 merged, and the scope is not marked complete.
 
-Threading: any thread may sync. Two that want the same directory listed share one listing.
-A full sync that is asked for while one of that scope runs waits for it, and then lists
-again: it must show what was changed before it was asked for. All that wait share that one.
+Threading: any thread may sync. Two that want the same directory listed share one listing. A full
+sync that is asked for while one of the same scope runs waits for it, and then lists again: it must
+show changes from before the call. All that wait share it.
 A caller that shares and finds that the other was interrupted begins by itself. A sync of another
 scope, wider or narrower, waits for nobody.
 """
@@ -45,8 +46,8 @@ _NO_RULES = Buckets()
 
 
 class Syncer:
-    """Lists S3 by *s3* and merges what it has into *mimicdb*. Whoever asks for a sync that runs
-    already waits for the next one: its listing begins after the call."""
+    """Lists S3 by *s3* and merges the pages into *mimicdb*. A caller that asks for a sync that
+    already runs waits for the next one, whose listing begins after the call."""
 
     def __init__(self, mimicdb: Mirror, s3: Source, buckets: Buckets = _NO_RULES) -> None:
         self._buckets = buckets
@@ -69,13 +70,13 @@ class Syncer:
         return [each for each in list(self._status.values()) if isinstance(each, Progress)]
 
     def outcomes(self) -> list[Progress | Report]:
-        """Return of each scope that was synced how far that is, or how the last one ended."""
+        """Return, for each scope that was synced, how far that is, or how the last sync ended."""
         return list(self._status.values())
 
     # What the mirror cannot answer
 
     def sure(self, ask: Callable[[], T], cancellation: Cancellation | None = None) -> T:
-        """Return what *ask* says, after listing what the mirror does not know for it."""
+        """Return the answer of *ask*, after listing what the mirror does not know for it."""
         while True:
             try:
                 return ask()
@@ -83,7 +84,8 @@ class Syncer:
                 self.learn(missing, cancellation)
 
     def learn(self, missing: Unlisted, cancellation: Cancellation | None = None) -> None:
-        """Have S3 list what *missing* names: a directory, or the buckets. Raises as `sync`."""
+        """Have S3 list what *missing* names: a directory, or the buckets. Raises what `sync`
+        raises."""
         if missing.bucket:
             self.list_directory(missing.bucket, missing.directory, cancellation)
         else:
@@ -97,7 +99,7 @@ class Syncer:
         since = self._mimicdb.seq("")
         try:
             return self._mimicdb.replace_buckets(self._s3.list_buckets(), since)
-        except LogTrimmed:  # so many were made and removed meanwhile
+        except LogTrimmed:  # too many buckets were made and removed meanwhile
             if tries == 1:
                 raise
             return self.sync_buckets(tries - 1)
@@ -114,8 +116,8 @@ class Syncer:
         return [self._reported(scope, progress, cancellation, wish) for scope in self.scopes()]
 
     def scopes(self) -> list[tuple[str, str]]:
-        """Return what "everything" is: each known bucket that may be listed, or what is shown
-        of it."""
+        """Return the scopes of "everything": each known bucket that may be listed, or the part of
+        it that is shown."""
         found = [(bucket.name, self._buckets.of(bucket.name)) for bucket in self._mimicdb.buckets()]
         return [
             (name, options.prefix)
@@ -183,7 +185,7 @@ class Syncer:
         mine: Future[Report],
         cancellation: Cancellation,
     ) -> None:
-        """Wait until the sync *before* has ended. How does not matter: this one lists anew."""
+        """Wait until the sync *before* has ended, in whatever way: this one lists anew."""
         if before is None:
             return
         ended: Future[None] = Future()
@@ -214,8 +216,8 @@ class Syncer:
         return report
 
     def _end(self, where: _Where, mine: Future[Report]) -> None:
-        """*mine* has ended, or given up waiting: let the next one of the scope follow, before
-        those who wait are woken."""
+        """End *mine*, or give up its wait: let the next sync of the scope follow, before the
+        waiting threads wake."""
         with self._lock:
             if self._running.get(where) is not mine:
                 del self._waiting[where]
@@ -260,7 +262,8 @@ class Syncer:
         return report
 
     def _gone(self, bucket: str, since: int) -> None:
-        """S3 had no such bucket, when it was asked after number *since* of the list of buckets."""
+        """Forget a bucket that S3 did not have when it was asked after number *since* of the list
+        of buckets."""
         if self._mimicdb.drop_bucket(bucket, since):
             self._mimicdb.announce("", Difference([], [], [bucket], 0))
 

@@ -1,4 +1,4 @@
-"""One sync of all that is below a prefix: where it begins or goes on, its guard, its report.
+"""One sync of everything below a prefix: where it begins or goes on, its guard, its report.
 
 Threading: the thread that calls `run` does everything but the requests.
 """
@@ -32,8 +32,8 @@ Show = Callable[[Progress], None]
 
 
 class Wish(NamedTuple):
-    """The manner of a sync. *guard*: asked before most of a scope is deleted. *fresh*: what an
-    interrupted sync has listed is listed again."""
+    """The manner of a sync. *guard* is asked before most of a scope is deleted. *fresh*: list again
+    what an interrupted sync has listed."""
 
     guard: Guard | None = None
     fresh: bool = False
@@ -71,11 +71,12 @@ class Whole:
             return self._run()
         except StoreUnavailable:
             with suppress(StoreError):
-                if self._listing.is_lost():  # what was merged may be lost as well: begin again
+                if self._listing.is_lost():  # merged pages may be lost as well: begin again
                     self._notes.clear()
             raise
         finally:
-            if not self._notes.noted:  # else it is being listed until another one has gone on
+            # otherwise it counts as being listed until another one has gone on
+            if not self._notes.noted:
                 self._listing.end()
 
     def _run(self) -> Report:
@@ -99,7 +100,7 @@ class Whole:
         return report_of(self.so_far)
 
     def _resumed(self) -> Cursor | None:
-        """Return where an interrupted sync has come to, if this one is to go on there."""
+        """Return where an interrupted sync has ended, if this one goes on there."""
         cursor = self._notes.read()
         covered = self._mimicdb.cover(self._scope.bucket, self._scope.prefix)
         if cursor is None or self._wish.fresh:
@@ -116,7 +117,7 @@ class Whole:
             bucket = self._mimicdb.known_bucket(self._scope.bucket)
             return bucket.objects if bucket is not None else 0
         if self._wish.guard is None and not self._mimicdb.quick:
-            return 0  # to count would be to read them all
+            return 0  # to count them would be to read them all
         _, count = self._mimicdb.stride(self._scope.bucket, self._scope.prefix, "", 1 << 62)
         return count
 
@@ -150,7 +151,7 @@ class Whole:
             raise
 
     def _told(self, run: Run, difference: Difference, keys: int) -> None:
-        """A page was merged."""
+        """Note that a page was merged."""
         self._tell(run, difference, keys)
         if self._held is not None and self._held.spool.count and not self._held.holds:
             self._release(self._held.spool)
@@ -164,8 +165,8 @@ class Whole:
         self._show(self.so_far)
 
     def _stop(self, run: Run) -> None:
-        """It ends early: what was found stays, and the next sync can go on from here. A page that
-        is late deletes nothing now: its directories may be in what was not merged."""
+        """Stop early: findings stay, and the next sync can go on from here. Late deletions are not
+        made now: their directories may be in the rest."""
         held = self._held
         if held is not None and held.spool.count * 2 <= held.known:
             self._release(held.spool)
@@ -173,7 +174,7 @@ class Whole:
         self._note(run, ended=True)
 
     def _note(self, run: Run, *, ended: bool = False) -> None:
-        if self._listing.is_lost():  # it is about to fail, and nobody may go on from here
+        if self._listing.is_lost():  # the sync is about to fail, and nobody may go on from here
             return
         keys = self._listed_before + self.so_far.keys
         self._notes.write(Cursor(self._listed_ns, run.left(), keys, ended))
@@ -205,7 +206,7 @@ class Whole:
         )
 
     def _release(self, spool: Spool) -> None:
-        """Delete what is in *spool*."""
+        """Delete the entries in *spool*."""
         for gone in spool.taken():
             self._listing.renew()
             difference = self._mimicdb.release(self._scope.bucket, gone)
