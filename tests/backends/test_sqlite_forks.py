@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mimicfs.backends.sqlite import SQLite
+
+pytestmark = pytest.mark.slow
 
 _BEFORE = """
 import os, sys, threading

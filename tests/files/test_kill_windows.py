@@ -16,6 +16,8 @@ import pytest
 
 from mimicfs.files.journal import Journal, Orphan
 
+pytestmark = pytest.mark.slow
+
 _FORKS = """
 import fcntl, itertools, os, signal, sys
 from pathlib import Path

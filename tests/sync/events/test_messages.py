@@ -31,7 +31,9 @@ def told(*records):
 
 def test_a_record_of_s3_names_key_version_and_time():
     assert told(record(eTag="0123", sequencer="00A1", versionId="v1", size=5)) == [
-        Told("photos", "a.jpg", False, "0123", AT_NS, "00A1", "v1", name="ObjectCreated:Put")
+        Told(
+            "photos", "a.jpg", False, "0123", AT_NS, "00A1", "v1", False, "ObjectCreated:Put", True
+        )
     ]
 
 
@@ -127,7 +129,9 @@ def test_sns_and_event_bridge_and_a_test_message():
         },
     }
     assert parse(json.dumps(bridge)).told == [
-        Told("photos", "a b+%41", True, "", 1_768_478_400_000_000_000, "0B", "v2", False, name)
+        Told(
+            "photos", "a b+%41", True, "", 1_768_478_400_000_000_000, "0B", "v2", False, name, True
+        )
     ]
     test = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "photos"}
     put = Message([], [], [RulesPut("photos", AT_NS)])
