@@ -1,8 +1,8 @@
 """The requests that programs make of a mount, recorded: the access log (--access-log), and `mimicfs
 top`.
 
-For `top`, requests are recorded from the first question on, and no longer once nobody has asked
-for a while; so a mount at which nobody looks pays nothing.
+For `top`, requests are recorded from the first question on, until nobody has asked for a while; so
+a mount at which nobody looks pays nothing.
 
 Threading: `observing` is entered by the main thread; records come in all threads of the server.
 """
@@ -31,7 +31,7 @@ from mimicfs.private import open_private_itself
 _LOG_MAX = 64 << 20  # bytes of one file
 _LOGS = 3  # files beside the one that is written
 _WINDOW_S = 60.0
-_ATTENTION_S = 90.0  # after the last question, how long it goes on
+_ATTENTION_S = 90.0  # how long the recording goes on after the last question
 _RECORDS_MAX = 100_000
 _SHOWN = 50
 _WARN_EVERY_S = 60.0
@@ -50,8 +50,8 @@ class Observed(Protocol):
 
 @contextmanager
 def observing(server: Observed, place: PathOf, access_log: Path | None) -> Iterator[Observers]:
-    """Within, requests to *server* are logged to *access_log*, if that is to be, and `top` can be
-    asked. *place* says what an inode number stands for. Raises ConfigError."""
+    """Within, requests to *server* are logged to *access_log*, if that is given, and `top` can ask.
+    *place* says what an inode number stands for. Raises ConfigError."""
     requests = AccessLog(access_log, place) if access_log is not None else None
     observers = Observers(server, place, requests)
     try:
@@ -94,7 +94,7 @@ class Observers:
             self._server.observe(self._always)
 
     def close(self) -> None:
-        """From now on nobody is told of requests."""
+        """Tell nobody of requests any more."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -195,7 +195,7 @@ class _Rotated(logging.handlers.RotatingFileHandler):
         try:
             self._closed_for_good = True
             super().close()
-        except OSError:  # what was still to be written
+        except OSError:  # of lines that were still to be written
             self._warn()
         finally:
             self.release()

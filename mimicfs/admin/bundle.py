@@ -1,8 +1,7 @@
 """A bundle for a bug report, in one file: `mimicfs doctor --bundle`.
 
-No secret goes into it. The texts that are packed have none by their own rules (settings are shown
-redacted, the log is written without secrets); anything that looks like one all the same is
-replaced.
+No secret goes into it. The packed texts have none by their own rules (settings are redacted, the
+log is written without secrets); anything that looks like one all the same is replaced.
 
 Threading: none; one thread.
 """
@@ -22,7 +21,7 @@ from mimicfs.config.masking import SHOWN, masked
 from mimicfs.errors import ConfigError
 
 _TAIL = 1 << 20  # bytes of a log
-_SHORTEST = 6  # letters: a shorter secret would take ordinary words away
+_SHORTEST = 6  # letters: to replace a shorter secret would take away ordinary words
 _PASSWORD = re.compile(r"\w+://[^:/\s@]*:(\S+)@")
 
 
@@ -32,7 +31,7 @@ def passwords_in(texts: Iterable[str]) -> list[str]:
 
 
 def forms_of(secret: str) -> Iterator[str]:
-    """Yield *secret* as it may be written: as it is, as in a URL, and as that URL means it."""
+    """Yield the forms of *secret*: as it is, encoded as in a URL, and decoded as from one."""
     yield secret
     yield quote(secret, safe="")
     yield unquote(secret)

@@ -4,13 +4,13 @@ that serves it. The protocol is private: one line of JSON asks, one answers, the
     {"command": "status"}                     {"answer": {...}}
     {"command": "log-level", "level": "..."}  {"answer": ...} or {"error": "..."}
 
-With "asked_wrongly" beside the error, what was asked makes no sense: the command line is wrong, not
+With "asked_wrongly" beside the error, the question makes no sense: the command line is wrong, not
 the mount.
 
 The socket is 0600, in a directory of ours that is 0700, and a process that connects must be of our
-user or of root (SO_PEERCRED): a directory may have been opened up since. It is reached by the
-descriptor of its directory, since the path of a Unix socket ends at 107 bytes, and since links are
-not followed so.
+user or of root (SO_PEERCRED): a directory may have been opened up since. Clients reach it by the
+descriptor of its directory: the path of a Unix socket has at most 107 bytes, and this way follows
+no links.
 
 Threading: a thread accepts; each connection has one of its own, a few at once.
 """
@@ -115,8 +115,8 @@ class ControlSocket:
 
 
 def ask(path: Path, command: str, timeout_s: float = ANSWER_S, **more: Any) -> Any:
-    """Return what the mount that listens at *path* answers. Raises MountError: it does not
-    listen, does not answer in time, or refuses; ConfigError: what was asked makes no sense."""
+    """Return the answer of the mount that listens at *path*. Raises MountError if it does not
+    listen, does not answer in time, or refuses; ConfigError if the question makes no sense."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:

@@ -33,7 +33,7 @@ _SCOPES_MAX = 100  # syncs that are told singly
 
 
 def process(started_ns: int) -> dict[str, Any]:
-    """Return what this process is and takes."""
+    """Return what this process is, and the resources that it takes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "version": __version__,
@@ -68,7 +68,7 @@ def mirror(mimicdb: Mirror, store: str) -> dict[str, Any]:
 
 
 def sharing(mimicdb: Mirror) -> dict[str, Any]:
-    """Return how this mount gets on with the others of its store."""
+    """Return the figures about other mounts of the store."""
     member = mimicdb.member
     return {
         "session": member.id,
@@ -79,7 +79,7 @@ def sharing(mimicdb: Mirror) -> dict[str, Any]:
 
 
 def kernel(server: Server, session: Session, notifier: Notifier) -> dict[str, Any]:
-    """Return what the kernel asked, and what was agreed with it."""
+    """Return the requests of the kernel, and what was agreed with it."""
     return {
         **server.counts.figures(),
         "protocol": f"7.{session.minor}",
@@ -103,7 +103,7 @@ def costs(s3: S3, server: Server) -> dict[str, Any]:
 
 
 def files(vfs: VFS, journal: Journal) -> dict[str, Any]:
-    """Return what is open, and which bytes S3 does not have yet. *recovered* are files that an
+    """Return the open files, and the bytes that S3 does not have yet. *recovered* are files that an
     upload or an earlier mount could not bring to S3: somebody should look at them."""
     staged, records = 0, 0
     for entry in _entries(journal.directory):
@@ -122,7 +122,7 @@ def files(vfs: VFS, journal: Journal) -> dict[str, Any]:
 
 
 def _write_back(vfs: VFS) -> dict[str, Any]:
-    """Return what was closed and is still to be uploaded (--write-back)."""
+    """Return the closed files that are still to be uploaded (--write-back)."""
     queue = vfs.queued()
     oldest_ns = min((each.since_ns for each in queue), default=time.time_ns())
     return {

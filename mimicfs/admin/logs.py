@@ -1,4 +1,5 @@
-"""The log: where its lines go, how they look, and how much is logged, also while the mount runs.
+"""The log: where its lines go, how they look, and how much is logged, which can change while the
+mount runs.
 
     terminal      time, level, message
     systemd       where stderr is the journal: <priority>message, the journal has the time
@@ -50,7 +51,8 @@ def set_up(level: str, file: Path | None) -> None:
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
-    """Whether botocore's *record* is not an error that is raised as well; without its traceback."""
+    """Whether botocore's *record* is worth a line: it is no error that is raised as well. Its
+    traceback is removed."""
     if record.exc_info:
         record.msg, record.args = f"{record.getMessage()} ({record.exc_info[1]})", ()
         record.exc_info = None
@@ -66,7 +68,7 @@ def set_up_by(settings: Settings, foreground: bool) -> None:
 
 
 def level() -> str:
-    """Return from which level on is logged."""
+    """Return the level from which on lines are logged."""
     return logging.getLevelName(logging.getLogger().level).lower()
 
 
@@ -81,7 +83,7 @@ def set_level(name: str) -> None:
 
 
 def obey_signals() -> None:
-    """From now on SIGUSR1 logs more, and SIGUSR2 less. In the main thread."""
+    """Have SIGUSR1 log more, and SIGUSR2 less. Called in the main thread."""
     signal.signal(signal.SIGUSR1, lambda *_: _step(-1))
     signal.signal(signal.SIGUSR2, lambda *_: _step(+1))
 
@@ -130,8 +132,8 @@ def _is_journal() -> bool:
 
 
 class _OneLine(logging.Formatter):
-    """A key may have a line feed in it, or what a terminal takes as a command: a log line has
-    not."""
+    """Writes each event in one line: a key may have a line feed in it, or characters that a
+    terminal takes as a command."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))

@@ -1,8 +1,8 @@
 """The figures of a mount for Prometheus; site.py answers with them. Anybody who reaches a public
 address reads names of buckets, and counts.
 
-Of each source of figures, numbers become gauges MIMICFS_SOURCE_NAME, and what is in the tables
-below counters and labels; so a source that is new needs nothing here.
+The numbers of each source become gauges MIMICFS_SOURCE_NAME; those in the tables below become
+counters and labels. So a new source needs nothing here.
 
 Threading: any thread asks.
 """
@@ -54,8 +54,8 @@ _WORD = re.compile(r"[^a-zA-Z0-9_]+")
 
 
 def exposition(collect: Collect) -> Route:
-    """Return what answers with what *collect* returns, as Prometheus reads it. Raises
-    ConfigError."""
+    """Return a function that answers with the figures of *collect*, in the form of Prometheus.
+    Raises ConfigError."""
     try:
         import prometheus_client
     except ImportError as exc:

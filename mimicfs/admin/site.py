@@ -1,8 +1,9 @@
 """The HTTP server at the address of --metrics: a page for people, figures for Prometheus. It only
 reads: nobody can change anything there.
 
-A page of somebody else that has its own name resolve to 127.0.0.1 (DNS rebinding) is refused by
-the name that its requests are for: unless the address is public, that must be one of this machine.
+A page of somebody else may have its own name resolve to 127.0.0.1 (DNS rebinding). Its requests are
+refused by the name that they are for: unless the address is public, that must be a name of this
+machine.
 
 Threading: a thread for the server, one for each request.
 """
@@ -37,8 +38,8 @@ Route = Callable[[Mapping[str, str]], Response]  # given what is in the query
 
 
 class Site:
-    """Answers at *address*, the value of *option*, by *routes*, until it is closed. *harm*: what
-    anybody could do who reaches it. Raises ConfigError."""
+    """Answers at *address*, the value of *option*, by *routes*, until it is closed. *harm* says
+    what anybody who reaches it could do. Raises ConfigError."""
 
     def __init__(self, option: str, address: str, routes: Mapping[str, Route], harm: str) -> None:
         handler = _handler(routes, anywhere=address.startswith(_PUBLIC))

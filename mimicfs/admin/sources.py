@@ -1,8 +1,8 @@
 """The sources of a mount's figures: named calls that each return a plain dict.
 
-mount/serving.py registers them ("mirror", "s3", "files" ...); the control socket and the
-metrics ask for all at once. One that fails says so in its place; one that hangs (a Redis that
-does not answer) is not waited for, nor asked again before it has answered.
+mount/serving.py registers them ("mirror", "s3", "files" ...); the control socket and the metrics
+ask for all at once. A source that fails says so in its place. Nobody waits for one that hangs (a
+Redis that does not answer), nor asks it again before it has answered.
 
 Threading: `register` before anybody asks; `collect` from any thread. Each call is made by a
 thread of its own, always the same one: stores have a connection for each thread.
@@ -22,8 +22,8 @@ _LIMIT_S = 2.0
 
 
 def failure(said: Mapping[str, Any]) -> str:
-    """Return why a source did not answer; "" if it did. Among its figures, a source may have an
-    `error` of what it tells about."""
+    """Return why a source did not answer; "" if it did. (A source may also have an `error` among
+    its figures, about the thing that it describes.)"""
     return str(said["error"]) if said.keys() == {"error"} else ""
 
 
@@ -34,14 +34,14 @@ class Sources:
         self._sources: dict[str, _FiguresSource] = {}
 
     def register(self, name: str, figures: Callable[[], Figures]) -> None:
-        """From now on *name* is answered by *figures*."""
+        """Have *figures* answer for *name*."""
         self._sources[name] = _FiguresSource(name, figures)
 
     def collect(
         self, timeout_s: float = _LIMIT_S, only: Collection[str] | None = None
     ) -> dict[str, Figures]:
-        """Return what each says, or *only* these, or `{"error": ...}`; after *timeout_s* at the
-        latest."""
+        """Return the figures of each source, or of *only* these, or `{"error": ...}`; after
+        *timeout_s* at the latest."""
         deadline = time.monotonic() + timeout_s
         asked = [
             (name, source, source.ask())
@@ -63,7 +63,8 @@ class _FiguresSource:
         self._said: Figures = {}
 
     def ask(self) -> threading.Event:
-        """Ask, unless that is being done; return what is set when there is an answer."""
+        """Ask, unless a question is under way; return an event that is set when there is an answer.
+        Ask, unless a question is under way; return an event that is set when there is an answer."""
         with self._lock:
             if self._asked is None:
                 self._asked = threading.Event()

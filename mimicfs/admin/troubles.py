@@ -14,7 +14,7 @@ from mimicfs.human import number_of
 
 
 class Trouble(NamedTuple):
-    """*grave*: bytes may be lost, or nothing works; else it is good to know."""
+    """*grave*: bytes may be lost, or nothing works. Any other trouble is good to know."""
 
     grave: bool
     what: str
@@ -27,7 +27,8 @@ _IN_LOG = "The log of the mount has more; `mimicfs doctor` looks for the cause."
 
 
 def troubles(figures: Figures, dead: Iterable[str]) -> list[Trouble]:
-    """Return what is wrong, the grave first. *dead*: where mounts of this user have died."""
+    """Return the troubles, the grave ones first. *dead* are the places where mounts of this user
+    have died."""
     found = [each for name, part in figures.items() for each in of_part(name, part)]
     found += [
         Trouble(True, f"The process that served {point} has died.",

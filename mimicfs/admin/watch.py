@@ -26,7 +26,7 @@ def controlled(
     """Within, signals set the level of the log, and the control socket *path* answers, also by
     *more* commands.
 
-    That there is none is no reason to have no mount: it is logged.
+    Without a socket the mount goes on: that is logged.
     """
     logs.obey_signals()
     commands: dict[str, ControlCommand] = {
@@ -43,7 +43,7 @@ def controlled(
 
 
 def _log_level(request: Mapping[str, Any]) -> str:
-    """Set the level that is asked for, if one is; return the level."""
+    """Set the level, if one is given; return the level."""
     wanted = request.get("level")
     if wanted is not None:
         logs.set_level(str(wanted))

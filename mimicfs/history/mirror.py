@@ -1,5 +1,5 @@
-"""The mirror of a bucket as it was at a moment. It is made of one pass over the versions of what is
-asked for, lies in a file of its own, and goes when it is closed."""
+"""The mirror of a bucket as it was at a moment. It is made in one pass over the versions below a
+prefix, lies in a file of its own, and is removed when it is closed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _SUSPENDED = "s3://%s: versioning is %s; what was replaced since then is not sho
 
 @contextmanager
 def opened(settings: Settings, moment_ns: int) -> Iterator[Parts]:
-    """Within, there are the mirror of what was there at *moment_ns*, empty at first, and an S3 that
-    reads objects as they were. Makes no request."""
+    """Within, the mirror of *moment_ns* is open, empty at first, with an S3 that reads objects as
+    they were. Makes no request."""
     with _place(settings) as directory:
         mimicdb = Mirror(open_store(f"sqlite://{directory / 'store.db'}"))
         past = Past(settings.s3, mimicdb, moment_ns)
@@ -47,15 +47,15 @@ def look(
     show: _Show | None = None,
     cancellation: Cancellation | None = None,
 ) -> None:
-    """Have the mirror of *parts* know all of *target*: one pass over its versions. *show* is told
-    how far that is. Raises ConfigError, S3Error, MalformedListing, Interrupted."""
+    """Have the mirror of *parts* know all of *target*, by one pass over its versions. *show* is
+    called with how far that is. Raises ConfigError, S3Error, MalformedListing, Interrupted."""
     check_versions(parts, target)
     parts.syncer.sync(target.bucket, target.prefix, show, cancellation)
 
 
 def check_versions(parts: Parts, target: Target) -> None:
-    """Raise what makes *target* of no use: a bucket that never kept versions would show what is
-    left of its present for the past. Warn where it keeps none any more."""
+    """Raise the error that makes *target* useless: a bucket that never kept versions would show the
+    rest of its present as its past. Warn if it no longer keeps any."""
     if not target.bucket:
         raise ConfigError("a moment needs a bucket: s3://BUCKET")
     check(parts, target)
@@ -70,7 +70,7 @@ def check_versions(parts: Parts, target: Target) -> None:
 
 
 def titled(target: Target, moment_ns: int) -> str:
-    """Return what *target* as of a moment is called."""
+    """Return a name of *target* as of a moment."""
     return f"{target} at {iso_time(moment_ns)}"
 
 

@@ -1,4 +1,4 @@
-"""Delete markers with the version id `null`, under which S3 also stores what is written next.
+"""Delete markers with the version id `null`, under which S3 also stores the next write.
 
 While versioning is suspended, a write of the key replaces its marker `null`, under the same id: a
 deletion of that version may then hit the new object, which nothing brings back. So such a marker
@@ -6,7 +6,7 @@ is removed only while versioning is enabled. Otherwise a copy of the version tak
 condition that the key still has no object. A server that does not look at the condition of a copy
 is not asked for one: the object stays deleted.
 
-Threading: any thread. While one tries what the server does, others wait for what it finds.
+Threading: any thread. While one thread tries what the server does, others wait for the result.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ NULL = "null"
 
 
 class NullMarkers:
-    """Those of *bucket*, which *s3* reaches."""
+    """The markers of *bucket*, which *s3* reaches."""
 
     def __init__(self, s3: S3, bucket: str) -> None:
         self._s3 = s3
         self._bucket = bucket
-        self._trying = threading.Lock()  # held while the next is found out
+        self._trying = threading.Lock()  # held while the next field is found out
         self._looks: bool | None = None  # the server looks at If-None-Match of a copy
 
     def stay(self) -> bool:
-        """Whether no write replaces them now: versioning is enabled."""
+        """Whether no write replaces them now, because versioning is enabled."""
         return versioning(self._s3, self._bucket) == "Enabled"
 
     def is_there(self, key: str) -> bool:

@@ -1,9 +1,8 @@
-"""Bringing back what objects were, within S3: no byte comes here.
+"""Bringing back earlier versions of objects, within S3: no byte comes here.
 
-An object that is restored is a version of its own again, so that earlier moments stay what they
-were; a bucket that keeps no versions is refused. Only `undelete` removes delete markers. Each step
-that was done is written to a journal: a restore that was interrupted goes on where it was, when it
-is asked for again with the same moment.
+A restored object is a new version, so that earlier moments stay as they were; a bucket that keeps
+no versions is refused. Only `undelete` removes delete markers. A journal has each step that is
+done: an interrupted restore goes on there when somebody asks again for the same moment.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class What(Enum):
 class Step(NamedTuple):
     what: What
     key: str
-    version: Version | None  # that comes back; None: of a deletion
+    version: Version | None  # the version that comes back; None for a deletion
     markers: tuple[str, ...] = ()  # the version ids of delete markers that go
     newest: str = ""  # the version id of what is there now
 
@@ -68,8 +67,9 @@ class Done(NamedTuple):
 def plan(
     s3: S3, bucket: str, scope: str, moment_ns: int, *, keep_new: bool = False
 ) -> Iterator[Step]:
-    """Yield what brings all in *scope* (changes.py) back to what it was at *moment_ns*, in one pass
-    over its versions. *keep_new*: what was not there then stays."""
+    """Yield the steps that bring everything in *scope* (changes.py) back to its state at
+    *moment_ns*, in one pass over its versions. *keep_new*: objects that were not there then stay.
+    """
     for key, versions in by_key(s3, bucket, scope):
         step = _step(key, versions, moment_ns)
         if step is not None and not (keep_new and step.what is What.DELETE):
@@ -96,8 +96,8 @@ def _back_to(key: str, then: Version, newest: Version) -> Step | None:
 
 
 def undeleted(s3: S3, bucket: str, key: str) -> Iterator[Step]:
-    """Yield what brings back the deleted object *key*; of a key that ends in "/", or "", every
-    deleted object below."""
+    """Yield the steps that bring back the deleted object *key*; for a key that ends in "/", or "",
+    every deleted object below."""
     for each, versions in by_key(s3, bucket, key):
         if each != key and key and not key.endswith("/"):
             return
@@ -111,8 +111,8 @@ def undeleted(s3: S3, bucket: str, key: str) -> Iterator[Step]:
 
 
 class Restoring:
-    """Makes steps in *bucket* through *s3*. *journal*: where what was done is written; None: it
-    need not be."""
+    """Makes steps in *bucket* through *s3*. *journal* takes the steps that are done; None: there is
+    none."""
 
     def __init__(self, s3: S3, bucket: str, journal: RestoreJournal | None = None) -> None:
         self._s3 = s3
@@ -121,13 +121,13 @@ class Restoring:
         self._null = NullMarkers(s3, bucket)
 
     def left(self, steps: Iterable[Step]) -> Iterator[Step]:
-        """Yield those of *steps* that the journal does not have."""
+        """Yield the *steps* that the journal does not have."""
         journal = self._journal
         yield from (each for each in steps if journal is None or not journal.has(each))
 
     def run(self, steps: Iterable[Step], told: Callable[[Done], None]) -> Counter[str]:
-        """Make those of *steps* that are left, 64 at once; *told* hears of each. Return how many
-        were made of each kind, and how many "failed"."""
+        """Make the *steps* that are left, 64 at once; *told* hears of each. Return how many were
+        made of each kind, and how many "failed"."""
         counts: Counter[str] = Counter()
         left = self.left(steps)
         while some := list(islice(left, _AT_ONCE)):
@@ -168,7 +168,7 @@ class Restoring:
     def _unmark(self, step: Step) -> None:
         if NULL in step.markers and not self._null.stay():
             return self._replace_marker(step)
-        for marker in step.markers:  # the newest first: what is below stays hidden until the last
+        for marker in step.markers:  # the newest first: versions below stay hidden until the last
             if marker != NULL or self._null.is_there(step.key):
                 self._s3.call("delete_object", self._bucket, step.key, VersionId=marker)
         return None
@@ -203,8 +203,8 @@ def _copy(s3: S3, bucket: str, step: Step, **condition: str) -> str:
 
 
 def _newest_if(s3: S3, bucket: str, key: str, etag: str) -> str:
-    """Return the version id of the copy *key*, if that is the newest version and has *etag*. There
-    are servers whose answer to a copy does not say it (Ceph)."""
+    """Return the version id of the copy *key*, if that is the newest version and has *etag*. Some
+    servers (Ceph) do not tell it in the answer to a copy."""
     head = s3.call("head_object", bucket, key)
     return str(head.get("VersionId", "")) if etag and bare_etag(head) == etag else ""
 

@@ -1,4 +1,4 @@
-"""The life of a mount.
+"""The life of a mount, from its start to its end.
 
 starting  looks whether the mount point is free, before the rest is imported
 place     where a mount is to be

@@ -48,7 +48,7 @@ def _be_daemon(
     settings: Settings, target: Target, mountpoint: Path, choices: MountChoices, tell: int
 ) -> NoReturn:
     """In the child: leave the terminal, serve, and end without returning to the caller."""
-    # Until the log is set up, what is logged would go to the caller's terminal, a second time.
+    # Until the log is set up, log lines would go to the terminal of the caller, a second time.
     logging.getLogger().addHandler(logging.NullHandler())
     os.setsid()
     if os.fork():
@@ -94,7 +94,7 @@ def _end_with_reader(tell: int) -> None:
 
 def _told(parent: TextIO, text: str) -> bool:
     """Tell the process that asked for the mount, unless it was told already. Return whether it is
-    there to hear it: it may have been ended (Ctrl-C), and then there is to be no mount."""
+    still there: it may have been ended (Ctrl-C), and then there must be no mount."""
     if parent.closed:
         return True
     fcntl.fcntl(parent, fcntl.F_SETFL, os.O_WRONLY)  # once it has been told, it may end

@@ -1,5 +1,5 @@
-"""What a mount keeps on the local disk: the journal of what S3 does not have yet, and the cache
-of what was read. What earlier mounts have left there is finished first.
+"""What a mount keeps on the local disk: the journal of bytes that S3 does not have yet, and the
+cache of bytes that were read. The work that earlier mounts have left there is finished first.
 
 Threading: `kept` is entered by the main thread; threads of `Recovery` go on behind it.
 """
@@ -24,7 +24,7 @@ from mimicfs.vfs.renames import Renames
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 10.0  # how long a mount waits for the upload of what an earlier one left
+_PATIENCE_S = 10.0  # how long a mount waits for the uploads that an earlier one left
 _ADVICE = "name another --cache-dir"
 
 
@@ -38,8 +38,8 @@ class LocalDisk(NamedTuple):
 
 @contextmanager
 def kept(settings: Settings, choices: MountChoices, parts: Parts) -> Iterator[LocalDisk]:
-    """Within, the journal and the cache are open, and what earlier mounts have left is finished.
-    Raises ConfigError where there is no place for them."""
+    """Within, the journal and the cache are open, and the work of earlier mounts is finished.
+    Raises ConfigError if there is no place for them."""
     journal = _journal(settings, choices)
     options = FileOptions(
         journal.directory,
@@ -65,8 +65,8 @@ def _journal(settings: Settings, choices: MountChoices) -> Journal:
 
 @contextmanager
 def _block_cache(settings: Settings, s3: S3) -> Iterator[BlockCache | None]:
-    """Within, the cache of blocks is open, if there is to be one. Where nobody has asked for
-    it, there need not be a place for it."""
+    """Within, the cache of blocks is open, if the mount has one. If nobody has asked for it, the
+    mount goes on without a place for it."""
     cache = None
     directory = settings.cache_dir / "blocks" if settings.cache_dir else settings.blocks
     if directory is not None and settings.cache_size != 0:
@@ -85,7 +85,7 @@ def _block_cache(settings: Settings, s3: S3) -> Iterator[BlockCache | None]:
 
 @contextmanager
 def _recovering(parts: Parts, journal: Journal, options: FileOptions) -> Iterator[None]:
-    """Within, what earlier mounts have left is finished: renames before it begins, uploads in
+    """Within, the work of earlier mounts is finished: renames before this begins, uploads within
     ten seconds or behind its back."""
     intents = Intents(journal.directory / RENAMES, parts.s3.account())
     Renames(parts.mimicdb, parts.s3, parts.syncer, intents).recover()

@@ -1,4 +1,4 @@
-"""The end of a mount: whoever waits for it is told once a second what S3 does not have yet.
+"""The end of a mount: once a second, those that wait for it are told what S3 does not have yet.
 
 Threading: a thread of its own, asleep until the end begins. `begin` may be called by a signal
 handler, and more than once.
@@ -37,7 +37,7 @@ class Ending:
     ) -> None:
         self._pending = pending
         self._tell = tell
-        self._begun: SimpleQueue[None] = SimpleQueue()  # may be put in by a signal handler
+        self._begun: SimpleQueue[None] = SimpleQueue()  # a signal handler may put into it
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ending", daemon=True)
         self._thread.start()

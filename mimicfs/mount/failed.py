@@ -1,4 +1,4 @@
-"""The error of a mount that did not come up, as the process that asked for it has it."""
+"""The error of a mount that did not come up, as the process that asked for it gets it."""
 
 from __future__ import annotations
 

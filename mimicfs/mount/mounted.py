@@ -1,5 +1,5 @@
-"""The running mounts: each mount describes itself in a file that it keeps locked while it lives,
-and which says at its end what S3 does not have yet.
+"""The running mounts. Each mount describes itself in a file that it keeps locked while it lives. At
+its end the file says what S3 does not have yet.
 
 Threading: no state; any thread.
 """
@@ -68,7 +68,7 @@ def mounts(settings: Settings) -> list[Mounted]:
 
 
 def is_served(settings: Settings, mountpoint: Path) -> bool:
-    """Whether a process lives that serves *mountpoint*, of whatever version, however slow."""
+    """Whether a process serves *mountpoint*, whatever its version, however slow it is."""
     with suppress(FileNotFoundError), open(_record(settings, resolved(mountpoint))) as file:
         return _is_locked(file.fileno())
     return False
@@ -144,8 +144,8 @@ def _taken(settings: Settings, mountpoint: Path) -> MountError:
 
 @contextmanager
 def recorded(settings: Settings, mounted: Mounted) -> Iterator[Callable[[PendingTotal], None]]:
-    """Within, others can see that this process serves the mount, and what is still to be
-    uploaded, once that is said."""
+    """Within, others can see that this process serves the mount, and, once it says so, what is
+    still to be uploaded."""
 
     def write(pending: PendingTotal = PendingTotal(0, 0)) -> None:  # noqa: B008  an immutable default
         file.seek(0)

@@ -25,13 +25,14 @@ _USED_LATE = (
 
 
 def set_up() -> None:
-    """Before anything is opened or begun."""
-    gc.disable()  # until all is imported, which would be looked through several times: 50 of 420 ms
+    """Set the process up, before anything is opened or begun."""
+    # until everything is imported: the collector would look through it several times, 50 of 420 ms
+    gc.disable()
     # A thread that computes must not hold up one that answers `ls` for the usual 5 ms. Shorter
     # costs more than it gives: at 0.1 ms, threads that wait for the interpreter's lock took half
     # of the CPU of 8 writers of small files (10.2 s of CPU for 2,000 files; 5.9 at 0.5 ms).
     sys.setswitchinterval(5e-4)
-    os.umask(0o077)  # whatever is made here is for us alone
+    os.umask(0o077)  # files that are made here are for us alone
     # There are secrets in our memory. A limit of 0 keeps it from a file; of 1, also from the
     # program that is named in core_pattern (core(5); do_coredump in fs/coredump.c).
     try:
@@ -51,8 +52,8 @@ def _import_rest() -> None:
 
 
 def _allow_many_files() -> None:
-    """Take what the hard limit gives: an open file may have a staging file and one of the cache
-    on disk, and the soft limit is often 1,024."""
+    """Raise the limit of open files to the hard limit: an open file may have a staging file and one
+    in the cache on disk, and the soft limit is often 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -67,8 +68,8 @@ def give_back() -> None:
 
 
 def settle() -> None:
-    """Have all that is needed from now on in memory, and looked through no more. The mount answers
-    already: an upgrade comes later than this."""
+    """Load everything that is needed from now on, and keep it out of garbage collection. The mount
+    answers already: an upgrade comes later than this."""
     _import_rest()
     _set_up_collector()
 

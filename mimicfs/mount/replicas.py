@@ -1,8 +1,8 @@
 """The place of a mount's copy of a store that others share.
 
-One file a mount point, which outlives the mount: STATE/replicas/NAME.db. A mount that ends behind
-its successor's back (umount --lazy) keeps the file until it is gone; the successor then copies
-into memory. A file that no mount has used for a month is deleted by the next one.
+One file a mount point, which outlives the mount: STATE/replicas/NAME.db. A mount that still ends
+while its successor begins (umount --lazy) keeps the file until it is gone; then the successor
+copies into memory. A file that no mount has used for a month is deleted by the next one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def replicated(
     strict: bool,
     prefix: str = "",
 ) -> Backend:
-    """Return *store* with a copy beside it, if its answers come over a network. *prefix*: that of
+    """Return *store* with a copy beside it, if its answers come over a network. *prefix* is that of
     the mount."""
     if store.quick:
         return store
@@ -47,7 +47,7 @@ def replicated(
 
 
 def _opened(path: Path) -> SQLite:
-    """Return the copy at *path*; one that cannot be read is begun anew."""
+    """Return the copy at *path*; a copy that cannot be read is begun anew."""
     if not _locked(path):
         log.info("a mount that is ending uses %s; this mount keeps its copy in memory", path)
         return SQLite()
@@ -61,7 +61,7 @@ def _opened(path: Path) -> SQLite:
 
 
 def _locked(path: Path) -> bool:
-    """Have *path* for this process, as long as it lives."""
+    """Lock *path* for this process, as long as it lives."""
     fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The life of a mount: what it is built of, readiness, signals, recovery, the end.
+"""The life of a mount: its parts, readiness, signals, recovery, the end.
 
 Threading: `serve_mount` runs in the main thread of the process that serves the mount.
 """
@@ -64,13 +64,13 @@ def serve_mount(
     ready: Callable[[], None],
     manager: ServiceManager,
 ) -> None:
-    """Mount, call *ready* once the mount answers, and serve until it is unmounted. *manager*
-    is told of both, and of the uploads at the end. *guardian* guards the mount until its caller
-    closes it."""
+    """Mount, call *ready* once the mount answers, and serve until it is unmounted. *manager* hears
+    of both, and of the uploads at the end. *guardian* guards the mount until its caller closes it.
+    """
     from mimicfs.fuse.notify import Notifier
 
     mountpoint = place.mountpoint
-    with ExitStack() as stack:  # what is below ends before what is above
+    with ExitStack() as stack:  # things below end before those above
         lease, sources = Lease(), Sources()
         beside = partial(_replicated, settings, (mountpoint, target), choices, lease)
         parts = stack.enter_context(_parts(settings, target, choices, beside))
@@ -101,13 +101,13 @@ def serve_mount(
             with parts.mimicdb.answering():
                 server.serve()
         finally:
-            guardian.close()  # the connection is no more, and its number may be another's soon
+            guardian.close()  # the connection is gone, and its number may soon be another's
             _end(vfs, ending, notifier)
         log.info("unmounted %s", mountpoint)
 
 
 def _end(vfs: VFS, ending: Ending, notifier: Notifier) -> None:
-    """Upload what is left, and say when that is over."""
+    """Upload the rest, and say when that is over."""
     try:
         vfs.close()
     finally:
@@ -119,8 +119,8 @@ def _end(vfs: VFS, ending: Ending, notifier: Notifier) -> None:
 def _parts(
     settings: Settings, target: Target, choices: MountChoices, beside: Callable[[Backend], Backend]
 ) -> Iterator[Parts]:
-    """Within, there is what the mount stands on; *beside* puts a copy beside a store that is
-    shared. Raises what would make the mount useless."""
+    """Within, the parts on which the mount stands exist; *beside* puts a copy beside a shared
+    store. Raises the error that would make the mount useless."""
     if choices.at_ns is not None:
         with history.opened(settings, choices.at_ns) as parts:
             history.look(parts, target)
@@ -157,8 +157,8 @@ def _replicated(
 def _session(
     stack: ExitStack, place: MountPlace, target: Target, choices: MountChoices
 ) -> tuple[Session, ExitStack]:
-    """Return the session, and what takes it down when *stack* ends before it is served: no dead
-    mount is left. Whoever serves it empties that."""
+    """Return the session, and a stack that takes it down if *stack* ends before it is served, so
+    that no dead mount is left. The caller empties that stack once it serves."""
     from mimicfs.fuse.session import Session, SessionOptions
 
     mount_options = _mount_options(target, choices)
@@ -219,7 +219,7 @@ def _locks(
     mount: tuple[Follower, MountChoices],
     sources: Sources,
 ) -> VFSLocks | None:
-    """Return the locks of files in the store, which end with *stack*; None: the kernel's are
+    """Return the locks of files in the store, which end with *stack*; None: those of the kernel are
     enough."""
     follower, choices = mount
     if choices.locks != "shared":
@@ -250,7 +250,7 @@ def _server(vfs: VFS, session: Session, choices: MountChoices, locks: VFSLocks |
 
 
 def _title(target: Target, choices: MountChoices) -> str:
-    """Return what is mounted, as people are told it."""
+    """Return a name of the mount for people."""
     return str(target) if choices.at_ns is None else history.titled(target, choices.at_ns)
 
 
@@ -270,7 +270,7 @@ def _register(
     vfs: VFS,
     disk: LocalDisk,
 ) -> None:
-    """Say where the figures of the mount come from."""
+    """Register the sources of the figures of the mount."""
     from mimicfs.admin import figures
 
     server, _, _ = kernel
@@ -291,7 +291,7 @@ def _register(
 def _governed(
     settings: Settings, s3: S3, served: tuple[Server, Session, VFS], sources: Sources
 ) -> Iterator[None]:
-    """Within, the control socket answers, and requests are observed as far as that is wanted."""
+    """Within, the control socket answers, and requests are observed if somebody wants that."""
     server, session, vfs = served
     with observing(server, vfs.place, settings.access_log) as observers:
         commands: dict[str, ControlCommand] = {
@@ -317,8 +317,8 @@ def _small_files(
     cache: BlockCache | None,
     sources: Sources,
 ) -> Iterator[SmallFiles | None]:
-    """Within, there is what fetches small files of directories that are listed, if that is
-    wanted. Raises ConfigError."""
+    """Within, small files of listed directories are fetched, if that is wanted. Raises ConfigError.
+    Within, small files of listed directories are fetched, if that is wanted. Raises ConfigError."""
     if not choices.small_files:
         yield None
         return
@@ -349,7 +349,7 @@ def _when_answering(session: Session, ready: Callable[[], None], manager: Servic
 
 def _tell_ready(session: Session, ready: Callable[[], None], manager: ServiceManager) -> None:
     try:
-        if not session.handed:  # else it may be where we cannot look
+        if not session.handed:  # otherwise it may be where we cannot look
             os.stat(session.mountpoint)
     except OSError as exc:
         log.error("%s does not answer: %s", session.mountpoint, exc)
@@ -394,7 +394,7 @@ def _stop_on_signals(server: Server, ending: Ending) -> None:
 
 
 def _said(lease: Lease, vfs: VFS, choices: MountChoices) -> dict[str, int | float]:
-    """Return what the session of the mount says of itself in the store."""
+    """Return the words of the session of the mount in the store."""
     files, size = vfs.pending()
     return {
         "lag_s": round(lease.silent_s, 1),
@@ -412,8 +412,8 @@ def _followed(
     mount: tuple[Lease, VFS, MountChoices],
     sources: Sources,
 ) -> Iterator[None]:
-    """Within, the kernel is told what other processes change in a shared store, and they are told
-    of this mount."""
+    """Within, the kernel hears what other processes change in a shared store, and they hear of this
+    mount."""
     parts.mimicdb.member.tell = partial(_said, *mount)
     follower.leased = server.lease
     sources.register("follower", follower.figures)

@@ -1,5 +1,5 @@
-"""Where a mount is to be, which is looked at before a mount's parts are even imported: a place that
-is taken is told at once.
+"""The start of a mount: its place is examined before its parts are even imported, so that an error
+about the place comes at once.
 
 Threading: the main thread of the process that is to serve the mount, before any other is started.
 """
@@ -36,7 +36,8 @@ def serve_at(
     mounted there now."""
     process.set_up()
     place, choices = _place(settings, mountpoint, choices)
-    # Before there is what it could hold: an open /dev/fuse, a lock, the memory of what is imported.
+    # The guardian is made before there is anything that it could hold: an open /dev/fuse, a lock,
+    # the memory of imports.
     with closing(Guardian()) as guardian:
         spare_awscrt(settings.s3, [target.bucket])
         from mimicfs.mount.serving import serve_mount  # four fifths of the CPU until here
@@ -47,7 +48,8 @@ def serve_at(
 def _place(
     settings: Settings, mountpoint: Path, choices: MountChoices
 ) -> tuple[MountPlace, MountChoices]:
-    """Return the place that *mountpoint* names, and what we see to ourselves there."""
+    """Return the place that *mountpoint* names, and the choices that we must keep ourselves there.
+    Return the place that *mountpoint* names, and the choices that we must keep ourselves there."""
     handed = Handed.named(mountpoint)
     if handed is None:
         options = mounting.MountOptions(clear_dead=choices.clear_dead, nonempty=choices.nonempty)
@@ -59,8 +61,8 @@ def _place(
 
 
 def _without_kernel(choices: MountChoices) -> MountChoices:
-    """Return *choices* for what somebody else mounted: the kernel refuses writing only if it was
-    mounted so, and we refuse it in its place."""
+    """Return *choices* for a mount that somebody else has made: the kernel refuses writing only if
+    it was mounted so, and otherwise we refuse it."""
     if not choices.read_only:
         return choices
     buckets = choices.vfs.buckets

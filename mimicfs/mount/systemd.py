@@ -13,7 +13,7 @@ import socket
 
 log = logging.getLogger(__name__)
 
-_EXTENDED_US = 30_000_000  # how much longer than now systemd is asked to wait, each time
+_EXTENDED_US = 30_000_000  # how much longer systemd is asked to wait, each time
 
 
 class ServiceManager:
@@ -29,7 +29,7 @@ class ServiceManager:
         self._tell("STOPPING=1")
 
     def wait_longer(self, status: str) -> None:
-        """Not to be killed yet: *status* says what is still to be done."""
+        """Ask not to be killed yet; *status* says what is still to be done."""
         self._tell(f"EXTEND_TIMEOUT_USEC={_EXTENDED_US}", f"STATUS={status}")
 
     def _tell(self, *lines: str) -> None:

@@ -1,4 +1,5 @@
-"""While a mount runs: it is told by S3 what others change, and sweeps up what it was not told.
+"""What a running mount hears of others: S3 tells it what they change, and it sweeps for what S3 did
+not tell.
 
 Threading: `told` is entered by the main thread; a thread consumes, another sweeps.
 """
@@ -32,7 +33,7 @@ from mimicfs.sync.sweep import Sweep
 log = logging.getLogger(__name__)
 
 _FORMS = "write sqs:QUEUE_URL, http://127.0.0.1:PORT/, unix:/PATH or redis://HOST:6379/0#KEY"
-_END_S = 2.0  # a long poll is not waited for: what it brings comes again
+_END_S = 2.0  # nobody waits for a long poll: its messages come again
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def told(
     sources: Sources,
     state: Path,
 ) -> Iterator[None]:
-    """Within, the mirror hears what S3 tells by *source*, and is swept, as *options* say."""
+    """Within, the mirror hears S3 by *source*, and is swept, as *options* say."""
     buckets = partial(_shown, parts.mimicdb, target)
     with ExitStack() as stack:
         sweep = None
@@ -73,7 +74,7 @@ def told(
 
 @contextmanager
 def source_opened(options: EventOptions, s3: S3) -> Iterator[EventSource | None]:
-    """Within, there is the source that *options* name, if any. Raises ConfigError."""
+    """Within, the source that *options* name is open, if they name one. Raises ConfigError."""
     if not options.source:
         yield None
         return
@@ -126,7 +127,7 @@ def _shown(mimicdb: Mirror, target: Target) -> list[str]:
 
 
 def _idle(s3: S3) -> Callable[[], bool]:
-    """Return a function that says whether S3 was asked for nothing since the last call of it."""
+    """Return a function that says whether S3 got no requests since its last call."""
     last: list[Any] = [None]
 
     def idle() -> bool:
