@@ -10,6 +10,7 @@ import pytest
 from mimicfs.config.limits import Prices, by_class, limit_at, limit_text, parse_limit, parse_prices
 from mimicfs.config.options import BY_NAME, parsed
 from mimicfs.config.values import BucketOptions, Buckets, S3Options
+from mimicfs.entry import DAY_S
 from mimicfs.errors import ConfigError, TooManyRequests
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.content import Content
@@ -149,6 +150,21 @@ def test_what_is_too_much_for_the_day_is_not_sent(client, bucket, proxy, mimicdb
     s3.limits.set("max-requests-per-day", "0")
     s3.head_bucket(bucket)
     s3.close()
+
+
+def test_at_midnight_of_utc_as_many_requests_may_be_sent_again(monkeypatch, caplog):
+    now = [20_000 * DAY_S - 1.0]
+    monkeypatch.setattr(limits, "time", SimpleNamespace(time=lambda: now[0]))
+    mine = limits.Limits(S3Options(requests_per_day=1))
+    mine.count()
+    with pytest.raises(TooManyRequests, match=r"wait 0\.0 h, or raise the limit"):
+        mine.count()
+    assert mine.figures()["requests_today"] == 1
+    now[0] += 1.0
+    assert mine.figures()["requests_today"] == 0
+    mine.count()
+    with pytest.raises(TooManyRequests, match=r"wait 24\.0 h, or raise the limit"):
+        mine.count()
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
