@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
 import time
 from collections import deque
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 _EARLY = 0.8  # of the period: while nobody needs S3, a scope is listed so early
 _LOOK_S = 30.0  # between two looks at what is due
+_MANY = 10  # scopes that are due: mounts that share the store divide them,
+_DIVIDED = 1000  # and so many of them until the next look
 _AGAIN_S = 60.0  # after a failure; for a scope, twice as long after each further one
 _AGAIN_MAX_S = 3600.0
 _USD_A_LIST = 0.005 / 1000  # aws.amazon.com/s3/pricing, us-east-1
@@ -178,9 +181,20 @@ class Sweep:
             now = self._mimicdb.scope(due.bucket, due.scope.prefix)
             if now is not None and now.listed_ns == due.scope.listed_ns:
                 return due
-        self._queue.extend(self._all_due())
+        self._queue.extend(self._divided(self._all_due()))
         self._looked_s = time.monotonic()
         return self._queue.popleft() if self._queue else None
+
+    def _divided(self, due: list[_Due]) -> list[_Due]:
+        """Return what of *due* this mount lists next, in its order. Mounts that share the store
+        look at about the same time, after a gap: in the same order, each would list what another
+        one is just listing."""
+        member = self._mimicdb.member
+        if len(due) < _MANY or not any(it.alive and it.id != member.id for it in member.others()):
+            return due
+        oldest = due[:_DIVIDED]
+        random.shuffle(oldest)
+        return oldest
 
     def _all_due(self) -> list[_Due]:
         """Return the scopes that are to be listed now, the oldest first: those whose time has come,

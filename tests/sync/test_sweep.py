@@ -11,6 +11,7 @@ from support.proxy import Fail
 
 from mimicfs.entry import Scope
 from mimicfs.errors import S3Error, StoreUnavailable, Unlisted
+from mimicfs.mimicdb import Mirror
 from mimicfs.sync.freshness import freshness, note_told
 from mimicfs.sync.sweep import Sweep
 
@@ -48,6 +49,27 @@ def test_what_is_due_is_looked_for_once_in_half_a_minute(sweep, mimicdb, bucket,
     mimicdb.uncover(bucket, "7/")
     assert ([sweep.step() for _ in range(4)], len(looks)) == ([True, True, True, False], 2)
     assert sweep.figures()["swept"] == 7
+
+
+def test_two_mounts_of_a_store_divide_what_is_due_after_a_gap(
+    sweep, mimicdb, syncer, bucket, proxy, monkeypatch
+):
+    """Each would list what the other one is just listing."""
+    monkeypatch.setattr("mimicfs.sync.sweep.random.shuffle", list.reverse)
+    other = Mirror(mimicdb.backend)
+    second = Sweep(other, syncer, lambda: [bucket], DAY_S)
+    for number in range(12):
+        aged(mimicdb, bucket, f"{number:02}/", 3 - number / 10)
+    for mirror in (mimicdb, other):
+        mirror.join()
+    assert [it.scope.prefix for it in sweep._divided(sweep._all_due())[:2]] == ["11/", "10/"]
+    proxy.counted()
+    while sum(each.step() for each in (sweep, second)):
+        pass
+    assert proxy.counted() == {"LIST": 12}
+    other.member.leave()
+    aged(mimicdb, bucket, "", 4)
+    assert sweep._divided(sweep._all_due())[0].scope.prefix == ""
 
 
 def test_an_idle_mount_lists_a_little_early(mimicdb, syncer, bucket):
