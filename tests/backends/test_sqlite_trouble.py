@@ -126,6 +126,7 @@ def test_a_file_that_was_moved_away_is_not_written_and_no_thread_makes_another(
         assert threads.submit(store.get, "b", "k").result() == Entry("k", 1)
     store.apply("b", [Entry("k", 2)])
     assert store.get("b", "k") == Entry("k", 2)
+    store.close()
 
 
 def test_a_file_whose_directory_is_replaced_by_a_file_is_not_there(tmp_path: Path) -> None:

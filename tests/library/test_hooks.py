@@ -3,6 +3,7 @@ for a mimicked client as for a plain one."""
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 from contextlib import suppress
@@ -90,6 +91,14 @@ def test_a_hook_of_the_session_is_heard(library, proxy, synced):
     )
     client = library.mimic(session.client("s3", endpoint_url=proxy.url))
     assert keys(client, synced) == []
+    client.close()
+
+
+def test_a_session_is_copied_as_boto3s_are(library, proxy, synced):
+    session = copy.deepcopy(library.session())
+    client = session.client("s3", endpoint_url=proxy.url, config=CONFIG)
+    with costs(proxy):
+        assert [item["Key"] for item in client.list_objects_v2(Bucket=synced)["Contents"]]
     client.close()
 
 

@@ -13,7 +13,11 @@ class MimickingSession(boto3.session.Session):
 
     def __init__(self, mimic: Callable[[Any], Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._mimic = mimic
+
+        def shared(client: Any) -> Any:
+            return mimic(client)
+
+        self._mimic = shared  # a copy of the session copies no function, but would copy a MimicDB
 
     def client(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
         """Return a client, as boto3 does; for "s3", a mimicking one. Resources use it, too."""
