@@ -44,12 +44,18 @@ def learn_metadata(
 
 
 def learn(
-    mimicdb: Mirror, s3: S3, bucket: str, keys: Sequence[str], cancellation: Cancellation
+    mimicdb: Mirror,
+    s3: S3,
+    bucket: str,
+    keys: Sequence[str],
+    cancellation: Cancellation,
+    since: int | None = None,
 ) -> dict[str, S3Error]:
     """HEAD *keys* and tell the mirror of all at once. Return the keys that S3 does not let us know,
     and why. A directory ("d/") that has no marker object is known as one without metadata from then
-    on. Raises NOTHING_SAID, Interrupted; what was answered before stays."""
-    since = mimicdb.seq_lately(bucket)
+    on. *since*: the number of the log from before, if known. Raises NOTHING_SAID, Interrupted; what
+    was answered before stays."""
+    since = mimicdb.seq(bucket) if since is None else since
     seen, gone, refused = list[Entry](), list[str](), dict[str, S3Error]()
     try:
         for key, answer in _answers(s3, bucket, keys, cancellation):

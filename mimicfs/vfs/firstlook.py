@@ -410,7 +410,8 @@ class FirstLook:
 
     def _ask(self, where: _Where, keys: list[str], cancellation: Cancellation) -> None:
         bucket, _ = where
-        refused = heads.learn(self._mimicdb, self._s3, bucket, keys, cancellation)
+        since = self._mimicdb.seq_lately(bucket)
+        refused = heads.learn(self._mimicdb, self._s3, bucket, keys, cancellation, since)
         if refused:
             self._refuse(bucket, refused)
 

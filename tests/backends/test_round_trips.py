@@ -17,6 +17,7 @@ from support.far import Far, far
 
 from mimicfs.backends import EPOCH
 from mimicfs.backends.lease import Lease
+from mimicfs.backends.pending import LEARNED
 from mimicfs.backends.redis import RedisBackend
 from mimicfs.backends.replica import Replica
 from mimicfs.backends.sqlite import SQLite
@@ -109,6 +110,21 @@ def test_what_others_did_meanwhile_and_what_is_new_above_is_asked(
     replica.apply("b", (), ["new/y"])
     assert way.trips() == 3
     assert replica.get("b", "new/y") is None
+
+
+def test_a_number_from_a_moment_ago_is_not_older_than_what_we_have_stored_ourselves(
+    store: RedisBackend, way: Far
+) -> None:
+    for step in (
+        lambda: store.apply("b", [Entry("a", 1)]),
+        lambda: store.apply_told("b", [Entry("a", 2)], None, LEARNED, store.seq("b")),
+    ):
+        store.seq("b")
+        step()
+        assert store.seq_lately("b") == store.seq("b")
+    way.trips()
+    store.seq_lately("b")
+    assert way.trips() == 0
 
 
 class _Kernel:

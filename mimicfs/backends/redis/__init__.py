@@ -259,6 +259,7 @@ class RedisBackend(NotingBackend):
     ) -> set[str]:
         batch = self._batch(puts, deletes, since, step)
         known, left = self._steps.apply(self._tag(bucket), batch)
+        self._lately.pop(bucket, None)  # the log has a line more
         return self._applied(bucket, known, left, step)
 
     @ours
