@@ -283,8 +283,9 @@ def test_undelete_by_the_path_in_a_mount(client, versioned, server, tmp_path):
     config.write_text(f'[buckets.{versioned}]\nprefix = "part"\n')
     config.chmod(0o600)
     own = "d/.mimicfs-check-0123456789abcdef"
-    names = ("50% a", "b", "d/e", "d/.mimicfs-notes", own)
-    put(client, versioned, **{f"part/{name}": "1" for name in names})
+    names = ("50% a", "b", "d/e", "d/.mimicfs-notes")
+    put(client, versioned, **{f"part/{name}": "1" for name in (*names, own)})
+    client.delete_object(Bucket=versioned, Key=f"part/{own}")  # no mount shows it
     words = ("--endpoint-url", server, "--store", f"sqlite://{tmp_path}/own.db")
     succeed("mount", *words, "--config", config, "s3://", point)
     try:
