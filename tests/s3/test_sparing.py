@@ -11,6 +11,10 @@ import botocore.session
 import pytest
 from botocore.exceptions import BotoCoreError
 
+from mimicfs.backends.memory import Memory
+from mimicfs.config.values import S3Options
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.sparing import spare_looks
 
 _CODE = """
@@ -50,7 +54,7 @@ def test_awscrt_is_there_for_multi_region_access_points(config: Path) -> None:
 
 
 def test_awscrt_is_there_for_the_credentials_of_a_login(config: Path) -> None:
-    config.write_text("[profile a]\nlogin_session = arn:aws:iam::123456789012:user/a\n")
+    config.write_text("[profile a]\nLogin_Session = arn:aws:iam::123456789012:user/a\n")
     assert said(config, "photos") == ["True", "True", str(_CHECK)]
 
 
@@ -71,6 +75,25 @@ def test_a_session_lists_the_directory_of_no_service_but_its_own(
     assert set(listed) <= {"models", "data", "s3"}
     with pytest.raises(BotoCoreError, match="nothing"):
         session.create_client("nothing", "eu-west-1")
+
+
+def test_no_other_file_nor_profile_is_read_before_those_that_are_named(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = "aws_access_key_id = AK\naws_secret_access_key = s\n"
+    usual, given = tmp_path / "usual", tmp_path / "given"
+    usual.write_text(f"[usual]\n{keys}region = us-west-1\n")
+    given.write_text(f"[given]\n{keys}region = us-west-2\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(usual))
+    monkeypatch.setenv("AWS_PROFILE", "nobody's")
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    of_usual, of_given = (
+        S3Options(profile="usual"),
+        S3Options(profile="given", credentials_file=given),
+    )
+    found = [S3(each, Mirror(Memory()))._session.region_name for each in (of_usual, of_given)]
+    assert found == ["us-west-1", "us-west-2"]
 
 
 def test_each_service_that_botocore_has_models_of_is_one() -> None:

@@ -162,7 +162,6 @@ class Clients:
         from mimicfs.s3.transport.wire import time_in_xml
 
         core = botocore.session.get_session()
-        spare_looks(core)
         core.get_component("response_parser_factory").set_parser_defaults(
             timestamp_parser=time_in_xml
         )
@@ -172,11 +171,13 @@ class Clients:
         if self._options.credentials_first and profile is None:
             # With a profile that is named, botocore does not look for keys in the environment.
             profile = core.get_config_variable("profile") or "default"
-        return boto3.session.Session(
+        session = boto3.session.Session(
             profile_name=profile,
             region_name=self._options.region,
             botocore_session=core,
         )
+        spare_looks(core)  # the loader reads the configuration: after it is named
+        return session
 
     @cached_property
     def _credentials(self) -> Credentials:

@@ -7,7 +7,8 @@ asks for the credentials of `aws login`.
 It looks into the directory of models of each service, 434 of them, twice: 16 ms.
 
 Threading: `spare_awscrt` before there are threads, and for commands: a program's botocore is its
-own. `spare_looks` before the session is used.
+own. `spare_looks` before the session is used, but after its profile and its files are set: it reads
+them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def spare_awscrt(
         return
     if any(_EVERYWHERE in bucket for bucket in buckets):
         return
-    if any(_LOGIN in text for text in aws.texts(environ, str(options.credentials_file or ""))):
+    texts = aws.texts(environ, str(options.credentials_file or ""))
+    if any(_LOGIN in text.lower() for text in texts):  # as configparser finds it
         return
     sys.modules["awscrt"] = None  # type: ignore[assignment]  # importing it is an ImportError
     try:
