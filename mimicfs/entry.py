@@ -62,8 +62,8 @@ def unquoted(etag: str | None) -> str:
 
 
 def is_directory_bucket(bucket: str) -> bool:
-    """Whether *bucket* is one of S3 Express, whose listings have no order and know no StartAfter.
-    Whether *bucket* is one of S3 Express, whose listings have no order and know no StartAfter."""
+    """Whether *bucket* is one of S3 Express, whose listings have no order and know no
+    StartAfter."""
     return bucket.endswith("--x-s3")
 
 

@@ -25,8 +25,8 @@ BEAT_S = 2.0
 
 
 def boot_s() -> float:
-    """Return the time of a clock that goes on while this process, or the whole machine, is stopped.
-    Return the time of a clock that goes on while this process, or the whole machine, is stopped."""
+    """Return the time of a clock that goes on while this process, or the whole machine, is
+    stopped."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -259,8 +259,8 @@ def _iso_time(text: str) -> int | None:
 
 
 def _s3cmd(text: str) -> dict[str, str]:
-    """Return the values in `s3cmd-attrs`, which is name:value/name:value..., by the names of s3fs.
-    Return the values in `s3cmd-attrs`, which is name:value/name:value..., by the names of s3fs."""
+    """Return the values in `s3cmd-attrs`, which is name:value/name:value..., by the names of
+    s3fs."""
     return dict(_s3cmd_pairs(text[:SIZE_MAX]))
 
 

@@ -128,8 +128,8 @@ class Mirror(Knowledge):
     # What S3 confirmed
 
     def record(self, bucket: str, entry: Entry, since: int | None = None) -> None:
-        """Record that S3 has *entry*. With *since*: S3 was asked before later changes, which stand.
-        Record that S3 has *entry*. With *since*: S3 was asked before later changes, which stand."""
+        """Record that S3 has *entry*. With *since*: S3 was asked before later changes, which
+        stand."""
         self._apply(bucket, [entry], (), since)
 
     def record_all(self, bucket: str, entries: Sequence[Entry], since: int | None = None) -> None:

@@ -180,8 +180,8 @@ class FileLocks(Protocol):
     ) -> None: ...
 
     def closed(self, handle: int, owner: int) -> None:
-        """End the locks of *owner*, a process, in a file of which it closed a descriptor (fcntl).
-        End the locks of *owner*, a process, in a file of which it closed a descriptor (fcntl)."""
+        """End the locks of *owner*, a process, in a file of which it closed a descriptor
+        (fcntl)."""
         ...
 
     def leaving(self, handle: int) -> None:

@@ -244,6 +244,24 @@ def test_no_document_says_a_thing_twice(file):
     assert twice == []
 
 
+def test_no_docstring_says_a_sentence_twice():
+    texts = [said for said in prose() if said.file.startswith("mimicfs/")]
+    assert [place for said in texts for place in repeated(said)] == []
+
+
+def test_a_repeated_sentence_is_found():
+    lines = "Return what is held.\n    Return what is held."
+    assert repeated(Said("mimicfs/a.py", 3, lines)) == ["mimicfs/a.py:3: Return what is held."]
+
+
+def repeated(said: Said) -> list[str]:
+    """Return the sentences that *said* has more than once, and where it is."""
+    found = re.split(r"(?<=[.:;])\s", " ".join(said.text.split()))
+    sentences = [one for one in found if len(one) > 11]
+    twice = sorted({one for one in sentences if sentences.count(one) > 1})
+    return [f"{said.file}:{said.line}: {one}" for one in twice]
+
+
 class _Section:
     """Numbers the sections of a document as its paragraphs pass by."""
 

@@ -63,8 +63,8 @@ class _FiguresSource:
         self._said: Figures = {}
 
     def ask(self) -> threading.Event:
-        """Ask, unless a question is under way; return an event that is set when there is an answer.
-        Ask, unless a question is under way; return an event that is set when there is an answer."""
+        """Ask, unless a question is under way; return an event that is set when there is an
+        answer."""
         with self._lock:
             if self._asked is None:
                 self._asked = threading.Event()

@@ -437,8 +437,8 @@ class Copying:
             self.forget(bucket)
 
     def _keep_place(self, bucket: str, lag: int) -> None:
-        """Note the place, if the noted one is *lag* behind. (A line that comes twice does no harm.)
-        Note the place, if the noted one is *lag* behind. (A line that comes twice does no harm.)"""
+        """Note the place, if the noted one is *lag* behind. (A line that comes twice does no
+        harm.)"""
         place = self._places.get(bucket)
         if place is not None and place - self._kept_places.get(bucket, -lag) >= lag:
             self.rows.set_note(bucket, _PLACE, str(place))

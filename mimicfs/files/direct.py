@@ -48,8 +48,8 @@ class Direct:
             self._turns.release()
 
     def read_into(self, fd: int, buffer: memoryview, place: int) -> int:
-        """Fill *buffer* with the bytes at *place* as far as O_DIRECT can; return how many they are.
-        Fill *buffer* with the bytes at *place* as far as O_DIRECT can; return how many they are."""
+        """Fill *buffer* with the bytes at *place* as far as O_DIRECT can; return how many they
+        are."""
         size = len(buffer) // _ALIGNED * _ALIGNED
         if size < LEAST or place % _ALIGNED:
             return 0

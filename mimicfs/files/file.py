@@ -314,8 +314,8 @@ class File(ChangingFile):
                 self._happens(Event.LEAVES)
 
     def gone(self) -> None:
-        """Note that the object was unlinked or replaced: the bytes are of no use to the next mount.
-        Note that the object was unlinked or replaced: the bytes are of no use to the next mount."""
+        """Note that the object was unlinked or replaced: the bytes are of no use to the next
+        mount."""
         with self._change:
             if self._staging is None or self.state not in (State.DETACHED, State.UNSAVED):
                 return
@@ -325,8 +325,8 @@ class File(ChangingFile):
                 log.error("%s: %s; the next mount may upload it", self._about, exc.strerror)
 
     def attach(self) -> None:
-        """Note that the object is still there after all: what S3 does not have is to be uploaded.
-        Note that the object is still there after all: what S3 does not have is to be uploaded."""
+        """Note that the object is still there after all: what S3 does not have is to be
+        uploaded."""
         with self._change:
             if self.state is State.UNSAVED:
                 self._redescribe()
@@ -400,8 +400,8 @@ class File(ChangingFile):
             yield
 
     def settle(self, cancellation: Cancellation) -> None:
-        """Wait until no request of an interrupted upload is on its way to S3. Raises Interrupted.
-        Wait until no request of an interrupted upload is on its way to S3. Raises Interrupted."""
+        """Wait until no request of an interrupted upload is on its way to S3. Raises
+        Interrupted."""
         with self._change.taken(cancellation):
             self._upload.give_up()
             self._upload.settle(cancellation)

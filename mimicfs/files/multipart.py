@@ -171,8 +171,8 @@ class Multipart:
             raise
 
     def _prepare_zeros(self, size: int) -> None:
-        """Begin to send the object of zeros that holes are copied from, before the first of them.
-        Begin to send the object of zeros that holes are copied from, before the first of them."""
+        """Begin to send the object of zeros that holes are copied from, before the first of
+        them."""
         if size:
             place = (self._bucket, self._key, size, self._least)
             self._zeros = zeros = Zeros(self._s3, self.batch, *place)

@@ -150,8 +150,8 @@ def _join(merged: list[PlannedPart], span: PlannedPart, least: int) -> None:
 
 
 def _divided(start: int, end: int, copied: bool, most: int, least: int) -> Iterator[PlannedPart]:
-    """Yield parts of *most* bytes; if too little is left for the last one, the last two share it.
-    Yield parts of *most* bytes; if too little is left for the last one, the last two share it."""
+    """Yield parts of *most* bytes; if too little is left for the last one, the last two share
+    it."""
     while end - start > most:
         stop = start + most
         if end - stop < least:

@@ -258,8 +258,8 @@ def _is_there(s3: S3, record: Record, now: Entry, staging: Staging, *, mine: boo
 
 
 def _reads_the_same(s3: S3, record: Record, now: Entry, staging: Staging) -> bool:
-    """Compare the bytes, where the ETag is no MD5 of them: it was sent in parts, or is encrypted.
-    Compare the bytes, where the ETag is no MD5 of them: it was sent in parts, or is encrypted."""
+    """Compare the bytes, where the ETag is no MD5 of them: it was sent in parts, or is
+    encrypted."""
     start = 0
     for piece in _pieces(s3, record, now):
         if piece != staging.read(start, len(piece)):

@@ -213,8 +213,8 @@ class Segment:
 
 
 class Segments:
-    """The segments that one mount adds to. *born* makes one, and returns its path and descriptor.
-    The segments that one mount adds to. *born* makes one, and returns its path and descriptor."""
+    """The segments that one mount adds to. *born* makes one, and returns its path and
+    descriptor."""
 
     def __init__(self, born: Callable[[], tuple[Path, int]], room: Room) -> None:
         self._born = born

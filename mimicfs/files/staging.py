@@ -264,8 +264,8 @@ class Staging:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def remove(self) -> None:
-        """Remove the bytes, and free their place on the disk even if somebody still holds the file.
-        Remove the bytes, and free their place on the disk even if somebody still holds the file."""
+        """Remove the bytes, and free their place on the disk even if somebody still holds the
+        file."""
         remove(self.path, self._there)
         os.ftruncate(self._fd, 0)
         self._take()

@@ -67,8 +67,8 @@ _TABLE: dict[State, tuple[State | None, ...]] = {
 
 
 def after(state: State, event: Event) -> State:
-    """Return the state of a file in *state* after *event*. Raises ValueError if that cannot happen.
-    Return the state of a file in *state* after *event*. Raises ValueError if that cannot happen."""
+    """Return the state of a file in *state* after *event*. Raises ValueError if that cannot
+    happen."""
     found = _TABLE[state][event.value]
     if found is None:
         raise ValueError(f"{event.name} cannot happen to a file that is {state.value}")

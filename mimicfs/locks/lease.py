@@ -105,8 +105,8 @@ class LockLease:
         return number in self._ours
 
     def reclaims(self, number: int) -> bool:
-        """Whether what was held in the lease *number* is still ours, whatever the store says now.
-        Whether what was held in the lease *number* is still ours, whatever the store says now."""
+        """Whether what was held in the lease *number* is still ours, whatever the store says
+        now."""
         return number in self._ours and self._clock() < self._reclaims_until_s
 
     def is_early(self, number: int) -> bool:

@@ -97,8 +97,8 @@ def removed(held: Iterable[Lock], gone: Lock) -> tuple[Lock, ...]:
 
 
 def within(held: Iterable[Lock], wanted: Lock) -> tuple[Lock, ...]:
-    """Return the *held* locks, to read or to `write`, that the owner of *wanted* has in its range.
-    Return the *held* locks, to read or to `write`, that the owner of *wanted* has in its range."""
+    """Return the *held* locks, to read or to `write`, that the owner of *wanted* has in its
+    range."""
     return tuple(
         each._replace(start=max(each.start, wanted.start), end=min(each.end, wanted.end))
         for each in held

@@ -145,8 +145,8 @@ class LockRows:
             yield from self._settling(at, anew=False)
 
     def _wanted(self, at: LockedFile, row: LockRow, *, anew: bool) -> _Swap | None:
-        """Return the swap that replaces the row by *row* with our locks; None: it is that already.
-        Return the swap that replaces the row by *row* with our locks; None: it is that already."""
+        """Return the swap that replaces the row by *row* with our locks; None: it is that
+        already."""
         old, new = at.row, at.ours(row, self._session)
         if is_same(new, old) and not anew:
             return None

@@ -162,8 +162,8 @@ class SharedLocks:
             return next((each for each in found if each.session not in gone), None)
 
     def holds(self, name: str, owner: str | None = None) -> bool:
-        """Whether this mount has, or has lost, a lock of the file (of *owner*, if that is given).
-        Whether this mount has, or has lost, a lock of the file (of *owner*, if that is given)."""
+        """Whether this mount has, or has lost, a lock of the file (of *owner*, if that is
+        given)."""
         at = self._files.get(name)
         return at is not None and any(owner in (None, each.owner) for each in at.held)
 

@@ -317,8 +317,8 @@ def _small_files(
     cache: BlockCache | None,
     sources: Sources,
 ) -> Iterator[SmallFiles | None]:
-    """Within, small files of listed directories are fetched, if that is wanted. Raises ConfigError.
-    Within, small files of listed directories are fetched, if that is wanted. Raises ConfigError."""
+    """Within, small files of listed directories are fetched, if that is wanted. Raises
+    ConfigError."""
     if not choices.small_files:
         yield None
         return

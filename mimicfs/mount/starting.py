@@ -48,8 +48,8 @@ def serve_at(
 def _place(
     settings: Settings, mountpoint: Path, choices: MountChoices
 ) -> tuple[MountPlace, MountChoices]:
-    """Return the place that *mountpoint* names, and the choices that we must keep ourselves there.
-    Return the place that *mountpoint* names, and the choices that we must keep ourselves there."""
+    """Return the place that *mountpoint* names, and the choices that we must keep ourselves
+    there."""
     handed = Handed.named(mountpoint)
     if handed is None:
         options = mounting.MountOptions(clear_dead=choices.clear_dead, nonempty=choices.nonempty)

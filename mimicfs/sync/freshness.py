@@ -87,8 +87,8 @@ def gap_ns(mimicdb: Mirror, bucket: str) -> int:
 
 
 def note_gap(mimicdb: Mirror, bucket: str) -> None:
-    """Note that changes of *bucket* may have been lost until now. No two gaps have the same time.
-    Note that changes of *bucket* may have been lost until now. No two gaps have the same time."""
+    """Note that changes of *bucket* may have been lost until now. No two gaps have the same
+    time."""
     after_ns = max(_after_listings_ns(mimicdb, bucket), gap_ns(mimicdb, bucket) + 1)
     mimicdb.set_note(bucket, _GAP, str(after_ns))
 

@@ -141,8 +141,8 @@ class Control:
             self._kernel.told(_TELL_KERNEL_S)
 
     def xattr(self, node: Node, name: bytes) -> bytes:
-        """Return the value of an attribute `user.mimicfs.*` of a place. Raises PosixError ENODATA.
-        Return the value of an attribute `user.mimicfs.*` of a place. Raises PosixError ENODATA."""
+        """Return the value of an attribute `user.mimicfs.*` of a place. Raises PosixError
+        ENODATA."""
         if node.is_nameless:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         values: dict[bytes, Callable[[], str]] = {

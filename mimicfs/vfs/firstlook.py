@@ -416,8 +416,8 @@ class FirstLook:
             self._refuse(bucket, refused)
 
     def _refuse(self, bucket: str, refused: dict[str, S3Error]) -> None:
-        """Note that S3 does not say what is stored with these: they are shown as if nothing were.
-        Note that S3 does not say what is stored with these: they are shown as if nothing were."""
+        """Note that S3 does not say what is stored with these: they are shown as if nothing
+        were."""
         entries = [(key, self._mimicdb.entry(bucket, key)) for key in refused]
         versions = {(bucket, key, each.etag if each is not None else "") for key, each in entries}
         with self._lock:

@@ -107,8 +107,8 @@ class Handles(ClosingFiles):
         return len(changed), sum(file.size for file in changed)
 
     def has_writers(self) -> bool:
-        """Whether something is open for writing: the kernel may have unwritten pages of a mapping.
-        Whether something is open for writing: the kernel may have unwritten pages of a mapping."""
+        """Whether something is open for writing: the kernel may have unwritten pages of a
+        mapping."""
         with self._lock:
             return any(handle.writes for handle in self._open.values())
 

@@ -159,8 +159,8 @@ class Node:
 
     @property
     def is_nameless(self) -> bool:
-        """Whether it was removed, or replaced by another one, and has no key of its own any more.
-        Whether it was removed, or replaced by another one, and has no key of its own any more."""
+        """Whether it was removed, or replaced by another one, and has no key of its own any
+        more."""
         return self.parent is None and self.ino != ROOT_INO
 
     @property

@@ -60,15 +60,15 @@ class Kernel:
         node.pages_etag = entry.etag
 
     def wrote(self, node: Node, etag: str) -> None:
-        """Note that the kernel's pages of *node* became the version *etag*: it wrote through them.
-        Note that the kernel's pages of *node* became the version *etag*: it wrote through them."""
+        """Note that the kernel's pages of *node* became the version *etag*: it wrote through
+        them."""
         node.pages_etag = etag
         self.returned(node)
 
     @staticmethod
     def copied(node: Node, old: Entry, new: Entry) -> None:
-        """Note that the version *old* of *node* was copied within S3: its bytes are those of *new*.
-        Note that the version *old* of *node* was copied within S3: its bytes are those of *new*."""
+        """Note that the version *old* of *node* was copied within S3: its bytes are those of
+        *new*."""
         node.pages_etag = new.etag if node.pages_etag == old.etag else ""
 
     # What this mount did and the kernel cannot see
@@ -299,8 +299,8 @@ class Kernel:
             self._version_changed(known, key)
 
     def _version_changed(self, node: Node, key: str) -> None:
-        """Tell the kernel that an object, of which it may hold attributes and pages, has changed.
-        Tell the kernel that an object, of which it may hold attributes and pages, has changed."""
+        """Tell the kernel that an object, of which it may hold attributes and pages, has
+        changed."""
         if node.is_directory:
             self._kernel.listing_changed(node.ino)
             return

@@ -1,5 +1,5 @@
-"""Making everything except regular files: directories and buckets, links, pipes, sockets, devices.
-Making everything except regular files: directories and buckets, links, pipes, sockets, devices."""
+"""Making everything except regular files: directories and buckets, links, pipes, sockets,
+devices."""
 
 from __future__ import annotations
 

@@ -138,8 +138,8 @@ class OpenFiles(ABC):
         flags: int,
         cancellation: Cancellation,
     ) -> Opened | None:
-        """Open *stands* for a caller that asks for *node*; None: it changed since it was looked up.
-        Open *stands* for a caller that asks for *node*; None: it changed since it was looked up."""
+        """Open *stands* for a caller that asks for *node*; None: it changed since it was looked
+        up."""
         self._wait_until_left(stands, cancellation)
         own = stands.file is not None and stands.file.entry is None
         try:

@@ -190,8 +190,8 @@ class Replacing:
 
     @contextmanager
     def replacing(self, caller: Caller, node: Node, replaced: Node | None) -> Iterator[None]:
-        """Within, *node* takes the name of *replaced*. The turns of the two are taken in one order.
-        Within, *node* takes the name of *replaced*. The turns of the two are taken in one order."""
+        """Within, *node* takes the name of *replaced*. The turns of the two are taken in one
+        order."""
         with ExitStack() as stack:
             taken = [node] if replaced is None else sorted((node, replaced), key=_ino)
             for each in taken:

@@ -331,8 +331,8 @@ class Tree:
         return ended_ns
 
     def opendir(self, directory: Node) -> bool:
-        """Answer posix.FileSystem.opendir: a listing is right until the directory is listed again.
-        Answer posix.FileSystem.opendir: a listing is right until the directory is listed again."""
+        """Answer posix.FileSystem.opendir: a listing is right until the directory is listed
+        again."""
         ended_ns = self._check_age(directory)
         right = self._shown_ns.get(directory.ino) == ended_ns
         if len(self._shown_ns) > _SHOWN_MAX:

@@ -41,8 +41,8 @@ class Vacated:
         self._gone: OrderedDict[VacatedKey, _Gone] = OrderedDict()
 
     def moved(self, old: VacatedKey, new: VacatedKey) -> None:
-        """Note that the object at *old* is at *new* now, and has taken over what left that place.
-        Note that the object at *old* is at *new* now, and has taken over what left that place."""
+        """Note that the object at *old* is at *new* now, and has taken over what left that
+        place."""
         with self._lock:
             self._gone.pop(new, None)
             self._gone[old] = _Gone(new, time.monotonic() + _KEPT_S)

@@ -234,8 +234,8 @@ class WriteBack:
     # Uploads that no thread waits for
 
     def _flies(self, waiting: _Waiting) -> bool:
-        """Begin to upload a file, if no thread has to wait for that; return whether it has begun.
-        Begin to upload a file, if no thread has to wait for that; return whether it has begun."""
+        """Begin to upload a file, if no thread has to wait for that; return whether it has
+        begun."""
         if waiting.file.size > SMALL:
             return False
         cancellation = Cancellation()

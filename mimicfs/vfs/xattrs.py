@@ -75,8 +75,8 @@ class ExtendedAttributes:
         return self._objects.get(node.bucket, entry, name)
 
     def names(self, node: Node) -> list[bytes]:
-        """Return the names of users, not ours: cp -a and rsync -X would copy ours to other files.
-        Return the names of users, not ours: cp -a and rsync -X would copy ours to other files."""
+        """Return the names of users, not ours: cp -a and rsync -X would copy ours to other
+        files."""
         if node.kind == NodeKind.CONTROL or node.is_past:
             return []
         self.check_learned(node)

@@ -220,8 +220,8 @@ class Learner:
                 raise
 
     def cut_off(self, intent: StoreIntent) -> None:
-        """End *intent*, whose result was not learned to the end; the caller does not hear of that.
-        End *intent*, whose result was not learned to the end; the caller does not hear of that."""
+        """End *intent*, whose result was not learned to the end; the caller does not hear of
+        that."""
         try:
             self.mimicdb.intents.end(intent, unsure=True)
         except StoreError as exc:
@@ -262,8 +262,8 @@ class Learner:
     # Puts that are sent together
 
     def begin_puts(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
-        """Tell the store that *keys* are about to be put. Raises StoreError; then S3 is not asked.
-        Tell the store that *keys* are about to be put. Raises StoreError; then S3 is not asked."""
+        """Tell the store that *keys* are about to be put. Raises StoreError; then S3 is not
+        asked."""
         return self.mimicdb.intents.begin(bucket, keys)
 
     def put_together(

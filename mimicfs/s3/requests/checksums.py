@@ -83,8 +83,8 @@ def md5_of(body: Any) -> str:
 
 
 def may_be(etag: str, body: Any) -> bool:
-    """Whether *etag* may be that of *body*: if it looks like an MD5, it must be that of the body.
-    Whether *etag* may be that of *body*: if it looks like an MD5, it must be that of the body."""
+    """Whether *etag* may be that of *body*: if it looks like an MD5, it must be that of the
+    body."""
     looks = len(etag) == 32 and all(letter in "0123456789abcdef" for letter in etag)
     return not looks or b64decode(md5_of(body)).hex() == etag
 

@@ -440,8 +440,8 @@ class S3(Clients):
         return entry
 
     def finished(self, bucket: str, upload: str, entry: Entry) -> None:
-        """Add to the version *entry*, which S3 has made of *upload*, what the server has left out.
-        Add to the version *entry*, which S3 has made of *upload*, what the server has left out."""
+        """Add to the version *entry*, which S3 has made of *upload*, what the server has left
+        out."""
         self.kept.make_tagged(bucket, entry, self.sender.tagging(upload), "upload-tags")
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:

@@ -57,8 +57,8 @@ _BROKEN = 500  # the status of some servers (moto) when they are asked for the A
 
 
 class Kept:
-    """The content that is stored with the objects of *s3*, or is to be by the rules of *buckets*.
-    The content that is stored with the objects of *s3*, or is to be by the rules of *buckets*."""
+    """The content that is stored with the objects of *s3*, or is to be by the rules of
+    *buckets*."""
 
     def __init__(self, s3: S3, buckets: Buckets) -> None:
         self._s3 = s3

@@ -82,8 +82,8 @@ class Witness:
         `heard`."""
 
     def unread(self, count: int) -> None:
-        """Note that *count* messages, or parts of them, could not be read: what they said is lost.
-        Note that *count* messages, or parts of them, could not be read: what they said is lost."""
+        """Note that *count* messages, or parts of them, could not be read: what they said is
+        lost."""
 
     def failed(self, exc: MimicError) -> None:
         """Note that the source, S3 or the store cannot be asked."""

@@ -133,8 +133,8 @@ class Endpoint(EventSource):
             return min([self.looked_ns, *self._arriving.values()])
 
     def arrives(self) -> None:
-        """Note that a message is on its way, in this thread, that the consumer does not have yet.
-        Note that a message is on its way, in this thread, that the consumer does not have yet."""
+        """Note that a message is on its way, in this thread, that the consumer does not have
+        yet."""
         with self._lock:
             self._arriving[threading.get_ident()] = time.time_ns()
 
@@ -221,8 +221,8 @@ class EventHandler(Patient):
         super().finish()
 
     def goes_on(self) -> bool:
-        """Whether the next message has come with the one before: it has been arriving since then.
-        Whether the next message has come with the one before: it has been arriving since then."""
+        """Whether the next message has come with the one before: it has been arriving since
+        then."""
         return not self.close_connection and self.has_next()
 
     def do_POST(self) -> None:  # noqa: N802  http.server's name

@@ -200,8 +200,8 @@ class RedisQueue(EventSource):
             return []
 
     def _lose_stream(self) -> None:
-        """Note that the stream is gone, with entries that nobody had read; a new one has no group.
-        Note that the stream is gone, with entries that nobody had read; a new one has no group."""
+        """Note that the stream is gone, with entries that nobody had read; a new one has no
+        group."""
         if self._grouped:
             self._grouped, self._passed = False, 0
             self.lost += 1
@@ -317,8 +317,8 @@ class RedisQueue(EventSource):
 
     @contextmanager
     def _allowed(self) -> Iterator[None]:
-        """Within, a lack of rights is an error that will be the same later, not a missing answer.
-        Within, a lack of rights is an error that will be the same later, not a missing answer."""
+        """Within, a lack of rights is an error that will be the same later, not a missing
+        answer."""
         try:
             yield
         except NO_RIGHTS as exc:

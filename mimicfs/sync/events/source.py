@@ -68,8 +68,8 @@ class EventSource(ABC):
         return self.name
 
     def signed(self) -> str:
-        """Return the text that somebody last left by `sign`; "": there is none. Raises MimicError.
-        Return the text that somebody last left by `sign`; "": there is none. Raises MimicError."""
+        """Return the text that somebody last left by `sign`; "": there is none. Raises
+        MimicError."""
         return ""
 
     def sign(self, text: str) -> None:  # noqa: B027  most are given to one process only
