@@ -1,5 +1,5 @@
-"""Advice about an error: of a name that is not known, a clock that is wrong, a server that speaks
-http. Pure, but for the list of regions that botocore has."""
+"""Advice about an error: an unknown name, a wrong clock, a server that speaks http. Pure functions,
+but for the list of regions that botocore has."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _REGION_IN = re.compile(r"//(?:[^/]+\.)?s3[.-]([a-z0-9-]+)\.amazonaws\.com")
 
 
 def about_clock(date: str, now_s: float | None = None) -> str:
-    """Return what is wrong with this machine's clock, by the Date of an answer; "" if nothing
-    is."""
+    """Return what is wrong with the clock of this machine, by *date*, the header of an answer; ""
+    if nothing is."""
     try:
         there = parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):
@@ -30,8 +30,8 @@ def about_clock(date: str, now_s: float | None = None) -> str:
 
 
 def about_connection(text: str, cause: str) -> str:
-    """Return what to do where no connection was made; *text* names the address, *cause* is
-    what the system said."""
+    """Return what to do where no connection was made. *text* names the address; *cause* is the
+    error of the system."""
     found = _REGION_IN.search(text)
     if found is not None and _unresolved(cause):
         return _about_region(found[1])
@@ -43,7 +43,7 @@ def about_connection(text: str, cause: str) -> str:
 
 
 def about_tls(text: str) -> str:
-    """Return what to do where TLS failed as *text* says."""
+    """Return what to do where TLS failed; *text* says how."""
     if UNREADABLE in text:
         return "check AWS_CA_BUNDLE, and ca_bundle in ~/.aws/config"
     if "CERTIFICATE_VERIFY_FAILED" in text:

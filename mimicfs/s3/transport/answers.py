@@ -1,6 +1,7 @@
-"""The bodies of answers, and their dates, as far as they can be read at all: the XML that S3 and
-other servers write, and nothing that a parser chokes on (XML that is nested a thousand deep, in
-UTF-32 or in an encoding that nobody knows, or that declares entities).
+"""The bodies of answers, and their dates, as far as anybody can read them.
+
+That is the XML that S3 and other servers write, and nothing that a parser chokes on: XML that is
+nested a thousand deep, is in UTF-32 or in an unknown encoding, or declares entities.
 
 Pure functions; any thread may call them.
 """
@@ -14,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from xml.parsers import expat
 
 _DEEP = 32  # S3's own answers are at most six deep
-_NO_XML = b"<"  # what every parser refuses as XML, in the ordinary way
+_NO_XML = b"<"  # every parser refuses this as XML, in the ordinary way
 
 
 class _UnreadableBody(Exception):
@@ -23,19 +24,19 @@ class _UnreadableBody(Exception):
 
 def decoded(headers: Mapping[str, str], body: bytes, limit: int) -> bytes:
     """Return up to *limit* bytes of *body* as the server wrote it: a proxy on the way may compress
-    what it was asked not to, and a server that is busy sends white space first."""
+    it though it was asked not to, and a busy server sends white space first."""
     if "gzip" in headers.get("content-encoding", "") and body.startswith(b"\x1f\x8b"):
         try:
             body = zlib.decompressobj(wbits=31).decompress(body, limit)
         except zlib.error:
             return body
-    if len(body) >= limit:  # without an end: the caller says so
+    if len(body) >= limit:  # it may not end: the caller says so
         return body
     return body.lstrip(b" \t\r\n") if body[:1].isspace() else body
 
 
 def date_of(text: str) -> datetime | None:
-    """Return the time in a header as HTTP writes it; None: nobody can read it."""
+    """Return the time that *text*, a header, has in the form of HTTP; None: nobody can read it."""
     try:
         at = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):
@@ -44,13 +45,13 @@ def date_of(text: str) -> datetime | None:
 
 
 def error_of(body: bytes) -> dict[str, str]:
-    """Return what an error answer says: Code, Message, Region ...; empty if it is none."""
+    """Return the fields of an error answer: Code, Message, Region ...; empty if it is none."""
     return _outline(body) or {}
 
 
 def readable(status: int, body: bytes, kind: str) -> bytes:
-    """Return *body*, the answer with *status*, or what botocore refuses in the ordinary way if
-    it would choke on it. *kind* is the Content-Type."""
+    """Return *body*, of the answer with *status*; if botocore would choke on it, return bytes that
+    botocore refuses in the ordinary way. *kind* is the Content-Type."""
     if status < 300 and _is_page(body):
         return _NO_XML
     looks = "xml" in kind.lower() or body[:64].lstrip(b"\xef\xbb\xbf \r\n\t\0")[:1] == b"<"
@@ -60,8 +61,8 @@ def readable(status: int, body: bytes, kind: str) -> bytes:
 
 
 def _is_page(body: bytes) -> bool:
-    """Whether *body* is a page for people: of a login, or of a proxy. Not by its Content-Type:
-    Swift says text/html of an answer to DeleteObjects."""
+    """Whether *body* is a page for people, of a login or of a proxy. Its Content-Type does not
+    decide: Swift says text/html of an answer to DeleteObjects."""
     start = body[:64].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     return start.startswith((b"<html", b"<!doctype html"))
 

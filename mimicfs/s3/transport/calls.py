@@ -7,5 +7,5 @@ from typing import Any
 
 Params = Mapping[str, Any]
 Answer = Mapping[str, Any]
-CallParams = dict[str, Any]  # those of one call, which its layers may change
+CallParams = dict[str, Any]  # the parameters of one call, which its layers may change
 Ask = Callable[[str, CallParams], Any]  # given the name of the operation

@@ -1,8 +1,8 @@
-"""The credentials that requests are signed with: of boto3's session, and loaded anew when S3 calls
-them expired.
+"""The credentials that sign requests: those of boto3's session, loaded anew when S3 calls them
+expired.
 
-botocore renews what says itself when it expires. It never looks again at what does not, such
-as keys in a file that another program writes, and a mount outlives many of those.
+botocore renews credentials that say when they expire. It never looks again at others, such as keys
+in a file that another program writes, and a mount outlives many of those.
 
 Threading: any number of threads. `_lock` is held while credentials are loaded.
 """
@@ -30,18 +30,18 @@ _PAUSE_S = 5.0  # between two loadings that brought nothing new
 
 def credentials_of(session: Any) -> Any:
     """Return the credentials that *session*, one of boto3's, finds; None: it finds none. Raises
-    BotoCoreError, also for what botocore lets through and for keys that no header can carry."""
+    BotoCoreError, also for errors that botocore lets through and keys that no header can carry."""
     with _retrieving():
         found = session.get_credentials()
-    if type(found) is credentials.Credentials:  # others, which are renewed, nobody typed
+    if type(found) is credentials.Credentials:  # nobody typed the others, which are renewed
         _check(found)
     return found
 
 
 @contextmanager
 def _retrieving() -> Iterator[None]:
-    """Within, what a source raises is an error of botocore: a program or the file of a token that
-    is not there, an answer that is not what it should be."""
+    """Within, the errors of a source become errors of botocore: its program or the file of its
+    token is not there, or its answer is malformed."""
     try:
         yield
     except JSONDecodeError as exc:
@@ -63,8 +63,8 @@ def _check(found: Any) -> None:
 
 
 class Credentials:
-    """Stands for botocore's credentials, *found* by a session. *load* finds them anew, at their
-    source."""
+    """Stands for the credentials of botocore that a session has *found*. *load* finds them anew, at
+    their source."""
 
     def __init__(self, found: Any, load: Callable[[], Any]) -> None:
         self._load = load
@@ -79,14 +79,14 @@ class Credentials:
         return self._now is not None
 
     def get_frozen_credentials(self) -> Any:
-        """Return what to sign with, renewed if it says that it is about to expire."""
+        """Return the keys to sign with, renewed if they say that they are about to expire."""
         if self._now is None:
             raise NoCredentialsError()
         with _retrieving():
             return self._now.get_frozen_credentials()
 
     def renew(self, refused: Any) -> bool:
-        """Load anew. Return whether there is something else now than *refused*, which S3 has
+        """Load anew. Return whether the credentials now differ from *refused*, which S3 has
         refused."""
         with self._lock:
             if self.get_frozen_credentials() != refused:
@@ -102,8 +102,8 @@ class Credentials:
             return True
 
     def renew_in(self, events: Any, attempts_max: int) -> None:
-        """Have botocore ask again, up to *attempts_max* times, with what is found anew. *events*
-        are those of a client."""
+        """Have botocore ask again, up to *attempts_max* times, with credentials that are found
+        anew. *events* are those of a client."""
 
         def signed(request: Any, **_: Any) -> None:
             if self:
@@ -120,5 +120,5 @@ class Credentials:
             return 0.0 if again else None
 
         events.register("before-sign.s3", signed)
-        # Before botocore's own: where that says no, nobody else is heard.
+        # Before botocore's own handler: where that says no, no other one is heard.
         events.register_first("needs-retry.s3", refused)

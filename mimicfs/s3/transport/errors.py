@@ -1,4 +1,4 @@
-"""From what botocore raises and S3 answers to the errors of mimicfs."""
+"""Turns the errors of botocore and the refusals of S3 into the errors of mimicfs."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ _KEYS_IN_FILE = (
 
 
 def from_code(code: str, status: int, message: str, about: str, date: str = "") -> S3Error:
-    """Return the error that S3's *code* stands for. *date* is the Date of the answer. There are
-    servers and proxies whose *message* repeats the headers of the request."""
+    """Return the error that *code*, one of S3's, stands for. *date* is the Date of the answer. Some
+    servers and proxies repeat the headers of the request in *message*: their secrets are masked."""
     wrong_clock = about_clock(date) if status in (400, 403) else ""
     if wrong_clock:
         said = f"{about}: {code or status}; {wrong_clock}"
@@ -139,7 +139,7 @@ def from_code(code: str, status: int, message: str, about: str, date: str = "") 
 
 
 class ours:  # noqa: N801  reads as a statement; a generator costs each request four calls more
-    """Within, errors of botocore and urllib3 become ours, about *about*."""
+    """Within, errors of botocore and urllib3 become errors of ours about *about*."""
 
     __slots__ = ("_about",)
 
@@ -165,7 +165,7 @@ class ours:  # noqa: N801  reads as a statement; a generator costs each request 
 
 
 def translated(exc: Exception, about: str) -> MimicError:
-    """Return the error of ours that *exc*, one of botocore's or urllib3's, stands for."""
+    """Return our error for *exc*, an error of botocore or urllib3."""
     if isinstance(exc, boto.ClientError):
         error = exc.response.get("Error", {})
         status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -173,7 +173,7 @@ def translated(exc: Exception, about: str) -> MimicError:
         headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         return from_code(code, status, message, about, headers.get("date", ""))
     if isinstance(exc, boto.HTTPClientError):
-        # An error that a body raises when it is read comes wrapped.
+        # An error that a body raises while it is read comes wrapped.
         inner = exc.kwargs.get("error")
         if isinstance(inner, MimicError):
             return inner
@@ -188,7 +188,7 @@ def translated(exc: Exception, about: str) -> MimicError:
 
 
 def _about_network(exc: Exception, text: str) -> str:
-    """Return what to do where S3 was not reached; "" if *exc* is about something else."""
+    """Return what to do if *exc* says that S3 was not reached; "" if it says something else."""
     if isinstance(exc, boto.ProxyConnectionError):
         return "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
     if isinstance(exc, boto.SSLError):
@@ -200,7 +200,7 @@ def _about_network(exc: Exception, text: str) -> str:
     return ""
 
 
-# Errors before S3 is asked, or where it is not reached: first match.
+# Errors from before S3 is asked, or from where it is not reached. The first match decides.
 _LOCAL: list[tuple[tuple[type[Exception], ...], type[MimicError], str]] = [
     ((boto.NoCredentialsError,), errors.CredentialsError, NO_CREDENTIALS),
     (
@@ -247,7 +247,7 @@ _SECRET = re.compile(r"(?<=://)[^\s/@\"']*@|\?[^\s\"']*X-Amz-[^\s\"']*")
 
 
 def _one_line(exc: Exception) -> str:
-    """Return what *exc* says, in one line and without secrets."""
+    """Return the text of *exc*, in one line and without secrets."""
     return masked(" ".join(_SECRET.sub("", str(exc)).split()))[:300]
 
 

@@ -1,6 +1,7 @@
-"""Requests to multi-region access points, whose signature holds in all regions (SigV4A): botocore
-signs them so by itself, unless it was told to sign by version 4, which `clients.py` does, since
-else addresses are signed by version 2.
+"""Requests to multi-region access points, whose signature holds in all regions (SigV4A).
+
+botocore signs them so by itself, unless it was told to sign by version 4. `clients.py` tells it
+that, because otherwise botocore signs addresses by version 2.
 
 SigV4A is made by awscrt.
 
@@ -24,7 +25,7 @@ _NEEDS = "a multi-region access point needs awscrt: pip install 'mimicfs[crt]'"
 
 
 def sign_everywhere(events: Any) -> None:
-    """Have the client of *events* sign what goes to multi-region access points for all regions."""
+    """Have the client of *events* sign requests to multi-region access points for all regions."""
     events.register("before-parameter-build.s3", _mark)
     events.register("choose-signer.s3", _chosen)
 
@@ -36,7 +37,8 @@ def _mark(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
 
 
 def _chosen(context: dict[str, Any], signature_version: Any, **_: Any) -> str | None:
-    if _MARK not in context or not isinstance(signature_version, str):  # it is not signed at all
+    # No string: the request is not signed at all.
+    if _MARK not in context or not isinstance(signature_version, str):
         return None
     if not HAS_CRT:
         raise ConfigError(f"s3://{context[_MARK]}: {_NEEDS}")

@@ -1,6 +1,7 @@
-"""Requests to directory buckets (S3 Express), which are signed with the keys of a session: botocore
-begins one by itself (CreateSession), unless it was told to sign by version 4, which `clients.py`
-does, since else addresses are signed by version 2.
+"""Requests to directory buckets (S3 Express), which are signed with the keys of a session.
+
+botocore begins a session by itself (CreateSession), unless it was told to sign by version 4.
+`clients.py` tells it that, because otherwise botocore signs addresses by version 2.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-create-session.html
 
@@ -18,7 +19,7 @@ _SCHEME = "sigv4-s3express"
 
 
 def sign_with_sessions(client: Any) -> None:
-    """Have *client* sign what goes to directory buckets as S3 wants it there."""
+    """Have *client* sign requests to directory buckets as S3 wants them signed there."""
     if client.meta.config.signature_version is UNSIGNED:
         return
     resolver = client._ruleset_resolver

@@ -1,7 +1,7 @@
 """The filters of a notification rule that only Ceph has: by metadata and by tags.
 
-botocore would drop them from an answer, so that the rule would seem to tell of all keys; and who
-puts back what was answered would take them away.
+botocore would drop them from an answer. Then the rule would seem to tell of all keys, and a program
+that puts the answer back would remove the filters.
 
 Threading: no state; any thread.
 """
@@ -15,7 +15,7 @@ _OF_CEPH = ("S3Metadata", "S3Tags")  # docs.ceph.com, radosgw/s3/bucketops, "Cre
 
 
 def know_filters_of_ceph(client: Any) -> None:
-    """Have *client*, and those of the same botocore session, read and write them."""
+    """Have *client*, and other clients of the same botocore session, read and write them."""
     members = client.meta.service_model._service_description["shapes"][_FILTER]["members"]
     for name in _OF_CEPH:
         members.setdefault(name, {"shape": "S3KeyFilter", "locationName": name})

@@ -1,11 +1,11 @@
-"""HTTP to S3, with limits of time: what `wire.py`, botocore and the lister send goes over these
+"""HTTP to S3, with limits of time: requests of `wire.py`, botocore and the lister go over these
 connections.
 
-A request has `read_timeout_s` for each piece that is sent or received, and in all
-`request_timeout_s` and what its bytes take at a crawl. So an answer that comes a byte at a time
-ends too; botocore itself limits the pauses only.
+A request has `read_timeout_s` for each piece that is sent or received. As a whole it has
+`request_timeout_s`, and the time that its bytes take at a crawl. So an answer that comes a byte at
+a time ends too; botocore itself limits only the pauses.
 
-Nothing is ever sent to another place because an answer says so: a redirect is an answer.
+Nothing here follows a redirect: it is an answer like any other.
 
 Threading: any number of threads. `_lock` protects the idle connections, and is held for a few
 instructions.
@@ -48,16 +48,16 @@ from mimicfs.s3.transport.plain import (
 )
 
 BROKEN = (OSError, http.client.HTTPException)
-# Of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes, each
-# written as %XX, has 4 MiB.
+# The bytes of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes,
+# each written as %XX, has 4 MiB.
 ANSWER_MAX = 16 << 20
 # Bytes of a body that are handed to the network at once, and have `read_timeout_s` for that:
 # large enough to cost little, small enough for eight uploads over a slow line.
 _PIECE = 256 << 10
 _SMALL = 64 << 10  # bytes of a body that are copied behind the head of its request
 _NO_BODY = frozenset({"GET", "HEAD", "DELETE"})
-_IDLE = 64  # connections that are kept, at least
-_CRAWL = 8 << 10  # bytes a second; a server that is slower for a whole body is given up
+_IDLE = 64  # idle connections that are kept, at least
+_CRAWL = 8 << 10  # bytes a second; a request that is slower over its whole body is given up
 
 
 class Exchange:
@@ -82,14 +82,14 @@ class Exchange:
             raise ConnectionError(f"the answer broke off: {exc!r}") from exc
 
     def rest(self, limit: int | None = None) -> bytes:
-        """Return what is left, up to *limit* bytes, and close. Raises BROKEN."""
+        """Return the rest of the body, up to *limit* bytes, and close. Raises BROKEN."""
         try:
             return self._answer.read(limit)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Keep the connection for the next request if all was read."""
+        """Keep the connection for the next request if the whole answer was read; else close it."""
         if self._closed:
             return
         self._closed = True
@@ -130,12 +130,12 @@ class Transport:
         self, method: str, url: str, target: str, headers: dict[str, Any], body: Any
     ) -> Exchange:
         """Send the request for *target* to the host of *url*; return its answer when its
-        headers are here. Raises botocore's errors of the network, and what *body* raises."""
+        headers are here. Raises botocore's errors of the network, and any error of *body*."""
         host = url[: url.find("/", 8)] if "/" in url[8:] else url
         connection = self._connected(host)
         try:
             answer = connection.answer_to(method, target, headers, body)
-        except BaseException as exc:  # also what the body raises when it is read
+        except BaseException as exc:  # also errors of the body, while it is read
             connection.close()
             if isinstance(exc, BROKEN) and not connection.body_failed:
                 raise network_error(exc, host) from exc
@@ -143,8 +143,8 @@ class Transport:
         return Exchange(self, host, connection, answer)
 
     def sent(self, request: Any) -> Any:
-        """Return the answer to a request that botocore has prepared, also through a proxy; its
-        body is as it came."""
+        """Return the answer to a request that botocore has prepared, also through a proxy. Its body
+        is as it came."""
         found = self._exchanged(request)
         if found is None:
             return self._through_proxy(request.url).send(request)
@@ -163,22 +163,23 @@ class Transport:
             return self._proxied
 
     def before_send(self, request: Any, event_name: str = "", **_: Any) -> AWSResponse | None:
-        """Return the answer to a request that botocore has prepared (its event of this name), as
-        far as botocore can read it; None: it is to be sent otherwise."""
+        """Return the answer to a request that botocore has prepared (its event of this name), with
+        a body that botocore can read; None: the request must be sent otherwise."""
         found = self._exchanged(request)
         if found is None:
             return None
         kind, status = found.headers.get("content-type", ""), found.status
         body = readable(status, _all_of(found, request), kind)
         if event_name.endswith(".HeadBucket") and status in (301, 302, 307):
-            # To find the region that a redirect does not name, botocore makes this request, and
-            # at a redirect that does not name it once more, and so on (RecursionError).
+            # When a redirect does not name the region, botocore makes this request to find it. If a
+            # redirect that does not name it answers this one too, botocore asks once more, and so
+            # on (RecursionError).
             status = status if "x-amz-bucket-region" in found.headers else 400
         return _answer(request, status, found.headers, body)
 
     def _exchanged(self, request: Any) -> Exchange | None:
-        """Send a request that botocore has prepared; None: it is to be sent otherwise, to a
-        proxy, or as its answer is read in pieces."""
+        """Send a request that botocore has prepared; None: it must be sent otherwise, because it
+        goes to a proxy or in chunks, or because its answer is read in pieces."""
         chunked = "Transfer-Encoding" in request.headers
         if request.stream_output or chunked or get_environ_proxies(request.url):
             return None
@@ -192,7 +193,7 @@ class Transport:
 
     def idle(self, host: str) -> Connection | None:
         """Return a connection to *host* ("https://HOST:PORT") that nobody uses, if there is one.
-        It is to be kept again, or closed."""
+        The caller keeps it again (`keep`), or closes it."""
         while (idle := self._taken(host)) is not None:
             if not _given_up(idle):
                 return idle
@@ -247,8 +248,8 @@ class Transport:
 
 
 def _all_of(found: Exchange, request: Any) -> bytes:
-    """Return the body of the answer to *request*; a byte more than ANSWER_MAX of one that is
-    longer."""
+    """Return the body of the answer to *request*; of a body that is longer than ANSWER_MAX, one
+    byte more than that."""
     try:
         return decoded(found.headers, found.rest(ANSWER_MAX + 1), ANSWER_MAX + 1)
     except BROKEN as exc:
@@ -271,7 +272,7 @@ class _WholeBody:
 
 
 def network_error(exc: BaseException, host: str) -> HTTPClientError:
-    """Return botocore's error for what broke an exchange with *host*."""
+    """Return botocore's error for *exc*, which broke an exchange with *host*."""
     if isinstance(exc, TimeoutError):
         return ReadTimeoutError(endpoint_url=host, error=exc)
     return ConnectionClosedError(endpoint_url=host, error=exc)
@@ -286,10 +287,10 @@ def _unreached(exc: BaseException, host: str) -> Exception:
 
 
 def _given_up(connection: Connection) -> bool:
-    """Whether the other side has closed an idle connection (or said what it was not asked)."""
+    """Whether the server has closed an idle connection (or has sent something unasked)."""
     sock: socket.socket = connection.sock
     if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return True  # which TLS has read already: the kernel's socket does not show it
+        return True  # TLS has read it already: the kernel's socket does not show it
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
@@ -303,7 +304,7 @@ def _joined(answer: http.client.HTTPResponse | PlainAnswer) -> dict[str, str]:
 
 
 class Connection(http.client.HTTPConnection):
-    """One connection, and when what is on its way over it is given up (`_ends`)."""
+    """One connection, and the time at which the request on it is given up (`_ends`)."""
 
     def __init__(
         self, host: str, port: int | None, options: S3Options, limits: Limits, **tls: Any
@@ -316,12 +317,12 @@ class Connection(http.client.HTTPConnection):
         self.limits = limits
         self._ends = 0.0
         self.sent = 0  # bytes of the body
-        self.body_failed = False  # what was raised, the body has raised
+        self.body_failed = False  # the body itself has raised the error
 
     def answer_to(
         self, method: str, target: str, headers: dict[str, Any], body: Any
     ) -> http.client.HTTPResponse | PlainAnswer:
-        """Return the answer when its headers are here. Raises BROKEN, and what *body* does."""
+        """Return the answer when its headers are here. Raises BROKEN, and any error of *body*."""
         self._ends = time.monotonic() + self._options.request_timeout_s
         self.sock.settimeout(self._options.read_timeout_s)
         cut = False
@@ -334,7 +335,7 @@ class Connection(http.client.HTTPConnection):
         except (BrokenPipeError, ConnectionResetError):
             if self.body_failed:
                 raise
-            cut = True  # S3 may have refused it in the middle, and have said why
+            cut = True  # S3 may have refused the request in the middle, and have said why
         self._ends += self.sent / _CRAWL
         answer: http.client.HTTPResponse | PlainAnswer
         if head is None:
@@ -348,18 +349,19 @@ class Connection(http.client.HTTPConnection):
         return answer
 
     def _head(self, method: str, target: str, headers: dict[str, Any], body: Any) -> bytes | None:
-        """Return what is sent before the body; None: http.client knows how."""
+        """Return the bytes before the body; None: http.client knows how to make them."""
         length = headers.get("Content-Length", "0" if not body and method in _NO_BODY else "")
         if type(length) is not str or not length.isdecimal() or ":" in self.host:
             return None
         return request_head(self._named, method, target, headers)
 
     def _send_plainly(self, head: bytes, body: Any, length: int) -> None:
-        """Send *head* and *length* bytes of *body*; a small one at once with it: that is one system
-        call, and wakes the server once.
+        """Send *head* and *length* bytes of *body*. A small body goes out together with the head:
+        that is one system call, and wakes the server once.
 
-        Not a read more: the server has all of it then, and a body that says that it was given up
-        would end the request as if it had not. The caller must wait for the outcome.
+        *body* is never read past *length*. The server has everything by then, and a body that
+        raises because it was given up would end the request as if the server had not got it. The
+        caller must wait for the outcome.
         """
         piece = body.read(min(length, _PIECE)) if length and body else b""
         if len(piece) <= _SMALL:
@@ -376,7 +378,7 @@ class Connection(http.client.HTTPConnection):
             raise ConnectionError(f"{length} bytes of the body are missing")
 
     def _pieces(self, body: Any) -> Any:
-        """Return *body* as something that is sent piece by piece, and count its bytes."""
+        """Return *body* as an object that is sent piece by piece and counts its bytes."""
         self.sent = 0
         if not body:
             return body
@@ -393,20 +395,21 @@ class Connection(http.client.HTTPConnection):
         return min(left, self._options.read_timeout_s)
 
     def waited(self, took_s: float) -> None:
-        """A limit of ours held the bytes back; the other side was not slow."""
+        """Give the request *took_s* more: a limit of ours held the bytes back, not the server."""
         self._ends += took_s
 
 
 class _SecureConnection(Connection, http.client.HTTPSConnection):
     def connect(self) -> None:
-        """As HTTPSConnection; but a dot behind a name, which DNS knows, is in no certificate."""
+        """As HTTPSConnection does; but check the certificate for the name without a dot at its end,
+        which DNS knows and no certificate has."""
         http.client.HTTPConnection.connect(self)
         context: ssl.SSLContext = self._context  # type: ignore[attr-defined]
         self.sock = context.wrap_socket(self.sock, server_hostname=self.host.rstrip("."))
 
 
 class _Outgoing:
-    """A body as http.client reads it. An error of its own is told from a broken connection."""
+    """A body as http.client reads it. Tells an error of the body from a broken connection."""
 
     def __init__(self, body: Any, connection: Connection) -> None:
         self._body = body
@@ -425,7 +428,7 @@ class _Outgoing:
 
 
 class _Slowed:
-    """Stands for a socket in an HTTPResponse: what is read has the limits of the connection."""
+    """Stands for a socket in an HTTPResponse: reads keep the limits of the connection."""
 
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         self._sock = sock

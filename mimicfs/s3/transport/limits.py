@@ -1,11 +1,11 @@
-"""The limits of what S3 is asked: bytes a second each way, requests a second of each bucket,
-requests a day. A request that is too fast waits; one that is too many for the day is refused, and
+"""The limits of the traffic with S3: bytes a second each way, requests a second of each bucket,
+requests a day. A request that is too fast waits. A request above the number of the day is refused:
 nothing is sent.
 
-Each limit is a point in time at which the next byte or request may go: a thread that takes some
-moves it on by what that takes, and waits until the point where it was. So many threads share a
-limit in the order in which they came, and an unused second is not saved up. When the limit changes,
-all that wait take another place, by the new one; when it ends, all go.
+Each limit is a point in time at which the next byte or request may go. A thread that takes some
+moves the point on by the time that they take, and waits until the point where it was. So many
+threads share a limit in the order in which they came, and an unused second is not saved up. When
+the limit changes, all threads that wait take another place, by the new limit; when it ends, all go.
 
 Threading: any thread. Each lock is a leaf, held for a few instructions, and not while one waits.
 """
@@ -35,7 +35,7 @@ from mimicfs.s3.transport.calls import Ask
 
 log = logging.getLogger(__name__)
 
-_PIECE = 256 << 10  # bytes that go at once, as far as the limit allows that in
+_PIECE = 256 << 10  # bytes that go at once, if the limit allows so many in _PIECE_S
 _PIECE_S = 1 / 16  # a sixteenth of a second: many connections take turns
 _LEAST = 4 << 10
 _WARN_AT = 0.8
@@ -46,7 +46,7 @@ _waited_for: ContextVar[int] = ContextVar("mimicfs_waited_for", default=0)
 
 
 class RatePace:
-    """So many of something a second; 0: any number."""
+    """Paces bytes or requests: *rate* of them a second; 0: any number."""
 
     def __init__(self, rate: float = 0.0) -> None:
         self._changed = threading.Condition()  # protects all below
@@ -60,13 +60,13 @@ class RatePace:
         return self._rate
 
     def set(self, rate: float) -> None:
-        """Set the rate. Those who wait already wait by the new rate from now on."""
+        """Set the rate. Threads that wait already wait by the new rate from now on."""
         with self._changed:
             if rate != self._rate and not self._over:
                 self._change(rate)
 
     def end(self) -> None:
-        """Nobody waits any more."""
+        """Let everybody go, for good: no thread waits any more."""
         with self._changed:
             self._change(0.0)
             self._over = True
@@ -157,7 +157,7 @@ class Limits:
         self._warned = False
 
     def ask(self, bucket: str) -> None:
-        """Wait until *bucket* may be asked for one thing more."""
+        """Wait until one request more to *bucket* may go."""
         with self._lock:
             pace = self._rates.get(bucket)
             if pace is None:
@@ -175,8 +175,8 @@ class Limits:
         return not (rate or self.upload.limit or self.download.limit)
 
     def in_time(self, ask: Ask) -> Ask:
-        """Return *ask*, whose calls wait for their requests before anything else is done for
-        them: others are not kept waiting by what they say is about to be changed."""
+        """Return *ask* with calls that wait for their requests before anything else is done for
+        them. So a call that announces a change keeps no other thread waiting meanwhile."""
 
         def call(operation: str, params: dict[str, Any]) -> Any:
             count = _FOLLOWED.get(operation, 1)
@@ -191,7 +191,7 @@ class Limits:
         return call
 
     def in_turn(self, ask: Ask) -> Ask:
-        """Return *ask*, whose calls go at once as far as `in_time` has waited for them."""
+        """Return *ask* with calls that go at once as far as `in_time` has waited for them."""
 
         def call(operation: str, params: dict[str, Any]) -> Any:
             left = _waited_for.get()
@@ -204,7 +204,7 @@ class Limits:
         return call
 
     def close(self) -> None:
-        """Nobody waits any more: what is still to be asked is asked at once."""
+        """Let everybody go: requests that are still to come go at once."""
         with self._lock:
             self._rate, paces = 0.0, list(self._rates.values())
         for pace in paces:
@@ -213,7 +213,7 @@ class Limits:
         self.upload.end()
 
     def count(self) -> None:
-        """A request is about to be sent. Raises TooManyRequests: it must not be."""
+        """Count a request that is about to be sent. Raises TooManyRequests if it must not be."""
         with self._lock:
             day = _today()
             if day != self._day:
@@ -235,14 +235,14 @@ class Limits:
         self.set_all({name: text})
 
     def set_all(self, texts: Mapping[str, str]) -> None:
-        """Change the limits that are named; none if one cannot be. Raises ConfigError."""
+        """Change the limits that are named, or none of them if one is wrong. Raises ConfigError."""
         changes = [(name, *_change_of(self, name, text)) for name, text in texts.items()]
         for name, change, value in changes:
             change(value)
             log.info("%s is %s now", name, texts[name].strip() or "off")
 
     def figures(self) -> dict[str, Any]:
-        """Return the limits as they are, and how much of the day's is used."""
+        """Return the limits as they are, and how many requests were sent today."""
         with self._lock:
             rate = self._buckets.default.request_rate if self._rate is None else self._rate
             asked = self._asked if self._day == _today() else 0
@@ -266,7 +266,8 @@ class Limits:
 
 
 def _change_of(limits: Limits, name: str, text: str) -> tuple[Callable[[Any], None], Any]:
-    """Return what sets the limit *name*, and the value that *text* is. Raises ConfigError."""
+    """Return the function that sets the limit *name*, and the value that *text* means. Raises
+    ConfigError."""
     if name == "download-limit":
         return limits.download.set, parse_limit(text)
     if name == "upload-limit":

@@ -1,12 +1,12 @@
-"""Plain HTTP/1.1 in few steps: what nearly every request to S3, and its answer, is.
+"""Plain HTTP/1.1 in few steps, for nearly every request to S3 and its answer.
 
 http.client spends 160 calls on a request of 4 KiB and its answer, half of them in the parser of
-e-mails. Here is what has a length and no surprises; all else is left to http.client, which is given
-the same bytes: chunks, a header in several lines, an answer of no length, one that is none. Answers
-that only say that another will come (100 to 199, RFC 9110, 15.2) are passed over. Answers that
-http.client would believe though part of them is missing or contradicts itself are refused: headers
-that break off, a body that is cut short, a length that is no number or two numbers. An answer that
-is longer than it says is the last one of its connection.
+e-mails. This module takes requests and answers that have a length and no surprises. It leaves all
+others to http.client, with the same bytes: chunks, a header in several lines, an answer without a
+length, bytes that are no answer. It passes over answers that only announce another one (100 to 199,
+RFC 9110, 15.2). It refuses answers that http.client would believe though part of them is missing or
+contradicts itself: headers that break off, a body that is cut short, a length that is no number or
+two numbers. An answer that is longer than it says is the last one of its connection.
 
 Threading: an answer belongs to one thread at a time.
 """
@@ -19,13 +19,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_HEAD_MAX = 64 << 10  # bytes; of a longer one http.client says what is wrong with it
+_HEAD_MAX = 64 << 10  # bytes; http.client says what is wrong with a longer one
 _LINES_MAX = 100  # likewise
 _READ = 8 << 10  # bytes that are asked for at once until the headers are here
-_PIECE = 1 << 20  # bytes of a body that room is made for at once
+_PIECE = 1 << 20  # the bytes of a body for which room is made at once
 _BEGIN = b"HTTP/1.1 "
 _NAME = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# None of these goes back over what it has matched: a server cannot make them slow.
+# None of these goes back over text that it has matched: a server cannot make them slow.
 _REQUEST = re.compile(rf"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:{_NAME}: [\t -~]*\r\n)+")
 _HEAD = re.compile(
     rf"HTTP/1\.1 (?P<status>[2-5]\d\d)(?: [^\r\n]*)?\r?\n"
@@ -35,7 +35,7 @@ _LINE = re.compile(rf"({_NAME}):([^\r\n]*)")
 _END = re.compile(rb"\n\r?\n")
 _REFUSAL = re.compile(rb"HTTP/1\.[01] ([345]\d\d)\b")
 _INTERIM = re.compile(rb"HTTP/1\.1 1(?!01)\d\d\b")
-# Of these headers, S3 says one value: a proxy that repeats it says nothing new.
+# S3 gives each of these headers one value: a proxy that repeats it says nothing new.
 _SAID_ONCE = frozenset({"etag", "last-modified", "content-type", "content-range", "date"})
 _NUMBER = re.compile("[0-9]{1,18}")
 _NO_BODY = frozenset({204, 304})
@@ -43,7 +43,7 @@ _LEFT_TO_HTTP_CLIENT = frozenset({"host", "expect", "transfer-encoding"})
 
 
 def request_head(host: str, method: str, target: str, headers: Mapping[str, Any]) -> bytes | None:
-    """Return what is sent before the body; None: it is for http.client to say how, or why not."""
+    """Return the bytes before the body; None: http.client has to say how they are, or why not."""
     lines = [f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n"]
     names = {name.lower() for name in headers}
     if names & _LEFT_TO_HTTP_CLIENT or ":" in "".join(names):
@@ -55,7 +55,7 @@ def request_head(host: str, method: str, target: str, headers: Mapping[str, Any]
             return None
         lines.append(f"{name}: {value}\r\n")
     text = "".join(lines)
-    # As many lines as were written: none of them is two.
+    # The text has as many lines as were written: no value has a line feed in it.
     if _REQUEST.fullmatch(text) is None or text.count("\n") != len(lines) + 1:
         return None
     return f"{text}\r\n".encode()
@@ -68,21 +68,21 @@ class PlainAnswer:
         self, raw: io.RawIOBase, status: int, headers: dict[str, str], length: int, come: bytes
     ) -> None:
         self._raw = raw
-        self._come = memoryview(come)[:length]  # of the body, with the headers
+        self._come = memoryview(come)[:length]  # the part of the body that came with the headers
         self.status = status
-        self.joined = headers  # in lower case; what came several times is joined by commas
-        self.length = length  # bytes that were not read yet
+        self.joined = headers  # names in lower case; repeated headers are joined by commas
+        self.length = length  # of the bytes that were not read yet
         self.will_close = len(come) > length or "close" in headers.get("connection", "").lower()
         self._closed = False
         if not length:
             self.close()
 
     def read(self, limit: int | None = None) -> bytes:
-        """Return up to *limit* bytes, all of them without. Raises IncompleteRead if fewer come."""
+        """Return up to *limit* bytes; without a limit, all. Raises IncompleteRead if fewer come."""
         wanted = self.length if limit is None else min(limit, self.length)
         found = bytearray()
         while len(found) < wanted:
-            # In pieces: a length that somebody says is no reason to make room for it.
+            # In pieces: a server can claim any length, and room is made only for what comes.
             piece = memoryview(bytearray(min(wanted - len(found), _PIECE)))
             count = self.readinto(piece)
             found += piece[:count]
@@ -91,7 +91,7 @@ class PlainAnswer:
         return bytes(found)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill *buffer*, less only at the end or where the answer breaks off."""
+        """Fill *buffer*; with less only at the end, or where the answer breaks off."""
         if self._closed:
             return 0
         wanted = min(len(buffer), self.length)
@@ -117,8 +117,8 @@ class PlainAnswer:
 
 
 def answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HTTPResponse:
-    """Return the answer to *method* that *raw*, which is its own from now on, begins with. Raises
-    OSError, HTTPException."""
+    """Return the answer to *method* with which *raw* begins; *raw* belongs to the answer from now
+    on. Raises OSError, HTTPException."""
     try:
         return _answer_from(raw, method)
     except BaseException:
@@ -147,8 +147,8 @@ def _answer_from(raw: io.RawIOBase, method: str) -> PlainAnswer | http.client.HT
 
 
 def whole_answer(data: bytes, method: str) -> PlainAnswer | None:
-    """Return the answer to *method* that *data* is, with its body; None: there is more to come.
-    Raises HTTPException where it is none, or http.client has to say how it goes on."""
+    """Return *data* as the answer to *method*, with its body; None: there is more to come. Raises
+    HTTPException if it is no answer, or if only http.client knows how it goes on."""
     end = _END.search(data)
     if end is None:
         if len(data) > _HEAD_MAX or not data.startswith(_BEGIN[: len(data)]):
@@ -168,15 +168,15 @@ def whole_answer(data: bytes, method: str) -> PlainAnswer | None:
 
 
 def refusal(data: bytes) -> int:
-    """Return the status that *data* begins with, if it refuses what was asked; else 0. (S3 says so
-    in chunks, of which `whole_answer` knows nothing.)"""
+    """Return the status with which *data* begins, if it refuses the request; else 0. (S3 refuses in
+    chunks, of which `whole_answer` knows nothing.)"""
     found = _REFUSAL.match(data)
     return int(found[1]) if found is not None else 0
 
 
 def _come_of(raw: io.RawIOBase, come: bytes = b"") -> tuple[bytes, int]:
-    """Return what has come, *come* before it, and where its headers end; 0: that is for
-    http.client to say."""
+    """Return the bytes that have come, beginning with *come*, and the place where the headers end;
+    0: http.client has to say where."""
     data, looked = bytearray(come), 0
     while True:
         end = _END.search(data, looked)
@@ -205,11 +205,11 @@ def joined(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _length_of(method: str, status: int, headers: Mapping[str, str]) -> int | None:
-    """Return how many bytes follow; None: it does not say so. Raises HTTPException."""
+    """Return how many bytes follow; None: *headers* do not say so. Raises HTTPException."""
     if "transfer-encoding" in headers:
         return None
     if method == "HEAD" or status in _NO_BODY:
-        return 0  # whatever it says of a body that does not follow
+        return 0  # whatever the headers say of a body: none follows
     said = headers.get("content-length")
     if said is None:
         return None
@@ -221,8 +221,8 @@ def _length_of(method: str, status: int, headers: Mapping[str, str]) -> int | No
 
 
 class LastAnswer(http.client.HTTPResponse):
-    """An HTTPResponse that passes over all answers which only say that another will come;
-    http.client does that with 100 alone, and would take the next one for that of the next
+    """An HTTPResponse that passes over all answers that only announce another one. http.client
+    passes over status 100 alone: it would take the answer after another one for that of the next
     request."""
 
     def begin(self) -> None:
@@ -230,12 +230,12 @@ class LastAnswer(http.client.HTTPResponse):
         while self.status < 200:
             if self.status == http.client.SWITCHING_PROTOCOLS:
                 raise http.client.HTTPException("the server speaks another protocol now")
-            self.headers = None  # type: ignore[assignment]  # else they are those of the next one
+            self.headers = None  # type: ignore[assignment]  # else they stay for the next answer
             super().begin()
 
 
 class _ReplayedSocket:
-    """Stands for a socket in an HTTPResponse, of which *come* was read already."""
+    """Stands in an HTTPResponse for a socket from which *come* was read already."""
 
     def __init__(self, come: bytes, raw: io.RawIOBase) -> None:
         self._raw = _Joined(come, raw)

@@ -1,8 +1,8 @@
-"""Addresses that are presigned for requests of our own: those of botocore's own calls.
+"""Presigns addresses for requests of our own as botocore addresses its own calls.
 
 botocore presigns for AWS's global host, whatever the region of the client is, and always signs for
-that region. Its calls go to the host of the region (of the bucket's, once S3 has said which that
-is), and are signed for that.
+that region. Its calls go to the host of the region (the bucket's, once S3 has named it), and are
+signed for that region.
 
 Threading: any thread; no state.
 """
@@ -16,8 +16,8 @@ _REGION = "AWS::Region"
 
 
 def presign_as_called(events: Any) -> None:
-    """Have the client of *events* presign addresses to which its calls would go, too. It is one of
-    our own: what a program has its client presign is botocore's."""
+    """Have the client of *events* presign the addresses to which its calls would go. It is a client
+    of our own: an address that a program has its client presign stays as botocore makes it."""
     events.register_first(_EVENT, _not_global)
     events.register_last(_EVENT, _signed_there)
 

@@ -1,5 +1,5 @@
-"""The requests to S3, counted; and the slow ones, logged with what S3's support wants to know of
-them (x-amz-request-id, x-amz-id-2).
+"""Counts the requests to S3, and logs the slow ones with the ids that S3's support asks for
+(x-amz-request-id, x-amz-id-2).
 
 Threading: any thread; `_lock` is a leaf, held for a few instructions, once for each request.
 """
@@ -24,8 +24,8 @@ _SENT = frozenset({"PutObject", "UploadPart"})
 
 
 class Traffic:
-    """A call that took *slow_s* seconds or more, its retries included, is logged as a warning;
-    0: none is."""
+    """Counts calls, and logs a warning for each that took *slow_s* seconds or more, its retries
+    included; 0: for none."""
 
     def __init__(self, slow_s: float) -> None:
         self._slow_s = slow_s
@@ -33,12 +33,12 @@ class Traffic:
         self._bytes_in = 0
         self._bytes_out = 0
         self._slow = 0
-        self._calls: Counter[str] = Counter()  # by operation, their retries included
-        self._seconds: dict[str, float] = {}  # of them, until the answer began
+        self._calls: Counter[str] = Counter()  # by operation; retries are part of a call
+        self._seconds: dict[str, float] = {}  # by operation, until the answers began
         self._errors: Counter[str] = Counter()  # by S3's code, or the class of the error
 
     def observed(self, ask: Ask) -> Ask:
-        """Return *ask*, a client's `_make_api_call`, observed."""
+        """Return *ask*, the `_make_api_call` of a client, with calls that are observed."""
 
         def call(operation: str, params: dict[str, Any]) -> Any:
             about = f"s3://{params.get('Bucket', '')}/{params.get('Key', '')}"
@@ -52,11 +52,11 @@ class Traffic:
         return call
 
     def observing(self, operation: str, about: str) -> Seen:
-        """Return what a request is made in: what is seen of its answer is noted."""
+        """Return the context in which a request is made; it notes what is seen of the answer."""
         return Seen(self, operation, about)
 
     def ended(self, operation: str, about: str, seen: Seen) -> None:
-        """A request has ended of which so much was *seen*."""
+        """Count a request that has ended, with the facts that were *seen*."""
         took_s = time.monotonic() - seen.started_s
         with self._lock:
             if seen.failed:
@@ -98,8 +98,8 @@ class Traffic:
 
 
 class Seen:
-    """The facts that are seen of an answer; what the request is made in. (No generator, which
-    costs each request four calls more.)"""
+    """The facts that are seen of an answer, and the context in which its request is made. (No
+    generator, which costs each request four calls more.)"""
 
     __slots__ = ("_about", "_operation", "_traffic", "failed", "headers", "started_s")
 

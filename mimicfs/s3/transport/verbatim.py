@@ -1,6 +1,7 @@
-"""The header Expires of an object, stored again as it was written. Web servers write `0` and `-1`;
-botocore would make a date of them, and refuse what it cannot read, so that the object could not be
-changed any more.
+"""The header Expires of an object, stored again as it was written.
+
+Web servers write `0` and `-1`. botocore would make a date of them, and refuse a value that it
+cannot read: then nobody could change the object any more.
 
 Threading: no state; any thread.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-OPERATIONS = ("PutObject", "CopyObject", "CreateMultipartUpload")  # which store headers
+OPERATIONS = ("PutObject", "CopyObject", "CreateMultipartUpload")  # they store headers
 _NOTE = "mimicfs_expires"  # in the context of a call
 
 
@@ -21,7 +22,7 @@ def keep_expires(events: Any) -> None:
 
 
 def _set_aside(params: dict[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any] | None:
-    """Return *params* without Expires; the caller may ask again with the same ones."""
+    """Return *params* without Expires, as a copy: the caller may ask again with the same ones."""
     if not isinstance(params.get("Expires"), str):
         return None
     context[_NOTE] = params["Expires"]

@@ -1,16 +1,17 @@
-"""The way of a file's bytes to S3 and back: GetObject, PutObject and UploadPart over
-http.py, signed by ourselves (signing.py); and HeadObject, of which a listing may need
-thousands.
+"""The way of a file's bytes to S3 and back: GetObject, PutObject and UploadPart over http.py,
+signed by ourselves (signing.py); and HeadObject, of which a listing may need thousands.
 
-botocore spends 1.9 ms of CPU on such a call, most of it on what is the same for each; this takes
-a third of that, and a body goes into the caller's buffer without a copy in between (the figures
-are in docs/performance.md). It answers as botocore does, and asks again as often, with backoff
-and jitter, what S3 throttles or loses. Requests that are out of the ordinary go through botocore
-instead: parameters that are not plain headers, a proxy, another region (once: then botocore knows
-where the bucket is, and so does this), a refusal that may be about how the request was signed.
+botocore spends 1.9 ms of CPU on such a call, most of it on work that is the same for each. This
+module takes a third of that, and a body goes into the buffer of the caller without a copy in
+between (the figures are in docs/performance.md). It answers as botocore does, and repeats requests
+that S3 throttles or loses as often, with backoff and jitter.
 
-Threading: any number of threads. `_lock` protects what is known of buckets, and is held for a
-few instructions.
+Requests that are out of the ordinary go through botocore instead: parameters that are not plain
+headers, a proxy, another region (once: then botocore knows where the bucket is, and so does this
+module), a refusal that may be about the signature.
+
+Threading: any number of threads. `_lock` protects the addresses of buckets, and is held for a few
+instructions.
 """
 
 from __future__ import annotations
@@ -44,18 +45,19 @@ from mimicfs.s3.transport.plain import PlainAnswer, request_head
 from mimicfs.s3.transport.signing import Signer
 
 _METHODS = {"GetObject": "GET", "HeadObject": "HEAD", "PutObject": "PUT", "UploadPart": "PUT"}
-# Without this, or with "identity", servers that can decompress send an object that is stored with
-# Content-Encoding: gzip as other bytes than are stored, in another number, and without its ETag.
+# Without this header, or with "identity", servers that can decompress do so with an object that is
+# stored with Content-Encoding: gzip. They send other bytes than are stored, in another number, and
+# without its ETag.
 _AS_STORED = {"Accept-Encoding": "gzip"}
-# A body that only a proxy before the server compressed has no length: it is asked for once more
-# without.
+# A body that only a proxy before the server compressed has no length: it is asked for once more,
+# uncompressed.
 _AS_IT_IS = {"Accept-Encoding": "identity"}
-# Refusals that say all there is to say; of others, botocore may know more (regions, retries). It
-# fails at 303 (urllib3 cannot make a GET of its headers), and leaves the socket open.
+# Refusals that say all there is to say; about others, botocore may know more (regions, retries).
+# botocore fails at 303 (urllib3 cannot make a GET of its headers), and leaves the socket open.
 _PLAIN = frozenset({303, 404, 412, 416})
 _ERROR_MAX = 64 << 10  # bytes of an error answer that are looked at
 _EARLY = re.compile(r" 0\d{3} ").search
-_UNRESERVED = "/-._~"  # of a key, what a signed path has as it is (as botocore)
+_UNRESERVED = "/-._~"  # the characters of a key that a signed path has unquoted (as in botocore)
 
 
 class _BucketAddress(NamedTuple):
@@ -78,9 +80,9 @@ class _BucketAddress(NamedTuple):
 
 
 class Wire:
-    """Answers *client*'s calls. *credentials* is what to sign with; *count* is told the method
-    of each request, *note* the size of what it sends; *doubt* is called where nobody knows what
-    came of one."""
+    """Answers the calls of *client*. *credentials* sign the requests. *count* is told the method of
+    each request, and *note* the size of its body; *doubt* is called where nobody knows the outcome
+    of one."""
 
     def __init__(
         self,
@@ -134,7 +136,7 @@ class Wire:
     def _uncompressed(
         self, operation: str, params: dict[str, Any], answer: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return *answer*, or another where it is other bytes than are stored."""
+        """Return *answer*; if its bytes are other than those that are stored, ask anew."""
         if not _is_compressed_on_the_way(answer):
             return answer
         if "Body" in answer:
@@ -145,7 +147,7 @@ class Wire:
     # A PUT whose answer somebody else waits for (requests/putting.py)
 
     def ready(self, params: dict[str, Any]) -> ReadyPut | None:
-        """Return a PutObject as it is sent; None: it is not one that can be sent plainly."""
+        """Return a PutObject in the form in which it is sent; None: it cannot be sent plainly."""
         request = self._prepared("PutObject", params)
         if request is None or "[" in request.place.host or not isinstance(request.body, bytes):
             return None
@@ -155,13 +157,14 @@ class Wire:
         return None if head is None else ReadyPut(host, head + request.body)
 
     def sending(self, size: int) -> None:
-        """A PUT with a body of *size* bytes is about to be sent. Raises TooManyRequests."""
+        """Count a PUT that is about to be sent, with a body of *size* bytes. Raises
+        TooManyRequests."""
         self._count("PUT")
         self._note(size)
 
     def confirmed(self, found: PlainAnswer) -> dict[str, Any] | None:
-        """Return what *found* says to a PutObject; None: that is not, or not only, that it is
-        done."""
+        """Return *found* as the answer to a PutObject; None: it does not say, or not only, that the
+        object is stored."""
         if found.status // 100 != 2:
             return None
         said = decoded(found.joined, found.read(_ERROR_MAX), _ERROR_MAX)
@@ -169,13 +172,13 @@ class Wire:
         return None if said and (error_of(said) or not answer.get("ETag")) else answer
 
     def forget_places(self) -> None:
-        """Buckets are elsewhere now."""
+        """Forget the addresses of all buckets: they may be elsewhere now."""
         with self._lock:
             self._places.clear()
 
     def _asked_otherwise(self, operation: str, params: dict[str, Any]) -> Any:
-        """Ask botocore, which may find the bucket elsewhere. If S3 answers it at the same place,
-        it knows better how to ask there: the bucket is left to it."""
+        """Ask botocore, which may find the bucket elsewhere. If S3 answers botocore at the same
+        place, botocore knows better how to ask there: the bucket is left to it."""
         bucket, answered = params["Bucket"], False
         try:
             answer = self._otherwise(operation, params)
@@ -192,7 +195,8 @@ class Wire:
     def _prepared(
         self, operation: str, params: dict[str, Any], *, as_stored: bool = True
     ) -> _Request | None:
-        """Return the signed request; None: it is not one for here. *as_stored*: as _AS_STORED."""
+        """Return the signed request; None: this class cannot make it. *as_stored*: with _AS_STORED
+        rather than _AS_IT_IS."""
         locations = self._locations.get(operation)
         if locations is None or not params["Key"]:
             return None
@@ -236,7 +240,8 @@ class Wire:
             if operation == "GetObject":
                 return {**answer, "Body": found}
             said = decoded(found.headers, found.rest(_ERROR_MAX), _ERROR_MAX)
-            # S3 says nothing but headers. An ETag confirms what was stored, unless there is XML.
+            # S3 answers with headers alone. An ETag confirms that the body is stored, unless there
+            # is an error in XML.
             if said and (error_of(said) or not answer.get("ETag")):
                 raise _ForBotocore
         except BROKEN as exc:
@@ -244,7 +249,7 @@ class Wire:
         return answer
 
     def _refused(self, request: _Request, error: ClientError) -> Exception:
-        """Return what is to be made of a refusal."""
+        """Return the exception to raise for a refusal."""
         status = _status_of(error)
         code = error.response["Error"]["Code"]
         if status in RETRIED or code == "RequestTimeout":
@@ -266,14 +271,14 @@ class Wire:
         return place
 
     def _found(self, bucket: str) -> _BucketAddress | None:
-        """Return where botocore would ask, by its own rules; None where it takes more than
-        this has (proxies, access points that sign for all regions, directory buckets)."""
+        """Return the address that botocore would ask, by its own rules; None: that takes more than
+        this class has (proxies, access points that sign for all regions, directory buckets)."""
         if is_s3express_bucket(bucket):  # the address would be signed with a session of its own
             return None
         try:
             url = self._client.generate_presigned_url("head_bucket", {"Bucket": bucket})
         except BotoCoreError:
-            return None  # the caller is told why
+            return None  # botocore is asked then, and the caller is told why
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         signed = query.get("X-Amz-Algorithm") == ["AWS4-HMAC-SHA256"]
@@ -283,14 +288,14 @@ class Wire:
         if signed and (len(scope) < 5 or scope[-2] != "s3"):
             return None
         path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
-        # As the connection names it: in lower case, and without the user of the endpoint URL.
+        # The name that the connection uses: in lower case, without the user of the endpoint URL.
         host = parts.netloc.rpartition("@")[2].lower()
         return _BucketAddress(parts.scheme == "https", host, path, scope[-3] if signed else "")
 
 
 def time_in_xml(text: Any) -> datetime:
-    """Return the time that botocore reads in an answer; 1970 where it reads none: a time that is
-    not known is no reason to take what was done for an error."""
+    """Return the time that botocore reads in an answer; 1970 where it reads none: an unknown time
+    is no reason to take a success for an error."""
     try:
         return parse_timestamp(text)
     except (ValueError, OverflowError, RuntimeError):
@@ -298,8 +303,8 @@ def time_in_xml(text: Any) -> datetime:
 
 
 def _readable(ask: Ask) -> Ask:
-    """Return *ask*, botocore's, as one whose answers can be read: botocore lets through what its
-    parsers stumble over."""
+    """Return *ask*, botocore's, with calls that raise ResponseParserError for an answer that nobody
+    can read: botocore lets through the errors of its parsers."""
 
     def call(operation: str, params: dict[str, Any]) -> Any:
         try:
@@ -314,7 +319,7 @@ def _readable(ask: Ask) -> Ask:
 
 
 class _Again(Exception):
-    """A request failed in a way that may pass; *error* if it does not."""
+    """A request failed in a way that may pass. *error* is raised if it does not."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -322,8 +327,8 @@ class _Again(Exception):
 
 
 class _ForBotocore(Exception):
-    """A request was refused, and botocore may know what to do about it: above all if the bucket
-    may be elsewhere (*moved*)."""
+    """A request was refused, and botocore may know what to do about it, above all if the bucket may
+    be elsewhere (*moved*)."""
 
     def __init__(self, *, moved: bool = False) -> None:
         super().__init__()
@@ -343,8 +348,8 @@ class _Request(NamedTuple):
     target: str
     headers: dict[str, str]
     body: Any  # bytes, or a file
-    start: int  # the place of the file where what is sent begins
-    credentials: Any  # that it is signed with
+    start: int  # the place in the file at which the body begins
+    credentials: Any  # with which it is signed
 
     def rewind(self) -> None:
         if not isinstance(self.body, bytes):
@@ -352,7 +357,7 @@ class _Request(NamedTuple):
 
 
 def _locations(client: Any, operation: str) -> dict[str, tuple[str, str, str]]:
-    """Return where the parameters of *operation* go, by the service model: (location, name,
+    """Return the places of the parameters of *operation*, by the service model: (location, name,
     type)."""
     shape = client.meta.service_model.operation_model(operation).input_shape
     return {
@@ -387,17 +392,17 @@ def _said(
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a header can carry *text* as it is: no line breaks, nothing beside ASCII, and
-    no blanks that a signature takes for fewer."""
+    """Whether a header can carry *text* as it is: no line breaks, only ASCII, and no blanks that a
+    signature counts as fewer."""
     return text.isascii() and text.isprintable() and "  " not in text and text == text.strip()
 
 
-# Of the headers of an answer: the parameter of the answer, and its type, by their name.
+# By the name of a header of an answer: the parameter of the answer that it is, and its type.
 _HeaderParameters = dict[str, tuple[str, str]]
 
 
 def _told_by(client: Any, operation: str) -> _HeaderParameters:
-    """Return what the headers of an answer to *operation* mean, by the service model."""
+    """Return the meaning of the headers of an answer to *operation*, by the service model."""
     shape = client.meta.service_model.operation_model(operation).output_shape
     return {
         member.serialization.get("name", name).lower(): (name, member.type_name)
@@ -407,8 +412,8 @@ def _told_by(client: Any, operation: str) -> _HeaderParameters:
 
 
 def _answer(status: int, headers: dict[str, str], told_by: _HeaderParameters) -> dict[str, Any]:
-    """Return what botocore makes of the headers of a success. A header that cannot be read is left
-    out: the caller finds out."""
+    """Return the answer that botocore makes of the headers of a success. A header that cannot be
+    read is left out: the caller finds out."""
     told: dict[str, Any] = {
         "ResponseMetadata": {
             "HTTPStatusCode": status,
@@ -432,7 +437,7 @@ def _answer(status: int, headers: dict[str, str], told_by: _HeaderParameters) ->
 
 
 def _is_compressed_on_the_way(answer: dict[str, Any]) -> bool:
-    """Whether *answer* to a GET or HEAD is other bytes than are stored: then nobody can say how
+    """Whether *answer* to a GET or HEAD has other bytes than are stored: then it does not say how
     many."""
     return answer.get("ContentEncoding") == "gzip" and "ContentLength" not in answer
 
@@ -445,8 +450,8 @@ def _number(text: str) -> int:
 
 @functools.lru_cache(maxsize=1024)  # many objects are written in one second
 def _time(text: str) -> datetime:
-    """Return the time in a header: as HTTP writes it, or as XML does."""
-    if _EARLY(text):  # the year 1; the next takes it for 2001
+    """Return the time in a header, in the form of HTTP or of XML."""
+    if _EARLY(text):  # such as the year 1, which the next function takes for 2001
         return datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
     try:
         return parsedate_to_datetime(text)
