@@ -153,7 +153,7 @@ class Feed:
                 if place != self._place_at(place.seq):
                     raise LogTrimmed(f"the log of {self._bucket} is another one")
                 while changes := self._changes_after(place.seq):
-                    self._tell(self._of_lines(changes))
+                    self._tell(self._certain(self._of_lines(changes)))
                     place = place._replace(seq=changes[-1].seq, line=_line_of(changes[-1]))
                     self._keep_place(place)
             except LogTrimmed:
@@ -232,6 +232,21 @@ class Feed:
                     key, self._told(key), self._now(key), self._by(change.origin, names)
                 )
 
+    def _certain(self, found: Iterator[_KeyChange]) -> Iterator[_KeyChange]:
+        """Yield those of *found* that are certain. S3 may still have a key that the mirror has only
+        stopped to show (settling.py): what there is, a later line of the log or a comparison says.
+        """
+        intents = self._mimicdb.intents
+        # read before the mirror is: S3 may be asked meanwhile
+        rows = intents.all_unsettled(self._bucket) if intents.are_kept else []
+        unsettled = {row.key for row in rows}
+        for each in found:
+            gone = each.new is None and each.old is not None
+            if gone and each.key in unsettled and not self._is_covered(each.key):
+                self._store.set_note(self._bucket, _UNCERTAIN, "1")
+            else:
+                yield each
+
     def _of_range(self, first: str, last: str, by: str) -> Iterator[_KeyChange]:
         """Yield what differs of the keys from *first* to *last*."""
         told, now = self._all_told(first, last), self._all_now(first, last)
@@ -256,14 +271,18 @@ class Feed:
 
         def certain() -> Iterator[_KeyChange]:
             for seen in self._of_range(self._prefix, "", S3):
-                directory = seen.key[: seen.key.rfind("/", 0, -1) + 1]
-                if seen.new is None and self._mimicdb.cover(self._bucket, directory) is None:
-                    uncertain[:] = [directory]
+                if seen.new is None and not self._is_covered(seen.key):
+                    uncertain[:] = [seen.key]
                 else:
                     yield seen
 
         self._tell(certain())
         self._store.set_note(self._bucket, _UNCERTAIN, "1" if uncertain else None)
+
+    def _is_covered(self, key: str) -> bool:
+        """Whether the mirror knows all names of the directory of *key*."""
+        directory = key[: key.rfind("/", 0, -1) + 1]
+        return self._mimicdb.cover(self._bucket, directory) is not None
 
     @property
     def _is_uncertain(self) -> bool:

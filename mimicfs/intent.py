@@ -189,6 +189,18 @@ class StoreIntents:
         return intent
 
     @contextmanager
+    def unknown(self, bucket: str, key: str) -> Iterator[None]:
+        """Within, *key* may be forgotten, which is the result of no call: it is unsettled from then
+        on, until S3 has said what it has. Raises StoreError."""
+        intent = self.begin(bucket, [key])
+        try:
+            with StoreIntent("", (), "").learning():
+                yield
+        finally:
+            self.end(intent, unsure=True)
+        self.look_soon()
+
+    @contextmanager
     def alone(self, bucket: str, key: str, lasts_ms: int) -> Iterator[None]:
         """Let none of those who share the store, and ask for this, change *key* within; for
         *lasts_ms* at most, as a process may die. Raises StoreError."""

@@ -267,6 +267,27 @@ def test_a_key_whose_request_a_hook_changes_is_asked_of_s3_and_the_rest_stays_kn
         assert library.entry(synced, "new").storage_class == "STANDARD_IA"
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_key_of_which_only_a_hook_knows_what_became_is_not_told_of_as_deleted(
+    library, mimicked, proxy, synced, tmp_path, deleted
+):
+    def news():
+        feed = library.changes(f"s3://{synced}", state=tmp_path / "feed.db", follow=False, since=0)
+        return [(it.change, it.key, it.size) for it in feed]
+
+    assert news() == []
+    hooked = library.client(endpoint_url=proxy.url, config=CONFIG)
+    hooked.meta.events.register("provide-client-params.s3", lambda **_: None)
+    if deleted:
+        hooked.delete_object(Bucket=synced, Key="a")
+    else:
+        hooked.put_object(Bucket=synced, Key="a", Body=b"12345")
+    assert news() == []
+    assert keys(mimicked, synced) == (["team/a"] if deleted else ["a", "team/a"])
+    assert news() == [("deleted", "a", 1) if deleted else ("changed", "a", 5)]
+    hooked.close()
+
+
 class Empty:
     """The body of an answer."""
 

@@ -120,10 +120,12 @@ class Settling:
         self._mimicdb.uncover(bucket, key[: key.rfind("/") + 1])
 
     def _doubt_key(self, bucket: str, key: str) -> None:
-        """Stop showing *key* from the mirror: nobody says what S3 has of it."""
+        """Stop showing *key* from the mirror: nobody says what S3 has of it. It is unsettled then,
+        so that nobody takes it for deleted (feed.py)."""
         self.doubt({"Bucket": bucket, "Key": key})
         if self._mimicdb.entry(bucket, key) is not None:
-            self._mimicdb.forget(bucket, key)
+            with self._mimicdb.intents.unknown(bucket, key):
+                self._mimicdb.forget(bucket, key)
 
     def drop_head(self, params: Params, _answer: Answer, _sent: int) -> None:
         """A HEAD of the key says something else now."""
