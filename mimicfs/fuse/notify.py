@@ -22,7 +22,8 @@ A thread that waits in the kernel for a lock cannot be killed, and keeps /dev/fu
 that is killed meanwhile would leave a mount that hangs, where others give ENOTCONN. So INVAL_ENTRY
 is not sent while a worker of ours has a request on that directory: if that takes long, all names
 are looked up again (INC_EPOCH, which waits for nothing), and the listing is told of once more
-later. So is a deletion (DELETE), which nothing else tells to whoever watches the file.
+later. So is a deletion (DELETE), which nothing else tells to whoever watches the file, unless its
+name was told of again meanwhile: a file that is there again may have the same inode.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from mimicfs.fuse.abi import (
     NOTIFY_DELETE_OUT,
@@ -52,6 +54,12 @@ _DELETED_MAX = 10_000  # of them at once
 _GONE = frozenset((errno.ENODEV, errno.EBADF, errno.EPERM, errno.ECONNABORTED, errno.EPIPE))
 
 
+class _Deletion(NamedTuple):
+    ino: int
+    until_s: float  # when it is too late to tell of it
+    named: bool = False  # the kernel was told that the name is gone
+
+
 class Notifier:
     """The kernel's cache of *session*. Any thread; its own thread starts with it."""
 
@@ -64,9 +72,8 @@ class Notifier:
         self._told = 0  # how much of that is done; written by the thread alone
         self._covered = 0  # so many of the first ones need not be told any more: names
         self._again: set[int] = set()  # directories whose listing must be told of once more
-        # Deletions that are to be told of once more: by directory and name, the inode, and until
-        # when.
-        self._deleted: dict[tuple[int, bytes], tuple[int, float]] = {}
+        # Deletions that are to be told of once more, by directory and name
+        self._deleted: dict[tuple[int, bytes], _Deletion] = {}
         self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
         self._thread.start()
 
@@ -144,6 +151,11 @@ class Notifier:
             self._told += 1
 
     def _entry(self, parent: int, name: bytes) -> None:
+        deletion = self._deleted.get((parent, name))
+        if deletion is not None and deletion.named:  # the same file may be there again
+            del self._deleted[parent, name]
+        elif deletion is not None:
+            self._deleted[parent, name] = deletion._replace(named=True)
         if self._told < self._covered:
             return
         if not self._is_free(parent):
@@ -152,9 +164,10 @@ class Notifier:
             if self._epoch:
                 self._covered = covered
                 return
-        ino, _ = self._deleted.pop((parent, name), (0, 0.0))
-        if ino and self._is_free(ino):  # before the kernel has no such name any more
-            self._send_delete(parent, name, ino)
+        deletion = self._deleted.pop((parent, name), None)
+        # before the kernel has no such name any more
+        if deletion is not None and self._is_free(deletion.ino):
+            self._send_delete(parent, name, deletion.ino)
         self._send_entry(parent, name)
 
     def _delete(self, parent: int, name: bytes, ino: int) -> None:
@@ -163,13 +176,13 @@ class Notifier:
         if self._told >= self._covered and self._is_free(parent) and self._is_free(ino):
             self._send_delete(parent, name, ino)
         elif len(self._deleted) < _DELETED_MAX:
-            self._deleted[parent, name] = ino, time.monotonic() + _DELETED_S
+            self._deleted[parent, name] = _Deletion(ino, time.monotonic() + _DELETED_S)
 
     def _tell_again(self) -> None:
         """Nothing else is to be told: tell what could not be told."""
         if self._again:
             self._listing(self._again.pop())
-        for (parent, name), (ino, until_s) in list(self._deleted.items()):
+        for (parent, name), (ino, until_s, _) in list(self._deleted.items()):
             free = self._is_free(parent, waits=False) and self._is_free(ino, waits=False)
             if free or time.monotonic() > until_s:
                 del self._deleted[parent, name]

@@ -389,7 +389,8 @@ def test_a_deletion_in_a_busy_directory_is_told_when_it_is_free(
 ) -> None:
     """A lookup waits for S3 meanwhile: no name in the directory can be told."""
     monkeypatch.setattr("mimicfs.fuse.notify._PATIENCE_S", 0.02)
-    for name in "ab":
+    fs.make("d/back", b"x")
+    for name in ("a", "b", "back"):
         client(uses.watch, folder / name)
     fs.quick = False
     stall: Future[None] = Future()
@@ -404,6 +405,10 @@ def test_a_deletion_in_a_busy_directory_is_told_when_it_is_free(
             fs.remove(f"d/{name}")
             mount.kernel.file_deleted(directory, name.encode(), node)
             mount.kernel.entry_changed(directory, name.encode())
+        # This one is there again meanwhile.
+        mount.kernel.file_deleted(directory, b"back", fs.find("d/back").ino)
+        for _ in range(2):
+            mount.kernel.entry_changed(directory, b"back")
         mount.kernel.flush(0.2)
         del fs.stalls["lookup"]
         stall.set_result(None)
@@ -411,6 +416,9 @@ def test_a_deletion_in_a_busy_directory_is_told_when_it_is_free(
             seen: list[int] = []
             wait_until(lambda name=name, seen=seen: is_deleted(client, folder / name, seen))
         waiting.join(10)
+        mount.told()
+        assert client(uses.noticed, folder / "back") == []
+        assert client(os.stat, folder / "back").st_nlink == 1
     finally:
         other.close()
 

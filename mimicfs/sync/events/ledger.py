@@ -280,16 +280,22 @@ class Ledger(Witness):
         """Begin with the source *identity*: look what was lost since we or others last heard it.
         *was_away*: this process did not run all the time."""
         kept_s, now_ns = self._source.retention_s(), time.time_ns()
-        for bucket in self._listed():
+        listed_ones = {*self._listed()}
+        for bucket in self._buckets():
+            listed = bucket in listed_ones
+            if not listed and self._mimicdb.known_bucket(bucket) is None:
+                continue
             # Of a consumer for another prefix, too: it took messages about any.
-            if lost := [it for it in self._mimicdb.notes(bucket) if it.startswith(_LOST)]:
+            lost = [it for it in self._mimicdb.notes(bucket) if it.startswith(_LOST)]
+            if lost and listed:
                 self._suspect_lost(bucket, lost)
             elif why := self._is_another(bucket, identity):
-                self._suspect(bucket, why)
+                if listed:
+                    self._suspect(bucket, why)
                 # The sweep finds what was before, and the source keeps what comes: whoever begins
                 # next has no gap, also if we end before anything counts as told.
                 note_heard(self._mimicdb, bucket, self._prefix, self._name, identity, now_ns)
-            elif kept_s or was_away:
+            elif listed and (kept_s or was_away):
                 self._suspect_expired(bucket, kept_s)
             self._looked_back.add(bucket)
 

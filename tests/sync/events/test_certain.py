@@ -163,6 +163,17 @@ def test_a_consumer_that_ends_at_once_costs_the_next_one_no_sweep(ledger_of, s3,
     assert gaps == ["no message about it came before"]
 
 
+def test_a_consumer_that_began_before_anything_was_listed_may_have_taken_what_comes_again(
+    ledger_of, s3, mimicdb, url, bucket, gaps
+):
+    """A mount begins with an empty mirror, and is killed within its first seconds."""
+    mimicdb.uncover(bucket, "")
+    for others in (False, True):
+        assert ledger_of(SQS(s3.queue(url))).begins() is others
+        mimicdb.complete(bucket, Scope("", True, time.time_ns()))
+    assert gaps == []
+
+
 def test_the_first_message_by_a_way_that_nobody_sees_is_a_gap_once(
     ledger_of, s3, mimicdb, url, bucket, gaps
 ):
