@@ -1,9 +1,13 @@
 """The checksums that S3 sends are those of the bytes, or the bytes are not believed."""
 
+import sys
+from types import ModuleType
+
 import pytest
 from support.proxy import Spoil
 
 from mimicfs.errors import S3Unavailable
+from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.checksums import missed
 
 DATA = memoryview(b"123456789")
@@ -23,6 +27,34 @@ def test_each_checksum_is_looked_at(name):
     headers = {f"x-amz-checksum-{name}": SAID[name], "etag": '"e"'}
     assert missed(headers, DATA) == ""
     assert missed(headers, memoryview(b"123456780")) == name
+
+
+class Old(ModuleType):
+    """awscrt before it had CRC-64/NVME."""
+
+    checksums = ModuleType("awscrt.checksums")
+
+
+class Broken(ModuleType):
+    """awscrt while it is being replaced: its parts do not fit."""
+
+    def __getattr__(self, name):
+        if name == "checksums":
+            raise TypeError(name)
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize("awscrt", [Old("awscrt"), Broken("awscrt")])
+def test_nothing_that_awscrt_lacks_is_looked_at(awscrt, monkeypatch, request, caplog):
+    for function in (checksums._functions, checksums.crc32c, checksums._awscrt):
+        function.cache_clear()
+        request.addfinalizer(function.cache_clear)
+    monkeypatch.setitem(sys.modules, "awscrt", awscrt)
+    headers = {f"x-amz-checksum-{name}": SAID[name] for name in ("crc32c", "crc64nvme")}
+    assert missed({**headers, "etag": '"e"'}, DATA) == ""
+    assert checksums.crc32c() is None
+    assert checksums.verified() == ["crc32", "md5", "sha1", "sha256"]
+    assert [it.levelname for it in caplog.records] == ["WARNING"] * isinstance(awscrt, Broken)
 
 
 @pytest.mark.parametrize(

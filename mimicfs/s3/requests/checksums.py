@@ -17,11 +17,14 @@ Pure functions; any thread may call them.
 from __future__ import annotations
 
 import hashlib
+import logging
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 _PIECE = 1 << 20
 _PREFIX = "x-amz-checksum-"
@@ -38,26 +41,36 @@ _FUNCTIONS: dict[str, Callable[[memoryview], bytes]] = {
 
 @cache
 def _functions() -> dict[str, Callable[[memoryview], bytes]]:
-    try:
-        from awscrt import checksums as crt
-    except ImportError:
-        return _FUNCTIONS
-    return {
-        **_FUNCTIONS,
-        "crc32c": lambda data: crt.crc32c(data).to_bytes(4, "big"),
-        "crc64nvme": lambda data: crt.crc64nvme(data).to_bytes(8, "big"),
-    }
+    found = dict(_FUNCTIONS)
+    for name, size in (("crc32c", 4), ("crc64nvme", 8)):
+        if (function := getattr(_awscrt(), name, None)) is not None:
+            found[name] = partial(_in_bytes, function, size)
+    return found
+
+
+def _in_bytes(function: Callable[[memoryview], int], size: int, data: memoryview) -> bytes:
+    return function(data).to_bytes(size, "big")
 
 
 @cache
 def crc32c() -> Callable[[memoryview], int] | None:
     """Return what computes CRC-32C by the processor's own instructions, many times as fast as
-    zlib's CRC-32; None: awscrt is not installed."""
+    zlib's CRC-32; None: there is no awscrt that has it."""
+    return getattr(_awscrt(), "crc32c", None)
+
+
+@cache
+def _awscrt() -> Any:
+    """Return the checksums of awscrt, an old one of which lacks some; None: it is not installed, or
+    cannot be imported, as while it is being replaced. What is read must not fail for that."""
     try:
-        from awscrt.checksums import crc32c as function
+        from awscrt import checksums
     except ImportError:
         return None
-    return function  # type: ignore[no-any-return]
+    except Exception:
+        log.warning("awscrt cannot be imported, and checks nothing", exc_info=True)
+        return None
+    return checksums
 
 
 def sent(kind: str, body: Any) -> dict[str, str]:

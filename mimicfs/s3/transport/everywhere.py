@@ -21,7 +21,10 @@ from mimicfs.errors import ConfigError
 
 _ARN = re.compile(r"arn:[\w-]+:s3::\d*:accesspoint[:/][\w-]+\.mrap").fullmatch
 _MARK = "mimicfs.everywhere"
-_NEEDS = "a multi-region access point needs awscrt: pip install 'mimicfs[crt]'"
+_NEEDS = (
+    "a multi-region access point needs awscrt: pip install 'mimicfs[crt]'; in a mount of all"
+    " buckets it cannot be used: mount it itself"
+)
 
 
 def sign_everywhere(events: Any) -> None:
