@@ -31,7 +31,7 @@ _WAITED_MS = 2_000  # S3 is asked about a key that is pending for so long
 _AGAIN_S, _AGAIN_MAX_S = 2.0, 300.0  # and again after so long, each time twice as long
 _LATE_MAX = 1_000  # calls that the store refused, though it may have begun them
 _ALONE = "alone "  # the notes of turns
-_TURN_S = 60.0  # for so long a turn is waited for
+_TURN_S = 60.0  # how long to wait for a turn
 _GLANCE_S = 0.01
 _ASKED_MAX = 10_000  # keys for which the time of the last question is remembered
 
@@ -133,7 +133,7 @@ class StoreIntents:
             self._unsure.update((intent.bucket, key) for key in keys)
 
     def is_unsure(self, bucket: str, key: str) -> bool:
-        """Whether S3 may have another *key* than the mirror, since a call of ours."""
+        """Whether S3 may have something else at *key* than the mirror, since a call of ours."""
         place = (bucket, key)
         if place not in self._unsure:
             return False
@@ -264,7 +264,7 @@ class StoreIntents:
             self.found(intent, found)
 
     def spare(self, bucket: str, keys: Collection[str]) -> None:
-        """Note that S3 has the same *keys* as the mirror: it refused to change them, or was asked
+        """Note that S3 has at *keys* what the mirror has: it refused to change them, or was asked
         since. The keys of the intent of this context end."""
         intent = _current.get()
         if intent is None or intent.bucket != bucket:

@@ -2,9 +2,10 @@
 library.py makes MimicDB of it.
 
 1. Complete or not. Absence is certain only inside a scope that was listed to its end; a question
-that the mirror cannot answer raises `Unlisted`. 2. A listing is merged, page by page (`replace`).
-Keys that changed after the page was asked for are left alone; a key that the page does not show is
-deleted only in the range for which the page speaks.
+   that the mirror cannot answer raises `Unlisted`.
+2. A listing is merged, page by page (`replace`). Keys that changed after the page was asked for are
+   left alone; a key that the page does not show is deleted only in the range for which the page
+   speaks.
 3. Every change of a bucket has a number (backends/__init__.py).
 4. Directories are implied by keys. LISTED stands for one that S3 showed and whose keys are
    not known, KEPT for one that was emptied through the mount and stays.
@@ -212,7 +213,7 @@ class Mirror(Knowledge):
             self._tell(bucket, Difference(added, changed, [], 0))
 
     def confirm(self, bucket: str, keys: Sequence[str], since: int) -> None:
-        """Log that S3, when it was asked after number *since*, had the same *keys* as the mirror:
+        """Log that S3, when it was asked after number *since*, had at *keys* what the mirror has:
         an older answer then leaves them alone. Keys that the log names since that number do not
         need it."""
         known = {key: self.backend.exact.get(bucket, key) for key in keys}

@@ -264,7 +264,8 @@ class FileSystem(Protocol):
         ...
 
     def unheard(self, ino: int) -> None:
-        """Heal a change of *ino*, or of a name in it, whose answer could not be given any more."""
+        """Tell the kernel that *ino*, or a name in it, has changed: the answer to the change could
+        not be given any more."""
         ...
 
     def opendir(self, caller: Caller, ino: int) -> bool:

@@ -170,7 +170,7 @@ class Backend(ABC):
 
     @abstractmethod
     def add_bucket(self, name: str, created_ns: int) -> None:
-        """Make *name* known, made at *created_ns* (0: not known; an earlier time stays)."""
+        """Make *name* known, made at *created_ns* (0: not known; a known time stays)."""
 
     @abstractmethod
     def drop_bucket(self, name: str, since: int | None = None) -> bool:
@@ -181,8 +181,8 @@ class Backend(ABC):
         what is not known is logged too: a list of buckets that was in flight must not bring it
         back.
 
-        A bucket added again under that name goes on with the sequence where it was, so
-        that a reader of the log notices.
+        A bucket added again under that name goes on with the sequence where it was, so that a
+        reader of the log notices.
         """
 
     # Entries
@@ -239,7 +239,7 @@ class Backend(ABC):
         """Return the key of the *count*-th entry that begins with *prefix* behind *after*, or of
         the last one if there are fewer, and how many were passed; ("", 0): there is none.
 
-        This cuts a listing into ranges. A store that can do it without reading should.
+        By these keys a listing is cut into ranges. A store that finds them without reading should.
         """
         passed = 0
         while passed < count:

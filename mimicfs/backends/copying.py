@@ -393,8 +393,8 @@ class Copying:
                 each.discard(directory)
 
     def is_unlisted(self, bucket: str, directory: str) -> bool:
-        """Whether the store had not listed *directory* a moment ago. It may have by now: then that
-        is listed once more."""
+        """Whether nobody had listed *directory* a moment ago. Somebody may have by now: then it is
+        listed once more."""
         return self._unlisted.recent(bucket, directory) is not None
 
     def seen_lately(self, bucket: str, directory: str) -> DirectorySeen | None:
@@ -409,7 +409,7 @@ class Copying:
         return DirectorySeen(place, own, rows) if len(rows) < _PAGE else None
 
     def is_noted(self, bucket: str, directory: str) -> bool:
-        """Whether what the copy says that was noted of *directory* is of a moment ago."""
+        """Whether the copy read the note of *directory* a moment ago."""
         return self._noted.recent(bucket, directory) is not None
 
     def remark(self, bucket: str, scope: Scope) -> None:

@@ -279,7 +279,7 @@ class Replica(Forwarding):
         step: IntentStep = LEARNED,
     ) -> set[str]:
         shared, place = self._ask(), self._copies.place(bucket)
-        if place is None or deletes:  # what is implied no more, the store must say
+        if place is None or deletes:  # the store must say which directories are no longer implied
             left = shared.apply(bucket, puts, deletes, since, step)
             self._catch_up_or_forget(bucket)
             return left

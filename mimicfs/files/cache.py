@@ -135,8 +135,8 @@ class BlockCache:
         return f"{_PINS}/{_hashed(self._endpoint, bucket, key)}"
 
     def keep_what_comes(self, check: Callable[[], None]) -> None:
-        """Evict nothing that is used from now on. When it was used, the times of the files tell:
-        their clock is some milliseconds behind time.time(). Waits until it is known how much is
+        """Evict nothing that is used from now on. The times of the files tell when that was: their
+        clock is some milliseconds behind time.time(). Waits until it is known how much is
         here (Eviction.await_count)."""
         self._eviction.await_count(check)
         try:

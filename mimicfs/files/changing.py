@@ -441,7 +441,8 @@ class ChangingFile(StandingFile):
                 self.content = content._replace(meta={**content.meta, **self.content.meta})
 
     def _job(self, staging: Staging, cancellation: Cancellation) -> Job:
-        """Return what is to be uploaded, once nothing that was given up is on its way any more."""
+        """Return what is to be uploaded. (No earlier upload that was given up may still be on its
+        way to S3: the job takes the version that the file stands on.)"""
         self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
         absent = self._absent and self.entry is None
         return Job(

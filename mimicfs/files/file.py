@@ -335,7 +335,7 @@ class File(ChangingFile):
 
     def follow(self, entry: Entry) -> bool:
         """Stand on *entry*, which somebody else has written, unless somebody has got bytes of the
-        old version (and the file does not `follow`) or has written some. Return whether it stands
+        old version (and the file does not `follows`) or has written some. Return whether it stands
         on it."""
         with self._change.at_once() as still, self._lock:
             if self.state is not State.CLEAN or self._origin is None:

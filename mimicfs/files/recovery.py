@@ -139,7 +139,7 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> 
         log.error("%s: not uploaded yet: %s", about, exc)
         return False
     if staging is None:
-        return True  # a mount has it that knows nothing of `Journal.recovering`, or had
+        return True  # a mount that knows nothing of `Journal.recovering` has it, or had it
     try:
         return _settled(s3, journal, options, orphan, staging)
     except PosixError as exc:  # of the local disk

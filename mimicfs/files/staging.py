@@ -66,8 +66,8 @@ class Staging:
         return self._record or Record()
 
     def describe(self, record: Record) -> None:
-        """Write *record*, with the uploads, and the word for the bytes, of the one before. Raises
-        PosixError."""
+        """Write *record*. It keeps the uploads of the record before, and its word for the bytes.
+        Raises PosixError."""
         with self._lock:
             old = self._record
             if old is not None:

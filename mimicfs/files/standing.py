@@ -162,7 +162,7 @@ class StandingFile:
 
     def hand_out_pages(self) -> bool:
         """Note that somebody may read on in the kernel's pages of the version that the file stands
-        on. Return whether there may be such pages. If not, nobody has got a byte yet."""
+        on. Return whether somebody may have got bytes of that version, or written some."""
         with self._lock:
             if self._origin is None:
                 return True

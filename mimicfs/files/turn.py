@@ -17,7 +17,7 @@ _NOBODYS = 0  # the number of no thread
 
 
 class Turn:
-    """One thread at a time has the turn; `with turn:` waits for it without an end."""
+    """One thread at a time has the turn; `with turn:` waits for it as long as it takes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects the three below

@@ -5,6 +5,7 @@ A lease is a number. A new one begins whenever others may have taken locks: afte
 UNSURE_S, and when a new epoch of the store begins (backends/sessions.py). After a new epoch all
 mounts have RECLAIM_S to say again what they hold; meanwhile no owner gets a lock that it did not
 hold.
+
 A mount whose session lived when the epoch began knows that nobody else can have what it held,
 whatever the store says now: it *reclaims* that. A mount that was silent for longer does not know;
 after RECLAIM_S it holds what the store still has of it. A silent session is dead after the same

@@ -47,14 +47,13 @@ class _ClaimedRename(NamedTuple):
 
 
 class RenameClaims:
-    """Those of the renames of this process, in the store of *mimicdb*."""
+    """The claims of the renames of this process, in the store of *mimicdb*."""
 
     def __init__(self, mimicdb: Mirror) -> None:
         self._mimicdb = mimicdb
         self._lock = threading.Lock()  # protects the set below
-        self._late: set[tuple[str, _ClaimedRename]] = (
-            set()
-        )  # by bucket: ended, and the store does not know
+        # with their buckets: claims that have ended, which the store does not know
+        self._late: set[tuple[str, _ClaimedRename]] = set()
         mimicdb.member.beaten.append(self._end_late)
 
     @contextmanager
@@ -129,7 +128,8 @@ class RenameClaims:
                 self._late.add((bucket, row))
 
     def _end_late(self) -> None:
-        """The store has taken a beat of our session: others wait for what it does not know."""
+        """End claims that the store, which has taken a beat of our session, does not know to have
+        ended: others wait for them."""
         with self._lock:
             late, self._late = self._late, set()
         for each in late:
@@ -144,7 +144,7 @@ class RenameClaims:
 
 
 class RenameClaim:
-    """One rename's: *rows*, by bucket."""
+    """The claim of one rename: its *rows*, each with its bucket."""
 
     def __init__(self, claims: RenameClaims, rows: list[tuple[str, _ClaimedRename]]) -> None:
         self.rows = rows
@@ -176,7 +176,7 @@ def _text(rows: list[_ClaimedRename]) -> str:
 
 
 def _parsed(text: str | None) -> list[_ClaimedRename]:
-    """Return the rows of a note. What is none is of somebody who can be waited for by nobody."""
+    """Return the rows of a note. A text that has none is not ours, and nobody waits for it."""
     try:
         return [_ClaimedRename(*each) for each in json.loads(text or "[]")]
     except (ValueError, TypeError):

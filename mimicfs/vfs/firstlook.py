@@ -363,8 +363,9 @@ class FirstLook:
         return self._mimicdb.listed_at_hand(bucket, behind)[:most]
 
     def _sampled(self, where: _Where, sample: list[str], cancellation: Cancellation) -> bool:
-        """Ask about *sample*. Return False if S3 cannot be asked now: then, for a while, everything
-        is shown with the mode and owner of the mount."""
+        """Ask about *sample*. Return False if S3 cannot be asked now: then, for a while, names of
+        the directory about which nothing is known are shown with the mode and owner of the
+        mount."""
         try:
             self._ask(where, sample, cancellation)
         except NOTHING_SAID as exc:

@@ -143,7 +143,8 @@ class Kernel:
         self._kernel.attr_changed(node.ino)
 
     def unheard(self, ino: int) -> None:
-        """Tell the kernel that something in *ino* was changed, which it had been told was not."""
+        """Tell the kernel that something in *ino* has changed after all: it had been told that
+        nothing had."""
         self._kernel.attr_changed(ino)
         self._kernel.names_changed()
         self._kernel.listing_changed(ino)

@@ -291,7 +291,7 @@ def _name_of(file: File) -> str:
 
 
 def _all_of(who: str, *, flock: bool) -> Lock:
-    """Return locks that cover every lock of a file that *who* can have."""
+    """Return a lock that covers every lock of a file that *who* can have."""
     return Lock(who, flock, False, 0, END, 0)
 
 

@@ -214,7 +214,7 @@ _CLASS = "StorageClass"
 
 
 def _known(bucket: str, entry: Entry, version: str) -> dict[str, str]:
-    """Return the value if S3 need not be asked for it."""
+    """Return the values for which S3 need not be asked, by the name of the attribute."""
     known = {
         "bucket": bucket,
         "key": entry.key,

@@ -176,8 +176,9 @@ class Listings:
         return found
 
     def _least_wanted(self) -> int:
-        """Return the reader whose place is given up: one that has read everything, if there is one.
-        A reader of a tree reads many directories between two looks at the one above them."""
+        """Return the number of the listing that is given up: that of a reader that has read
+        everything, if there is one. A reader of a tree reads many directories between two looks at
+        the one above them."""
         ended = (number for number, each in self._open.items() if each.read_all)
         return next(ended, next(iter(self._open)))
 

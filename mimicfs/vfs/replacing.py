@@ -107,16 +107,16 @@ class Replacing:
     def losing(self, directory: Node, name: str, *, said: bool = False) -> Iterator[None]:
         """Within, the key *name*, or all below it, leaves *directory*. A directory that loses its
         last name stays until it is removed. This mount says so before the name goes: another one
-        that removes the directory with its names at the same time looks for such a word after them
-        (renames.py), and the directory stays only if the names were still there when it was said.
-        After a failure the directory stays, too, unless the name is there for certain: S3 may have
-        removed it, or somebody else may, who relies on what was said."""
+        that moves the directory with its names at the same time looks for such a word once they are
+        gone (renames.py), and the directory stays only if the name was still there when this was
+        said. After a failure the directory stays, too, unless the name is there for certain: S3 may
+        have removed it, or somebody else may, who relies on what was said."""
         kept = self._is_last(directory, name, said) and self._keeps(directory, name)
         try:
             yield
         except BaseException:
             if kept:
-                with suppress(MimicError):  # otherwise it stays, as if it had a marker
+                with suppress(MimicError):  # if this fails, it stays, as if it had a marker
                     if self._is_certain(directory.bucket, name):
                         self._forget(directory)
             raise
@@ -166,7 +166,7 @@ class Replacing:
         return False
 
     def _forget(self, directory: Node) -> None:
-        """Take back that *directory* stays; the kernel has heard it."""
+        """Take back the word that *directory* stays, also from the kernel, which has heard it."""
         self._mimicdb.forget(directory.bucket, directory.key)
         gone = Difference([], [], [directory.key], 0)
         self._mimicdb.announce(directory.bucket, gone)

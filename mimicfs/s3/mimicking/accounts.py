@@ -77,7 +77,7 @@ class ListedAccount:
             self._mimicdb.set_note("", _NOTE, None)
 
     def claimed(self, owner: Mapping[str, str]) -> None:
-        """Note that it is that of *owner* now."""
+        """Note that the list in the mirror is that of *owner* now."""
         noted, key = self._noted(), self.key()
         keys = noted.keys if noted is not None and noted.owner == owner else []
         if key not in keys:
@@ -149,7 +149,7 @@ class NamedOwner:
         return Before(self._mimicdb.note(bucket, _OWNERS), self._wrote.get(bucket))
 
     def named(self, params: Params, answer: Params, before: Before) -> None:
-        """Take note of *answer* to it."""
+        """Take note of *answer* to a ListObjects, asked with *params* after *before*."""
         bucket, items = params["Bucket"], answer.get("Contents", ())
         owners = [item.get("Owner") for item in items]
         if not owners:

@@ -22,7 +22,7 @@ _NOTE = "heads"  # [the newest call, {each that is not over: until when it may l
 
 
 class RememberedHeads:
-    """Those in *mimicdb*."""
+    """The remembered HEADs in *mimicdb*."""
 
     def __init__(self, mimicdb: Mirror) -> None:
         self._mimicdb = mimicdb

@@ -304,8 +304,8 @@ def _written(etag: str, form: str) -> str:
 
 
 def is_refused(exc: S3Error) -> bool:
-    """Whether *refusal* may say that the server does not know the condition. (An expired key, and a
-    body that did not arrive, are answered with 400, too.)"""
+    """Whether *exc* may say that the server does not know the condition. (An expired key, and a
+    body that did not arrive, are answered with 400, too: then it does not.)"""
     return exc.status in _NOT_KNOWN and not isinstance(exc, NOTHING_SAID)
 
 

@@ -121,7 +121,7 @@ class Kept:
 
     def completed(self, bucket: str, key: str, content: Content) -> Content:
         """Return *content*, for an upload of *key*, completed by the rules. Its own fields stay; a
-        type that was guessed from the name is not one."""
+        type that was guessed from the name is none of them."""
         usual = self.usual(bucket, key)
         guessed = content.content_type in (Content().content_type, _guessed(key))
         return content._replace(

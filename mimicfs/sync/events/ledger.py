@@ -119,8 +119,7 @@ class _Loss:
 class Ledger(Witness):
     """*name*: the source's, as --events writes it. *buckets*: those that are shown.
     *configuration*, *lifecycle*: ask S3 for the notifications and the lifecycle rules of a bucket.
-    *suspect*: told of a gap, with the bucket and
-    the reason."""
+    *suspect*: told of a gap, with the bucket and the reason."""
 
     def __init__(
         self,
