@@ -87,8 +87,8 @@ class Mirror(Knowledge):
         self.backend.close()
 
     def forked(self) -> None:
-        """This process was forked from the one that has made the mirror: it is another member of
-        the store."""
+        """Become another member of the store: this process was forked from the one that has made
+        the mirror."""
         before = self.intents
         self.member = Member(self.backend, self._renewed, self._kept)
         self.intents = StoreIntents(self.backend, self.member)
@@ -222,8 +222,8 @@ class Mirror(Knowledge):
             self._apply(bucket, puts, [key for key in keys if known[key] is None], since)
 
     def confirm_gone(self, bucket: str, keys: Sequence[str]) -> None:
-        """S3 has deleted *keys*, and the mirror has none of them. Log that, unless somebody has
-        just deleted them through it: an answer that was asked for before leaves them alone."""
+        """Log that S3 has deleted *keys*, of which the mirror has none: an answer that was asked
+        for before leaves them alone. Not needed if somebody has just deleted them through it."""
         newest = newest_lines(self.backend.exact, bucket, _NEWEST)
         found = [key for key in keys if key not in newest or newest[key].origin & 1]
         if found:

@@ -54,7 +54,7 @@ def beat(backend: Backend, session: StoreSession, lasts_ms: int) -> None:
 
 
 def leave(backend: Backend, session_id: str) -> None:
-    """The session has ended. Raises StoreError."""
+    """Note that the session has ended. Raises StoreError."""
     backend.set_note("", SESSION + session_id, None)
 
 

@@ -93,8 +93,8 @@ class BlockFile:
         return end
 
     def read(self, start: int, end: int, wait: bool) -> bytes | memoryview | None:
-        """Return the bytes from *start* to *end*, if they are here and sound. With *wait* False,
-        only those that need no wait for the disk."""
+        """Return the bytes from *start* to *end*, if they are here and sound; with *wait* False,
+        only if that needs no wait for the disk."""
         index = start // BLOCK
         table = self._tables.get(index // _TABLE)
         within = start < end <= (index + 1) * BLOCK  # one block, as most small reads are

@@ -152,7 +152,7 @@ class BlockCache:
         return self._eviction.make_room(size, check)
 
     def note_reads(self) -> None:
-        """From now on `expect` knows what readers ask for."""
+        """Let `expect` know from now on what readers ask for."""
         self._noted = True
 
     def has_spare(self, sizes: Collection[int]) -> bool:

@@ -138,7 +138,7 @@ class Eviction:
         self._free -= size
 
     def full(self) -> None:
-        """The disk has refused to take more."""
+        """Note that the disk has refused to take more."""
         self._free = 0
         self._ask()
 

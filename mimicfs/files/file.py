@@ -229,7 +229,7 @@ class File(ChangingFile):
         return new
 
     def _uploaded(self, staging: Staging, entry: Entry, told: Content) -> None:
-        """S3 has the bytes as *entry*, stored with what *told* says."""
+        """Note that S3 has the bytes as *entry*, stored with what *told* says."""
         self._stand_on(entry)
         with self._lock:
             self._based = self._only_appended = True

@@ -50,7 +50,7 @@ class Layout:
         return self._staged is not None
 
     def wrote(self, start: int, end: int) -> None:
-        """The staging file has new bytes from *start* to *end*."""
+        """Note that the staging file has new bytes from *start* to *end*."""
         if self._staged is not None:
             self._staged.add(start, end)
         if self.base:
@@ -58,7 +58,7 @@ class Layout:
         self.size = max(self.size, end)
 
     def fetched(self, spans: Iterable[tuple[int, int]]) -> None:
-        """The staging file has got *spans* of the version in S3."""
+        """Note that the staging file has got *spans* of the version in S3."""
         if self._staged is not None:
             for start, end in spans:
                 self._staged.add(start, end)
@@ -67,7 +67,7 @@ class Layout:
         self._staged = None
 
     def cut(self, size: int) -> None:
-        """The file ends at *size* now."""
+        """Note that the file ends at *size* now."""
         if self._staged is not None:
             self._staged.cut(size)
         self._changed.cut(size)
@@ -76,7 +76,7 @@ class Layout:
         self.size = size
 
     def uploaded(self) -> None:
-        """The version in S3 is this file now."""
+        """Note that the version in S3 is this file now."""
         self.base = self.size
         self._changed = Ranges()
 

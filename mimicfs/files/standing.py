@@ -253,7 +253,7 @@ class StandingFile:
             old.close()
 
     def _put_on(self, origin: Origin, *, copied: bool = False) -> Origin | None:
-        """The same, with `_lock` held. Return what it stood on, which is to be closed."""
+        """Do the same, with `_lock` held. Return what it stood on, which the caller closes."""
         self._origin, old = origin, self._origin
         if old is not None:
             origin.follows(old, copied=copied)

@@ -333,7 +333,7 @@ class Inodes:
         return [known.get(slot) or _number(hash_of(), slot) for slot in slots]
 
     def forget(self, ino: int, count: int) -> None:
-        """The kernel gave up *count* of its holds."""
+        """Note that the kernel gave up *count* of its holds."""
         with self._lock:
             node = self._nodes.get(ino)
             if node is None or node is self.root:

@@ -246,8 +246,8 @@ class Kernel:
             listings.add(above.ino)
 
     def _way_listed(self, node: Node, listings: set[int]) -> None:
-        """Something is new at or below *node*. Directories on the way that were looked up before
-        anybody was told of them may be missing in listings that the kernel has."""
+        """List again directories on the way to *node*, where something is new, that were looked up
+        before anybody was told of them: they may be missing in listings that the kernel has."""
         for below, _ in _way_up(node):
             if below.unlisted:
                 below.unlisted = False
@@ -255,7 +255,7 @@ class Kernel:
 
     @staticmethod
     def _list_again(directory: Node, listings: set[int]) -> None:
-        """The kernel may have a listing without *directory*, which is there."""
+        """Add the directory above *directory* to *listings*: the kernel may have one without it."""
         above = directory.parent
         if above is not None and above.kind != NodeKind.ACCOUNT and above.asked:
             listings.add(above.ino)

@@ -23,6 +23,7 @@ last row is also that of a component that ends in %raw: percent-coded it would b
 
 An object is found as NAME%file even while nothing has its plain name, so that `rm -r` of both works
 in any order; it is listed under one name only.
+
 Pure functions; any thread may call them.
 """
 

@@ -337,7 +337,7 @@ class Database:
                 self._connections.clear()
 
     def forked(self) -> None:
-        """This process was forked from the one that has opened the file."""
+        """Take note that this process was forked from the one that has opened the file."""
         self._inherited = self._inherited or not self.rests()
         self.lock, self.local = threading.RLock(), OfThread()
         self._before += 1 << 40

@@ -2,8 +2,8 @@
 sent.
 
 A conversation is a generator: it yields a question, which is an operation of boto3 and its
-parameters, gets the answer or the error, and returns what the caller gets. So one
-piece of code serves clients that block (boto3) and clients that are awaited (aiobotocore).
+parameters, gets the answer or the error, and returns what the caller gets. So one piece of code
+serves clients that block (boto3) and clients that are awaited (aiobotocore).
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ class Learner:
             yield from self.resolve(intent.bucket, sorted(intent.contended))
 
     def _undone(self, operation: str, params: Params, intent: StoreIntent, heads: str) -> None:
-        """S3 has not done *operation*; or, if *intent* is unsure, nobody knows."""
+        """Note that S3 has not done *operation*; or, if *intent* is unsure, that nobody knows."""
         if intent.unsure:
             self._settling.unclear(operation, params)
         elif heads:
@@ -201,7 +201,7 @@ class Learner:
         self.mimicdb.intents.end(intent, unsure=False)
 
     def _look_soon(self, intent: StoreIntent) -> None:
-        """S3 is in trouble, and would keep our caller waiting: it is asked in another thread."""
+        """Ask S3 in another thread: it is in trouble, and would keep our caller waiting."""
         if intent.contended:
             self.mimicdb.intents.look_soon()
 

@@ -143,7 +143,7 @@ class Local:
             self._owner.refused(params["Bucket"])
 
     def unsure(self, operation: str, params: Params) -> None:
-        """Nobody knows whether S3 has done *operation*, or what it has done."""
+        """Note that nobody knows whether S3 has done *operation*, or what it has done."""
         bucket, effect = params.get("Bucket"), effect_of(operation)
         if not isinstance(bucket, str):
             return

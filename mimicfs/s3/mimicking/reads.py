@@ -123,7 +123,7 @@ class Reads:
         since: int,
         noted: str | None,
     ) -> None:
-        """A HEAD, before which there was *noted*, has shown *entry* with *answer*."""
+        """Learn *entry*, which a HEAD has shown with *answer*; before that, there was *noted*."""
         stays = settled(answer)
         if stays and heads.may_keep(noted):
             entry = entry._replace(head=head_text(answer))

@@ -30,23 +30,23 @@ class RememberedHeads:
     # Of one key
 
     def noted(self, bucket: str) -> str | None:
-        """A HEAD is going to be asked for. Return what `may_keep` is to know of that time."""
+        """Return what `may_keep` must know of the time before a HEAD is asked for."""
         return self._mimicdb.note(bucket, _NOTE)
 
     def may_keep(self, noted: str | None) -> bool:
         """Whether the answer to a HEAD may be remembered, before which there was *noted*. Once it
-        is, `kept` is to be called."""
+        is, the caller calls `kept`."""
         under_way = _under_way(noted)
         return not under_way or max(under_way.values()) < self._mimicdb.now_ms()
 
     def kept(self, bucket: str, key: str, noted: str | None) -> None:
-        """The answer to a HEAD of *key* was remembered. It is dropped if a call has begun since."""
+        """Drop the answer to a HEAD of *key*, just remembered, if a call has begun since."""
         if self._mimicdb.note(bucket, _NOTE) != noted:
             self.drop(bucket, key)
 
     def drop(self, bucket: str, key: str) -> None:
-        """A HEAD of *key* says something else now. That is logged also where none is known: the
-        answer to one that was asked before may still be on its way."""
+        """Forget what a HEAD of *key* said: it says something else now. That is logged even where
+        no answer is known: one that was asked for before may still be on its way."""
         while True:
             since = self._mimicdb.seq(bucket)
             known = self._mimicdb.entry(bucket, key)
@@ -61,15 +61,15 @@ class RememberedHeads:
     # Of a bucket
 
     def begin(self, bucket: str) -> str:
-        """HEADs of all keys of *bucket* are going to say something else. Return the name of the
-        call. Raises StoreError: then S3 is not to be asked."""
+        """Begin a call after which HEADs of all keys of *bucket* say something else; return its
+        name. Raises StoreError; then S3 must not be asked."""
         call = os.urandom(8).hex()
         self._change(bucket, call, self._mimicdb.now_ms() + LASTS_MS)
         self._drop_all(bucket)
         return call
 
     def over(self, bucket: str, call: str) -> None:
-        """S3 has answered *call*."""
+        """Note that S3 has answered *call*."""
         self._change(bucket, call, None)
 
     def _change(self, bucket: str, call: str, until_ms: int | None) -> None:

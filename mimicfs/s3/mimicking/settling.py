@@ -128,7 +128,7 @@ class Settling:
                 self._mimicdb.forget(bucket, key)
 
     def drop_head(self, params: Params, _answer: Answer, _sent: int) -> None:
-        """A HEAD of the key says something else now."""
+        """Forget what a HEAD of the key said: it says something else now."""
         self._heads.drop(params["Bucket"], params["Key"])
 
     def unknown(self, params: Params, _answer: Answer, _sent: int) -> Conversation[None]:
@@ -147,7 +147,8 @@ class Settling:
                 self._mimicdb.add_bucket(known.name, known.created_ns)
 
     def unclear(self, operation: str, params: Params) -> None:
-        """Nobody knows whether S3 has done *operation*: forget what no intent is kept of."""
+        """Forget what *operation* may have changed, and no intent is kept of: nobody knows whether
+        S3 has done it."""
         bucket, effect = params.get("Bucket"), effect_of(operation)
         if operation == "DeleteBucket" or (effect is Effect.UNKNOWN and not params.get("Key")):
             self._forget_bucket(bucket)

@@ -47,8 +47,8 @@ def spare_awscrt(
 
 
 def spare_looks(session: Any) -> None:
-    """Have *session*, one of botocore's, take each directory of models for a service that has them.
-    What one has not, it misses when it loads that."""
+    """Have *session*, one of botocore's, believe that each directory of models has all that it may
+    load. If one lacks a model, loading that fails."""
     loader = session.get_component("data_loader")
 
     @cache
