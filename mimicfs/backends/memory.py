@@ -285,7 +285,7 @@ class Memory(Backend):
 
 
 def _drop_scopes(scopes: dict[str, Scope], prefix: str) -> None:
-    """Drop those at and below *prefix*."""
+    """Drop the scopes at and below *prefix*."""
     for inside in [known for known in scopes if known.startswith(prefix)]:
         del scopes[inside]
 

@@ -79,8 +79,8 @@ def connected(url: str, password: str | None) -> Any:
 
 
 def connected_once(url: str, password: str | None) -> Any:
-    """Return a client that sends no command twice: of one that takes something, the answer may
-    be lost, and what it held."""
+    """Return a client that sends no command twice: the answer to a command that takes something
+    may be lost, and what it held with it."""
     client = connected(url, password)
     client.set_retry(Retry(NoBackoff(), 0))
     client.cluster_error_retry_attempts = 0  # of a cluster, before redis-py 6
@@ -98,8 +98,8 @@ def run_id(client: Any) -> str:
 
 
 def _retry() -> Retry:
-    """Once, at once: a connection may have broken since it was used last. A store that is away
-    is to be said, not waited for."""
+    """Return the rule for retries: once, at once, as a connection may have broken since its last
+    use. If the store is away, the caller is told, and does not wait."""
     return Retry(NoBackoff(), 1)
 
 
@@ -149,16 +149,16 @@ def said_by_all(client: Any) -> list[dict[str, Any]]:
 
 
 def evicts_by(said: dict[str, Any]) -> str:
-    """Return by which policy the server that *said* that may evict our keys; "": it may not. Those
-    that begin with `volatile-` evict only keys that expire, and ours do not."""
+    """Return the policy by which a server that *said* this may evict our keys; "" if it may not.
+    (Policies that begin with `volatile-` evict only keys that expire, and ours do not.)"""
     policy = str(said.get("maxmemory_policy", "noeviction"))
     kept = policy == "noeviction" or policy.startswith("volatile-")
     return "" if kept or not int(said.get("maxmemory", 0)) else policy
 
 
 def identity_of(said: dict[str, Any]) -> str:
-    """Return what tells this run of the server from any other, which may have lost something; and
-    from itself after it has, or may have, evicted keys."""
+    """Return a mark of this run of the server. (Another run may have lost something.) It changes
+    once the server has evicted keys, or may have."""
     evicted = evicts_by(said)
     if not evicted and said.get("maxmemory_policy", "noeviction") == "noeviction":
         evicted = str(said.get("evicted_keys") or "")
@@ -184,7 +184,7 @@ def denies_scripts(exc: Exception) -> bool:
 
 
 def our_error(exc: Exception, where: str) -> StoreError:
-    """Return what *exc* of redis-py is to our callers."""
+    """Return the error for our callers, where redis-py has raised *exc*."""
     text = " ".join(str(exc).split())
     if isinstance(exc, redis.AuthenticationError):
         advice = "give the password in MIMICFS_STORE_PASSWORD"

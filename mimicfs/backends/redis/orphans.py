@@ -1,7 +1,7 @@
 """Orphans: records of a bucket in Redis that none of its directories leads to, and directories that
 lead to nothing. `layout.py` says how it should be. For `mimicfs store check`.
 
-Threading: as redis-py's client. Others may write meanwhile, so that what is said may not be so.
+Threading: as redis-py's client. Others may write meanwhile, so a finding may be wrong.
 """
 
 from __future__ import annotations

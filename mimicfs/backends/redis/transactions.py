@@ -1,8 +1,8 @@
 """The steps of `scripts.py` where scripts are denied: MULTI and WATCH, with the same promises.
 
-Reading: the index of a directory and its chunks in one MULTI. Which chunks, the index says; so
-they are read as it was a moment ago, and again if it is not so any more. A directory of one
-chunk costs one round trip.
+Reading: the index of a directory and its chunks in one MULTI. The index says which chunks: so they
+are read by the index of a moment ago, and again if that has changed. A directory of one chunk costs
+one round trip.
 
 Changing: every change of a bucket changes TAG:meta, whichever way it is made. That is watched;
 what the change is about is read, changed here, and written in one MULTI, which Redis refuses
@@ -187,7 +187,7 @@ class Transactions:
 
     def delist(self, tag: str, origin: int, name: str, since: int | None) -> bool:
         """Take *name* out of the list of buckets, and log it. With *since*: unless it was changed
-        after that number; return whether not. Raises LogTrimmed."""
+        after that number. Return whether it is taken out. Raises LogTrimmed."""
         return self._watched(tag, lambda: _delist(self._client, tag, origin, name, since))
 
     def unmark(self, tag: str, origin: int, prefix: str) -> None:
@@ -221,8 +221,8 @@ class Transactions:
         self._watched(tag, plan, place)
 
     def _watched(self, tag: str, plan: Callable[[], tuple[T, list[RedisCommand]]], *also: str) -> T:
-        """Do what *plan* says is to be done, unless the bucket changed meanwhile (or a key of
-        *also*): then anew."""
+        """Do what *plan* says. If the bucket, or a key of *also*, has changed meanwhile, plan
+        anew."""
         with self._client.pipeline(transaction=True) as pipe:
             for attempt in range(_ATTEMPTS):
                 pipe.watch(f"{tag}:meta", f"{tag}:k", *also)

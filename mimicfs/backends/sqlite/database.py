@@ -8,9 +8,10 @@ SQLite's connections do not outlive a fork: the child would hold none of their l
 a log that others remove. So a child has new ones. If other threads of its parent had connections,
 which may have been in the middle of anything, it has none, and nothing is answered.
 
-A file that is moved, replaced or deleted while it is in use is the store of nobody else: who opens
-its path has another one. So before a thread connects, before each change, and at each beat of the
-session, it is looked whether the path still leads to it; while it does not, nothing is answered.
+A file that is moved, replaced or deleted while it is in use is no longer anybody else's store: a
+program that opens its path gets another one. So before a thread connects, before each change, and
+at each beat of the session, we look whether the path still leads to the file; while it does not,
+nothing is answered.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class Database:
         self._args = (path if self.in_memory or given.get("uri") else os.path.abspath(path),)
         self.lock = threading.RLock()  # the writer's
         self.commits = 0  # of this object; of `lock`
-        self._before = 0  # more than the versions that a fork's parent was told
+        self._before = 0  # added to versions: more than the parent of a fork was told
         self.local = OfThread()
         # Each, and whether its thread looks into the store for a moment now and then only; a change
         # is one step.
@@ -302,8 +303,8 @@ class Database:
             self._say_committed()
 
     def _say_committed(self) -> None:
-        """Wake those who wait for commits (waiting.py). They find out by themselves, a little
-        later, where this cannot be said."""
+        """Wake the threads and processes that wait for commits (waiting.py). If that fails, they
+        find out by themselves, a little later."""
         if self.log_path is not None:
             with suppress(OSError):
                 os.utime(self.log_path)
@@ -321,8 +322,8 @@ class Database:
         return value
 
     def version(self) -> int:
-        """Return a number that is another one after each commit of others; the reader's of this
-        thread, so commits of this process count too."""
+        """Return a number that changes with each commit of others. It is that of the reader of
+        this thread, so the commits of this process count, too."""
         local = self.local
         if not (local.keeps and local.version):
             told: int = self.reader().execute("PRAGMA data_version").fetchone()[0]
@@ -365,7 +366,7 @@ _files: weakref.WeakSet[Database] = weakref.WeakSet()  # those that are open
 
 
 class _LockedToFork(threading.local):
-    """Those of which a thread that forks has the lock: nobody is writing."""
+    """The files whose lock a thread that forks has: nobody is writing."""
 
     def __init__(self) -> None:
         self.files: list[Database] = []

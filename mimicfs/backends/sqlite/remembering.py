@@ -39,7 +39,7 @@ class Remembered:
         return self._local.ahead.take((bucket, self._db.version()), directory, limit, scan)
 
     def own(self, bucket: str, directory: str) -> tuple[bool, Entry | None]:
-        """Return whether the entry of *directory* itself was read ahead, and that."""
+        """Return whether the entry of *directory* itself was read ahead, and the entry."""
         return self._local.ahead.own((bucket, self._db.version()), directory)
 
     def page(
@@ -63,5 +63,5 @@ class Remembered:
         return (of, version) == (bucket, self._db.version()) and directory.startswith(prefix)
 
     def found_deep(self, bucket: str, version: int, prefix: str) -> None:
-        """In state *version*, *prefix* has a deep scope."""
+        """Note that in state *version*, *prefix* has a deep scope."""
         self._local.deep = (bucket, version, prefix)

@@ -32,7 +32,7 @@ def covering(directory: str) -> tuple[str, list[str]]:
 
 
 def drop_scopes(db: sqlite3.Connection, bucket: int, prefix: str) -> None:
-    """Drop those at and below *prefix*."""
+    """Drop the scopes at and below *prefix*."""
     end = successor(prefix)
     if end is None:
         db.execute("DELETE FROM scope WHERE bucket=?", (bucket,))

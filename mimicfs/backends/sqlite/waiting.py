@@ -1,13 +1,13 @@
 """Waiting for commits of other processes: inotify on the write-ahead log, then data_version.
 
 A commit writes its pages to the file FILE-wal, and then makes them visible in shared memory,
-which nobody hears. So whoever has committed changes the times of FILE-wal, which is heard
-(IN_ATTRIB), and is what ends the wait. Writes to it (IN_MODIFY) say that a commit is on its way:
-where no word follows, because its process was killed or is no mimicfs, the number is looked at
-several times, for a few hundredths of a second. The commits of this process wake it as well: of
-those that follow each other, it looks at most once in a hundredth of a second. Where there is no
-inotify, it is looked at 20 times a second, which takes 3 us each. (A user has 128 instances of
-inotify, unless the system says otherwise; a waiter takes one.)
+which nobody hears. So a process that has committed changes the times of FILE-wal: that can be heard
+(IN_ATTRIB), and ends the wait. A write to the file (IN_MODIFY) says that a commit is on its way. If
+no word follows, because its process was killed or is no mimicfs, the waiter looks at the number
+several times, for a few hundredths of a second. The commits of this process wake it as well; while
+they follow each other, it looks at most once in a hundredth of a second. Without inotify, it looks
+20 times a second, which takes 3 us each. (A user has 128 instances of inotify, unless the system
+says otherwise; a waiter takes one.)
 """
 
 from __future__ import annotations

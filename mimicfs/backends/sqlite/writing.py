@@ -38,7 +38,7 @@ def store(
 
 
 def learn_plain(db: sqlite3.Connection, bucket: int, entries: Sequence[Entry]) -> None:
-    """Note that the metadata of *entries* is {}, where they are as they were."""
+    """Note that the metadata of *entries* is {}, if they have not changed."""
     rows = [(bucket, each.key, each.etag, each.size, each.mtime_ns) for each in entries]
     db.executemany(
         "UPDATE entry SET meta='{}' WHERE bucket=? AND key=? AND etag=? AND size=? AND mtime_ns=?"
