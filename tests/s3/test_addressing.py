@@ -1,8 +1,11 @@
 """Where a bucket is asked, and what each request says of it."""
 
 import base64
+import io
 import re
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import botocore.auth
@@ -72,7 +75,7 @@ def test_where_none_is_said_it_is_the_one_that_the_server_takes(
     url, mimicdb = proxy.url.replace("127.0.0.1", HOST), Mirror(Memory())
     s3 = opened(url, mimicdb)
     with proxy.rule(Hosts(code)) as rule:
-        getattr(s3, first)(*(bucket, "a", b"", 0) if first == "put" else (bucket,))
+        getattr(s3, first)(*(bucket, "a", io.BytesIO(b"ab"), 2) if first == "put" else (bucket,))
         s3.put(bucket, "b", b"abc", 3)
         assert "b" in [entry.key for entry in s3.list_page(bucket).entries]
     assert rule.hosts[-1] == f"{bucket}.{HOST}"
@@ -82,6 +85,38 @@ def test_where_none_is_said_it_is_the_one_that_the_server_takes(
         again.list_page(bucket)
     assert rule.hosts == [f"{bucket}.{HOST}"]
     again.close()
+
+
+class AtOnce(Hosts):
+    """Refuses the first two such requests once both have come."""
+
+    def __init__(self, code):
+        super().__init__(code)
+        self._both = threading.Barrier(2, timeout=10)
+
+    def before(self, handler):
+        if self.seen <= 2:
+            self._both.wait()
+        return False
+
+
+def test_two_first_requests_at_once_both_find_the_host(our_domain, proxy, bucket):
+    s3 = opened(proxy.url.replace("127.0.0.1", HOST))
+    with proxy.rule(AtOnce("SecondLevelDomainForbidden")), ThreadPoolExecutor(2) as pool:
+        puts = [pool.submit(s3.put, bucket, key, b"abc", 3) for key in ("a", "b")]
+        assert [put.result().key for put in puts] == ["a", "b"]
+    s3.close()
+
+
+def test_a_list_of_buckets_does_not_say_that_they_are_named_in_the_path(our_domain, proxy, bucket):
+    s3 = opened(proxy.url.replace("127.0.0.1", HOST))
+    buckets = Fail(lambda request: True, 200, "")
+    buckets.body = b"<ListAllMyBucketsResult><Buckets/></ListAllMyBucketsResult>"
+    with proxy.rule(buckets):
+        assert s3.list_buckets() == []
+    with proxy.rule(Hosts("SecondLevelDomainForbidden")):
+        s3.head_bucket(bucket)
+    s3.close()
 
 
 def test_a_bucket_of_another_account_is_refused(proxy, bucket):

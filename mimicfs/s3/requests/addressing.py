@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mimicfs.config.values import S3Options
@@ -26,6 +27,8 @@ class Addressing:
     def __init__(self, options: S3Options, capabilities: Capabilities) -> None:
         self._options = options
         self._capabilities = capabilities
+        self._lock = threading.Lock()  # held while the clients move; protects:
+        self._moved = False  # they named buckets in the path, and name them in the host now
 
     def config(self) -> Any:
         """Return what boto3 is told. If it is told no style, the AWS configuration decides, or its
@@ -37,13 +40,15 @@ class Addressing:
             style = "virtual"
         return {**told, "addressing_style": style} if style else told
 
-    def refuses_path(self, code: str) -> bool:
-        """Whether *code* refused a bucket in the path, for the first time; that is remembered."""
+    def moves(self, code: str, move: Callable[[], None]) -> bool:
+        """If *code* refused a bucket in the path, call *move*, after which the clients name buckets
+        in the host; return whether so. (Several requests may be refused at once.)"""
         if code not in _WANTS_HOST or not self._by_trial:
             return False
-        if self._capabilities["addressing"] == "virtual":
-            return False
-        self._capabilities.learned("addressing", "virtual")
+        with self._lock:
+            self._capabilities.learned("addressing", "virtual")
+            move()
+            self._moved = True
         return True
 
     def layer(self, moves: Callable[[str], bool]) -> Layer:
@@ -59,17 +64,19 @@ class Addressing:
 
         def call(operation: str, params: Any) -> Any:
             nonlocal answered
+            moved, rewind = self._moved, _rewinding(params.get("Body"))
             try:
-                answer = ask(operation, params)
-                answered = True
+                answer = ask(operation, dict(params))  # botocore rewrites some of them in place
+                answered = answered or "Bucket" in params
                 return answer
             except ClientError as exc:
                 code = _code(exc)
                 known = answered or asks.__dict__ or not self._by_trial
                 if code in ("400", "403") and not known:
                     code = said_of(params)  # a HEAD's answer has no code
-                if not moves(code):
+                if not moves(code) and moved == self._moved:  # another thread may have moved us
                     raise
+            rewind()
             return ask(operation, params)
 
         def said_of(params: Any) -> str:
@@ -87,6 +94,13 @@ class Addressing:
     @property
     def _by_trial(self) -> bool:
         return bool(self._options.endpoint_url) and not self._options.addressing
+
+
+def _rewinding(body: Any) -> Callable[[], object]:
+    """Return a function that brings *body* back to its place of now."""
+    if not hasattr(body, "seek"):
+        return lambda: None
+    return partial(body.seek, body.tell())
 
 
 def _code(exc: Any) -> str:

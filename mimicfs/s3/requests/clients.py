@@ -306,12 +306,12 @@ class Clients:
     def _moves_to_host(self, code: str) -> bool:
         """Whether *code* refused a bucket in the path, and buckets are named in the host from now
         on."""
-        if not self._addressing.refuses_path(code):
-            return False
+        return self._addressing.moves(code, self._move_to_host)
+
+    def _move_to_host(self) -> None:
         self._client._ruleset_resolver._builtins["AWS::S3::ForcePathStyle"] = False
         self._wire.forget_places()
         self.__dict__.pop("_lister", None)
-        return True
 
     def _count_sent(self, request: Any, event_name: str = "", **_: Any) -> None:
         operation = event_name.rpartition(".")[2]
