@@ -220,20 +220,22 @@ class StoreIntents:
 
     def _turn(self, bucket: str, name: str, lasts_ms: int) -> str:
         """Wait for the turn *name*; return what is noted of it, "" if it did not come in time."""
-        gives_up_s = time.monotonic() + _TURN_S
+        began_s = seen_s = time.monotonic()
         before: str | None = None
+        seen: str | None = None
         while True:
-            ends_ms = self._backend.now_ms() + lasts_ms
-            mine = f"{ends_ms} {self._member.id}:{next(self._numbers)}"
+            now_ms = self._backend.now_ms()
+            mine = f"{now_ms + lasts_ms} {lasts_ms} {self._member.id}:{next(self._numbers)}"
             done, there = self._backend.swap_note(bucket, name, before, mine, tell=False)
-            if done:
+            if done or there == mine:  # a client of Redis asks again if an answer is lost
                 return mine
-            ends = (there or "").partition(" ")[0]
-            is_over = not ends.isdecimal() or int(ends) < ends_ms - lasts_ms
+            if there != seen:
+                seen, seen_s = there, time.monotonic()
+            is_over = _is_over(there, now_ms, time.monotonic() - seen_s)
             before = there if is_over else None
             if is_over:
                 continue
-            if time.monotonic() > gives_up_s:
+            if time.monotonic() > began_s + _TURN_S:
                 log.warning("s3://%s: a change of the same key takes longer than expected", bucket)
                 return ""
             time.sleep(_GLANCE_S)
@@ -414,3 +416,13 @@ class StoreIntents:
             self._asked.clear()
         self._asked[place] = now + later, min(2 * later, _AGAIN_MAX_S)
         return True
+
+
+def _is_over(turn: str | None, now_ms: int, seen_s: float) -> bool:
+    """Whether *turn*, which somebody has noted, is over at *now_ms* by the store's clock, or was
+    seen for *seen_s*, longer than it lasts: the clock may have been set back."""
+    ends, _, rest = (turn or "").partition(" ")
+    lasts = rest.partition(" ")[0]
+    if not (ends.isdecimal() and lasts.isdecimal()):
+        return True
+    return int(ends) < now_ms or int(lasts) < seen_s * 1000

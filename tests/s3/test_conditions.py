@@ -205,3 +205,43 @@ def test_a_turn_that_nobody_ends_ends_by_itself(mimicdb, server):
         assert time.monotonic() - began < 0.05
     with turns.alone("bucket", "k", 50):
         assert time.monotonic() - began >= 0.04
+
+
+def test_a_turn_whose_answer_was_lost_and_that_was_asked_for_again_is_ours(mimicdb, monkeypatch):
+    """As by a client of Redis, whose connection has broken since it was used last."""
+    swap = mimicdb.backend.swap_note
+
+    def twice(*step, tell):
+        swap(*step, tell=tell)
+        return swap(*step, tell=tell)
+
+    monkeypatch.setattr(mimicdb.backend, "swap_note", twice)
+    began = time.monotonic()
+    for _ in range(2):
+        with mimicdb.intents.alone("bucket", "k", 20_000):
+            assert len(mimicdb.notes("bucket")) == 1
+        assert mimicdb.notes("bucket") == {}
+    assert time.monotonic() - began < 5
+
+
+def test_a_turn_of_a_clock_that_was_set_back_lasts_no_longer(mimicdb, monkeypatch):
+    turns, now_ms = mimicdb.intents, mimicdb.backend.now_ms()
+    turn = turns.alone("bucket", "k", 50)
+    turn.__enter__()  # and dies
+    monkeypatch.setattr(mimicdb.backend, "now_ms", lambda: now_ms - 3_600_000)
+    began = time.monotonic()
+    with turns.alone("bucket", "k", 50):
+        assert 0.04 <= time.monotonic() - began < 5
+
+
+def test_a_turn_that_does_not_come_in_time_is_not_waited_for_and_ends_no_other(
+    mimicdb, monkeypatch, caplog
+):
+    monkeypatch.setattr("mimicfs.intent._TURN_S", 0.05)
+    turns = mimicdb.intents
+    with turns.alone("bucket", "k", 20_000):
+        [before] = mimicdb.notes("bucket").values()
+        with turns.alone("bucket", "k", 20_000):
+            assert "takes longer than expected" in caplog.text
+        assert list(mimicdb.notes("bucket").values()) == [before]
+    assert mimicdb.notes("bucket") == {}
