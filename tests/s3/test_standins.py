@@ -11,6 +11,7 @@ from urllib.request import urlopen
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from support.faults import Refuse
 from support.proxy import Fail, Request, Rule
 from support.standins import (
     PROVIDERS,
@@ -121,7 +122,7 @@ def test_a_directory_may_have_a_name_that_xml_cannot_have(s3, client, bucket, pr
 
 @pytest.mark.parametrize(
     ("quirks", "asked"),
-    [((NoListV2,), 3), ((NoEncodingType,), 4), ((NoListV2, NoEncodingType), 5)],
+    [((NoListV2,), 4), ((NoEncodingType,), 5), ((NoListV2, NoEncodingType), 6)],
 )
 def test_how_a_server_lists_is_learned_once(s3, client, bucket, proxy, quirks, asked):
     client.put_object(Bucket=bucket, Key="a b+", Body=b"abc")
@@ -150,6 +151,30 @@ def test_a_listing_that_is_refused_in_every_form_is_refused(s3, bucket, proxy):
     assert proxy.counted() == {"LIST": 4}
     for word in ("list-v2", "encoding-type"):
         assert s3.capabilities.known()[word] == ("yes", "usual")
+
+
+@pytest.mark.parametrize("code", ["InvalidArgument", "MethodNotAllowed", "NotImplemented"])
+def test_a_refusal_that_does_not_come_again_teaches_nothing_of_listings(
+    s3, client, bucket, proxy, code
+):
+    client.put_object(Bucket=bucket, Key="a b+", Body=b"abc")
+    with proxy.rule(Refuse(lambda request: request.kind == "LIST", 400, code)):
+        assert listed(s3, bucket, "") == ["a b+"]
+    for word in ("list-v2", "encoding-type"):
+        assert s3.capabilities.known()[word] == ("yes", "usual")
+
+
+def test_a_refused_token_teaches_nothing_of_listings(s3, bucket, proxy):
+    """As of a listing that was begun long ago."""
+    proxy.counted()
+    with proxy.rule(
+        Fail(lambda request: "continuation-token" in request.query, 400, "InvalidArgument")
+    ):
+        for _ in range(2):
+            with pytest.raises(InvalidRequest, match="InvalidArgument"):
+                s3.list_page(bucket, after="a", token="of-another-listing")
+    assert proxy.counted() == {"LIST": 2}
+    assert s3.capabilities.known()["list-v2"] == ("yes", "usual")
 
 
 def test_a_copy_with_other_metadata_has_the_tags_of_its_source(s3, client, bucket, proxy):

@@ -144,27 +144,29 @@ class Lister:
         try:
             body, throttled = self._get(asked, token, limit)
         except (Unsupported, InvalidRequest) as exc:
-            if self._answered or exc.code not in _UNKNOWN_PARAMETER:
+            # a refusal of a later page, as of its token, is about something else
+            if self._answered or token is not None or exc.code not in _UNKNOWN_PARAMETER:
                 raise
-            return self._page_otherwise(asked, token, limit, exc)
+            return self._page_otherwise(asked, limit, exc)
         page = parse_page(body, asked)
         self._answered = True
         return page._replace(throttled=throttled) if throttled else page
 
-    def _page_otherwise(
-        self, refused: Asked, token: str | None, limit: int, refusal: S3Error
-    ) -> Page:
-        """Return the page, asked for without a parameter that the server may not know, and
-        remember which that is. Raises *refusal*."""
+    def _page_otherwise(self, refused: Asked, limit: int, refusal: S3Error) -> Page:
+        """Return the page, asked for without a parameter that the server may not know. Remember
+        which that is if the server refuses the same question again: it may have had another reason.
+        Raises *refusal*."""
         forms = [(version, encoded) for encoded in (True, False) for version in (2, 1)]
         for version, encoded in forms:
             asked = refused._replace(version=version, encoded=encoded)
             if version > refused.version or encoded > refused.encoded or asked == refused:
                 continue
             try:
-                page = parse_page(self._get(asked, token, limit)[0], asked)
+                page = parse_page(self._get(asked, None, limit)[0], asked)
             except (Unsupported, InvalidRequest):
                 continue
+            if not self._refuses(refused, limit):
+                return page
             if version != refused.version:
                 self._capabilities.learned("list-v2", "no")
             if encoded != refused.encoded:
@@ -172,6 +174,13 @@ class Lister:
             self._answered = True
             return page
         raise refusal
+
+    def _refuses(self, asked: Asked, limit: int) -> bool:
+        try:
+            self._get(asked, None, limit)
+        except (Unsupported, InvalidRequest):
+            return True
+        return False
 
     @property
     def _encodes(self) -> bool:
