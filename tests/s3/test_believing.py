@@ -108,6 +108,15 @@ def test_a_length_that_is_none_is_asked_for(s3, client, bucket, proxy, said):
         assert s3.head(bucket, "a")[0].size == 3
 
 
+@pytest.mark.parametrize(("sent", "read"), [(b"\xc3\xbc", "\xfc"), (b"\xfc", "\xfc")])
+def test_a_header_that_is_not_ascii_is_read_as_utf8_if_it_is_that(
+    s3, client, bucket, proxy, sent, read
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"abc")
+    with proxy.rule(Answer("HEAD", more=[("x-amz-meta-name", sent.decode("latin-1"))])):
+        assert s3.head(bucket, "a")[0].meta == {"name": read}
+
+
 @pytest.mark.parametrize("status", [200, 204])
 @pytest.mark.parametrize("before", [None, b"old", b"older"])
 def test_a_put_that_was_not_done_is_no_success(s3, client, bucket, proxy, status, before):

@@ -73,6 +73,33 @@ def test_empty_pages_lead_on(s3, syncer, bucket, proxy):
     assert (rule.seen, [entry.key for entry in s3.mimicdb.listing(bucket)]) == (54, ["k", "l"])
 
 
+@pytest.mark.parametrize("said", ["", "<KeyCount>2</KeyCount>"], ids=["twice", "counted"])
+def test_a_page_with_a_name_in_the_place_of_another_deletes_nothing(
+    s3, syncer, client, bucket, proxy, said
+):
+    for key in ("k", "known"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"k")
+    syncer.sync(bucket)
+    shown = page("k") if said else page("k", "k")
+    shown = shown.replace(b"</ListBucketResult>", f"{said}</ListBucketResult>".encode())
+    with proxy.rule(Pages(cycle([shown]))), pytest.raises(MalformedListing, match="not whole"):
+        syncer.sync(bucket)
+    assert s3.mimicdb.entry(bucket, "known") is not None
+
+
+def test_a_server_that_answers_as_if_listobjects_were_asked_is_asked_that(
+    s3, syncer, bucket, proxy
+):
+    """It knows of no place to begin but a Marker, and begins anew."""
+    first = page("k", token="0").replace(b"<NextContinuationToken>0</NextContinuationToken>", b"")
+    pages = [first, first, page("l")]
+    pages = [each.replace(b"<IsTr", b"<Marker/><IsTr") for each in pages]
+    with proxy.rule(Pages(pages)) as rule:
+        syncer.sync(bucket)
+    assert (rule.seen, [entry.key for entry in s3.mimicdb.listing(bucket)]) == (3, ["k", "l"])
+    assert s3.capabilities.known()["list-v2"] == ("no", "learned")
+
+
 def versions_page(version, following):
     row = (
         f"<Version><Key>k</Key><VersionId>{version}</VersionId><IsLatest>false</IsLatest>"

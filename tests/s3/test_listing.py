@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mimicfs.entry import LISTED, Entry
 from mimicfs.errors import MalformedListing
-from mimicfs.s3.requests.listing import Asked, parse_page
+from mimicfs.s3.requests.listing import Asked, OldVersion, parse_page
 
 TIME = "2026-01-02T03:04:05.000Z"
 TIME_NS = 1_767_323_045_000_000_000
@@ -46,11 +46,11 @@ def test_an_object_is_an_entry():
     assert (found.upto, found.token) == (None, None)
 
 
-def test_an_etag_may_lack_its_quotes_and_standard_is_nothing_special():
+def test_an_etag_may_lack_its_quotes_or_be_missing_and_standard_is_nothing_special():
     extra = "<StorageClass>STANDARD</StorageClass>"
-    assert parsed(page(contents("a", etag="abc", extra=extra))).entries == [
-        Entry("a", 3, TIME_NS, "abc")
-    ]
+    body = page(contents("a", etag="abc", extra=extra))
+    assert parsed(body).entries == [Entry("a", 3, TIME_NS, "abc")]
+    assert parsed(body.replace(b"<ETag>abc</ETag>", b"")).entries == [Entry("a", 3, TIME_NS, "")]
 
 
 def test_keys_are_decoded():
@@ -284,6 +284,16 @@ def test_of_a_page_with_fewer_names_than_it_counts_others_may_be_there(counted, 
     count = f"<KeyCount>{counted}</KeyCount>"
     found = parsed(page(contents("a"), prefix("b/"), count), delimiter="/")
     assert ([entry.key for entry in found.entries], found.doubtful) == (["a", "b/"], doubtful)
+
+
+def test_a_page_without_a_token_is_led_on_by_its_last_name_only_of_listobjects():
+    items = contents("a"), prefix("b/")
+    with pytest.raises(MalformedListing, match="without a token"):
+        parsed(page(*items, truncated="true"), delimiter="/")
+    body = page(*items, "<Marker/>", truncated="true")
+    assert parsed(body, delimiter="/").token == "b/"
+    with pytest.raises(OldVersion):  # it may have begun anywhere
+        parsed(body, delimiter="/", after="0")
 
 
 def test_a_page_that_ends_with_an_error_is_refused():

@@ -2,6 +2,53 @@
 it, and strict where it would delete something, or take for done what is not.
 
     call                       what is missing or odd       what follows
+    LIST (listing.py)          no listing, or not all of    an error
+                                 one; nothing at all
+                               <Error> behind the names     an error
+                               of another bucket or prefix  an error
+                               no Name, no Prefix, or as    used
+                                 they were sent, or longer
+                               a Prefix that XML cannot     used
+                                 have
+                               another encoding             used
+                               namespaces, white space      used
+                               IsTruncated `True`, `1`      used
+                               no IsTruncated, a token      not the last page
+                               no IsTruncated, no token     an error
+                               no token, not the last page  an error; of ListObjects: the last name
+                               a token on the last page     not used
+                               no names, and a token        asked on: this page says nothing
+                               pages in a circle            an error (trail.py)
+                               fewer names than KeyCount,   used, unless a name that the mirror
+                                 or a name twice            knows is missing (sync/source.py)
+                               no KeyCount                  used
+                               no order, all on one page    sorted
+                               no order, on several pages   an error; but for directory buckets
+                               the last name of the page    left out
+                                 before
+                               names before that one        an error
+                               names of another prefix      an error
+                               names from deeper down, or   an error
+                                 unasked-for prefixes
+                               `d/` as an object, not as    a directory
+                                 a prefix
+                               several prefixes in one      used; an empty one is none
+                                 element, or none
+                               names that are not encoded   used
+                               names that are not UTF-8     an error
+                               an object without a name or  an error
+                                 a size, or with two names
+                               no LastModified, no date     used: the time is not known
+                               year 1, 9999, other forms    used: the nearest that is known
+                               no ETag, no quotes           used
+                               ListObjectsV2 or encoding    asked without, and again: if it is
+                                 refused                    refused again, remembered (lister.py)
+                               ListObjects in its place     ListObjects is asked (lister.py)
+    ListObjectVersions         no version id, no date       an error
+    (versions.py)              deletions behind all else    put where their times are
+                               pages that begin at `null`,  asked on behind the last one; each
+                                 or with what was named     version is taken once
+                               versions in a circle         an error
     HEAD, GET                  no Last-Modified             used: the time is not known
                                year 1, 9999, ISO 8601       used: the nearest that is known
                                no ETag and no time          an error: not S3's
@@ -9,10 +56,10 @@ it, and strict where it would delete something, or take for done what is not.
                                a header that is not ASCII   used, as UTF-8 if it is that
                                gzip, and no length          asked without gzip (transport/wire.py)
     HEAD                       no Content-Length, or 0 of   GET of one byte says it
-                               what has bytes by its ETag
+                                 what has bytes by its ETag
     GET                        in chunks, of no length      used: the bytes are counted
                                of another range, or of      an error, of which nothing is learned
-                               one that cannot be
+                                 one that cannot be
                                200 to a range               used if it is the whole object, as HEAD
                                                             says; else an error
                                a checksum that is none      not compared (checksums.py)
@@ -26,20 +73,20 @@ it, and strict where it would delete something, or take for done what is not.
     CompleteMultipartUpload    no ETag                      HEAD decides (client.py)
     DELETE                     200 for 204                  used
     DeleteObjects              an error without one of      an error: nothing is forgotten
-                               its keys
+                                 its keys
                                no DeleteResult              an error: nothing is forgotten
                                nothing at all               asked again, to name what is deleted
                                not all are named then       deleted one by one (deleting.py)
     any                        a Date that nobody can read  the time is taken from our clock
-                               200 with <Error>, also       as the error (botocore)
-                               behind white space
+                               200 with <Error>, also       as the error (botocore); of LIST, asked
+                                 behind white space         again if it may pass (lister.py)
                                HTML, unreadable XML         an error (transport/answers.py)
                                404, and nothing shows that  asked again by GET, where it was a
-                               it is S3's                   HEAD; else an error: nothing is gone
+                                 it is S3's                 HEAD; else an error: nothing is gone
                                100 to 199, but for 101      waited for the answer (plain.py)
                                a header twice               used, if both say the same (plain.py)
 
-listing.py decides about listings. An error names the fault of the server.
+An error names the fault of the server.
 
 Threading: any thread.
 """
