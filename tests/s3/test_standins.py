@@ -34,7 +34,14 @@ from support.standins import (
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
-from mimicfs.errors import InvalidRequest, KeyNotFound, MimicError, ObjectChanged, PosixError
+from mimicfs.errors import (
+    InvalidRequest,
+    KeyNotFound,
+    MimicError,
+    ObjectChanged,
+    PosixError,
+    S3Unavailable,
+)
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.s3.requests.examine import Examination
@@ -327,6 +334,21 @@ def test_a_directory_bucket_is_written_listed_and_read_in_a_session(server, prox
         assert s3.delete_many(name, ["d/a"], {"d/a": a.etag}) == []
     assert {token for _, token in sessions.asked} == {"of the session"}
     assert {kind for kind, _ in sessions.asked} >= {"GET", "PUT", "HEAD", "LIST", "POST"}
+    urlopen(UrlRequest(f"{server}/{name}", method="DELETE")).close()  # others list every bucket
+
+
+def test_a_session_without_credentials_is_an_error_of_the_server(server):
+    """moto answers CreateSession as another call."""
+    name = "other--use1-az4--x-s3"
+    urlopen(UrlRequest(f"{server}/{name}", method="PUT")).close()
+    s3 = S3(S3Options(endpoint_url=server, region="us-east-1"), Mirror(Memory()))
+    said = "CreateSession was answered without Credentials"
+    with closing(s3):
+        with pytest.raises(S3Unavailable, match=said):
+            s3.list_page(name)
+        with pytest.raises(S3Unavailable, match=said):
+            s3.head(name, "a")
+    urlopen(UrlRequest(f"{server}/{name}", method="DELETE")).close()  # others list every bucket
 
 
 # What quirks do together: nothing that is not confirmed counts as done, and nothing is deleted of

@@ -68,6 +68,7 @@ it, and strict where it would delete something, or take for done what is not.
     COPY                       no result, no ETag           HEAD decides (copying.py)
                                no LastModified              used: the time of the answer
     CreateMultipartUpload      no UploadId                  an error
+    CreateSession              no Credentials               an error
     UploadPart                 no ETag                      an error
     UploadPartCopy             no result, no ETag           the server copies no parts
     CompleteMultipartUpload    no ETag                      HEAD decides (client.py)
@@ -113,7 +114,11 @@ _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/(?P<size>\d+|\*
 _EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # the ETag of no bytes
 _OF_A_RANGE = frozenset({"Range", "ChecksumMode"})
 # The fields without which an answer does not count: nobody could go on without them.
-_NEEDED = {"CreateMultipartUpload": "UploadId", "UploadPart": "ETag"}
+_NEEDED = {
+    "CreateMultipartUpload": "UploadId",
+    "CreateSession": "Credentials",
+    "UploadPart": "ETag",
+}
 
 
 class Believer:

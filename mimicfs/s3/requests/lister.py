@@ -223,7 +223,11 @@ class Lister:
         if self._options.bucket_owner:
             params["ExpectedBucketOwner"] = self._options.bucket_owner
             headers["x-amz-expected-bucket-owner"] = self._options.bucket_owner
-        url = signer.generate_presigned_url(operation, params, ExpiresIn=_SIGNED_S)
+        try:
+            url = signer.generate_presigned_url(operation, params, ExpiresIn=_SIGNED_S)
+        except KeyError as exc:  # of the session that botocore asks for (believing.py)
+            text = f"{about}: CreateSession was answered without {exc.args[0]}"
+            raise S3Unavailable(f"{text}, which confirms nothing") from exc
         self._wait(bucket)
         self._count("LIST")
         with self._traffic.observing(_KINDS[asked.version], about) as seen:
