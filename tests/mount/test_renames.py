@@ -99,6 +99,15 @@ def deletion(request: Any) -> bool:
     return request.kind in ("POST", "DELETE")
 
 
+def learn_how_keys_are_deleted(path: Path) -> None:
+    """Have the server tried: a kill while that is done leaves what it is tried with."""
+    (path / "t").mkdir()
+    (path / "t/a").touch()
+    (path / "t").rename(path / "u")
+    (path / "u/a").unlink()
+    (path / "u").rmdir()
+
+
 def renamed(path: Path) -> subprocess.Popen[bytes]:
     program = "import os, sys; os.rename(sys.argv[1], sys.argv[2])"
     words: list[str | Path] = ["python3", "-c", program, path / "d", path / "e"]
@@ -129,6 +138,7 @@ def test_what_kill_9_ended_is_undone_or_finished_by_the_next_mount(
     first: Mount = mount_at(f"s3://{bucket}")
     log = tmp_path / "mount.log"
     place = Place(first.path, client, bucket, "", proxy, log, tmp_path)
+    learn_how_keys_are_deleted(place.path)
     place.fill()
     with proxy.rule(Drop(place.copy_of("e/20") if when == "copying" else deletion)) as held:
         mover = renamed(place.path)
