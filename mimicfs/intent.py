@@ -167,8 +167,8 @@ class StoreIntents:
         return not any(row.key.startswith(name) for row in rows)
 
     def begin(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
-        """Tell the store that *keys* are about to be changed. Raises StoreError; then none of them
-        may be."""
+        """Tell the store that *keys* are about to be changed; return the intent. Raises StoreError;
+        then none of them may be."""
         given = _given.get()
         if given is not None and (given.bucket, given.keys) == (bucket, list(keys)):
             _given.set(None)

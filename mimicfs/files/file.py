@@ -246,7 +246,7 @@ class File(ChangingFile):
         staging.settle()
 
     def _is_settled(self, told: Content) -> bool:
-        """Make the file clean if S3 has all that is said of it."""
+        """Make the file clean if S3 has all that is said of it; return whether it has."""
         with self._lock:
             if self.content != told:
                 return False

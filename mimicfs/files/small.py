@@ -43,7 +43,7 @@ class _Extent(NamedTuple):
 
 
 class SmallStaging(Staging):
-    """The staging file *name* in *segments*. It may get the file *path*, which *born* makes."""
+    """A staging file in *segments*. It may get the file *path*, which *born* makes."""
 
     def __init__(self, path: Path, segments: Segments, born: Born, room: Room) -> None:
         self.path = path

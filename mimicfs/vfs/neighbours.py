@@ -209,7 +209,7 @@ class Neighbours:
         return habit.bucket == bucket and time.monotonic() - habit.seen_s < _SOON_S
 
     def _noted(self, walk: _DirectoryWalk, bucket: str, key: str) -> _OpenInWalk:
-        """Note in *walk*, whose lock is held, that *key* is opened."""
+        """Note in *walk*, whose lock is held, that *key* is opened; return what that means."""
         found = walk.foreseen.pop(key, None)
         before, dropped = "", list[Reader]()
         if found is not None:
@@ -333,8 +333,8 @@ class Neighbours:
         return [entry for entry in found if entry is not None]
 
     def _put_in_order(self, walk: _DirectoryWalk, directory: Node) -> _Order:
-        """Note the order of the inode numbers in *directory*, as a listing shows them. (The kernel
-        may hold none of the names, if it must ask what is stored with them.)"""
+        """Note and return the order of the inode numbers in *directory*, as a listing shows them.
+        (The kernel may hold none of the names, if it must ask what is stored with them.)"""
         above = directory.key
         cut = len(above)
         entries = self._mimicdb.children(directory.bucket, above, "", _SORTED + 1)

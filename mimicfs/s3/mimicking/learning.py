@@ -164,7 +164,8 @@ class Learner:
         return answer
 
     def _begun(self, operation: str, params: Params) -> StoreIntent:
-        """Tell the store what is about to be changed. Raises StoreError; then S3 is not asked."""
+        """Tell the store what is about to be changed; return the intent. Raises StoreError; then
+        S3 is not asked."""
         changed = changed_keys(operation, params)
         keys = [key for _, key in changed if is_key(key)]
         bucket = params.get("Bucket")
@@ -262,8 +263,8 @@ class Learner:
     # Puts that are sent together
 
     def begin_puts(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
-        """Tell the store that *keys* are about to be put. Raises StoreError; then S3 is not
-        asked."""
+        """Tell the store that *keys* are about to be put; return the intent. Raises StoreError;
+        then S3 is not asked."""
         return self.mimicdb.intents.begin(bucket, keys)
 
     def put_together(
