@@ -215,6 +215,11 @@ class Knowledge:
         [found] = self.backend.notes_of(bucket, [directory])
         return found
 
+    def note_of_still(self, bucket: str, directory: str) -> str | None:
+        """Return the same as the store itself, not a copy of it, has it."""
+        [found] = self.backend.exact.notes_of(bucket, [directory])
+        return found
+
     def set_note_of(self, bucket: str, directory: str, text: str) -> None:
         """Note *text* of *directory*."""
         self.backend.set_note_of(bucket, directory, text)

@@ -60,9 +60,14 @@ def buckets_met(backend: Backend, since: int, ours: set[str]) -> bool:
     return False
 
 
-def check_named(backend: Backend, bucket: str, keys: set[str], since: int) -> None:
+def check_named(
+    backend: Backend, bucket: str, keys: set[str], since: int, *, early: bool = False
+) -> None:
     """Raise LogTrimmed unless the log names each of *keys*. A line about a range does not say which
-    keys were in it: a key that was not there is missing in the mirror now."""
+    keys were in it: a key that was not there is missing in the mirror now. *early*: number *since*
+    was read a moment before S3 was asked, perhaps after what the log names."""
+    if early:
+        raise LogTrimmed(f"s3://{bucket}/{min(keys)}: it was changed a moment ago")
     for change in changes_after(backend, bucket, since):
         if change.first == change.last:
             keys = keys - {change.first}

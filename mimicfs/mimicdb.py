@@ -353,7 +353,7 @@ class Mirror(Knowledge):
         finally:
             self._tell(bucket, difference)
         if left:
-            check_named(self.backend, bucket, left, since)
+            check_named(self.backend, bucket, left, since, early=seen is not None)
         return difference
 
     def release(self, bucket: str, gone: Sequence[Entry]) -> Difference:

@@ -136,24 +136,25 @@ class Copying:
 
     # Copying
 
-    def bring(self, bucket: str, directory: str) -> None:
-        """Copy *directory*, if the store has it whole. Raises StoreError."""
+    def bring(self, bucket: str, directory: str, *, large: bool = True) -> None:
+        """Copy *directory*, if the store has it whole; unless *large*, only if it has one page.
+        Raises StoreError."""
         if directory in self.of(bucket):
             return
         if self.is_shown(directory):
-            self.bring_all(bucket, [directory])
+            self.bring_all(bucket, [directory], large=large)
             return
         with self.lock:
             self._begin(bucket)
             self._copy_names(bucket, [(directory, self._way[directory])])
             self._named.setdefault(bucket, set()).add(directory)
 
-    def bring_all(self, bucket: str, directories: Collection[str]) -> None:
-        """Copy those of *directories* that the store has whole. Raises StoreError."""
+    def bring_all(self, bucket: str, directories: Collection[str], *, large: bool = True) -> None:
+        """As `bring`, of all *directories*."""
         with self._small:
             missing = [each for each in directories if each not in self.of(bucket)]
-            large = self._copy_small(bucket, missing) if missing else []
-        for directory in large:
+            left = self._copy_small(bucket, missing) if missing else []
+        for directory in left if large else ():
             with self._large:
                 if directory not in self.of(bucket):
                     self._copy_large(bucket, directory)
@@ -198,7 +199,8 @@ class Copying:
                         whole.append((directory, copy))
                     else:
                         large.append(directory)
-                self._take_whole(bucket, whole, coming)
+                if whole:  # otherwise the bucket may be forgotten
+                    self._take_whole(bucket, whole, coming)
         return large
 
     def _take_whole(

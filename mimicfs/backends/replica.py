@@ -136,12 +136,17 @@ class Replica(Forwarding):
 
     def bring(self, bucket: str, directory: str) -> None:
         """Copy *directory*, if the store has it whole; then those below it, behind our back."""
+        self._bring(bucket, directory, large=True)
+
+    def _bring(self, bucket: str, directory: str, large: bool) -> None:
+        """As `bring`; unless *large*, what has more than one page is copied behind our back, too:
+        whoever only asks whether it is listed need not wait."""
         if not self.lease.begun or not (self.lease.held or self.lease.settle()):
             return
         if not bucket:
             self._bring_buckets()
         else:
-            self._copies.bring(bucket, directory)
+            self._copies.bring(bucket, directory, large=large)
         if self._copies.is_shown(directory):
             self._ahead.begin(bucket, directory)
 
@@ -245,14 +250,14 @@ class Replica(Forwarding):
             return self._copy.children(bucket, directory, after, limit)
         return self.shared.children(bucket, directory, after, limit)
 
-    def _has_or_brings(self, bucket: str, directory: str) -> bool:
+    def _has_or_brings(self, bucket: str, directory: str, *, large: bool = True) -> bool:
         if self._has(bucket, directory):
             return True
         if self.lease.begun and not self.lease.held:  # nothing can be copied now
             return False
         if self._copies.is_unlisted(bucket, directory):
             return False
-        self.bring(bucket, directory)
+        self._bring(bucket, directory, large)
         return self._has(bucket, directory)
 
     def has_below(self, bucket: str, directory: str) -> bool:
@@ -344,7 +349,7 @@ class Replica(Forwarding):
 
     def covered(self, bucket: str, directory: str, *, deep: bool = False) -> bool:
         if not deep and self._copies.is_shown(directory):
-            if self._has_or_brings(bucket, directory):
+            if self._has_or_brings(bucket, directory, large=False):
                 return True
             if self._copies.is_unlisted(bucket, directory):
                 return False

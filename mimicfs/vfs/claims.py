@@ -108,6 +108,7 @@ class RenameClaims:
         return mine in _parsed(self._mimicdb.note(bucket, _NOTE))
 
     def _end_dead(self, bucket: str) -> None:
+        self._end_late()  # a store that nobody shares takes no beats
         member = self._mimicdb.member
         alive = {member.id, *(each.id for each in member.others() if each.alive)}
         for row in _parsed(self._mimicdb.note(bucket, _NOTE)):

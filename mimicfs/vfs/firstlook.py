@@ -392,10 +392,17 @@ class FirstLook:
             self._s3.pool.submit(self._note, where, verdict, before).add_done_callback(_tell)
 
     def _note(self, where: _Where, verdict: _Verdict, before: _Verdict | None) -> None:
-        """Note *verdict* in the store, for this mount and others."""
+        """Note *verdict* in the store, for this mount and others. If another mount has found that
+        something is stored with its objects, it is so."""
+        bucket, _ = where
+        theirs = None if verdict.rich else _Verdict.of(self._mimicdb.note_of_still(*where))
+        if theirs is not None and theirs.rich:
+            self._remember(where, theirs)
+            shown = [entry.key for entry in self._scanned(where)]
+            self._mimicdb.announce(bucket, Difference([], shown, [], 0))
+            return
         self._mimicdb.set_note_of(*where, verdict.text)
         if verdict.rich or before is None:
-            bucket, _ = where
             self._count(bucket, verdict.rich)
 
     def _count(self, bucket: str, rich: bool) -> None:

@@ -92,7 +92,8 @@ class _Rest:
         self.pages_etag = ""  # the version of which the kernel may hold pages
         self.special = False  # object: it was shown as something other than a regular file
         self.content = False  # directory: its marker object has content
-        self.asked = False  # directory: the kernel may hold a listing, or a name's absence
+        # directory: the kernel may hold a listing, or a name's absence; who asked last (kernel.py)
+        self.asked = 0
         self.away = False  # the kernel may hold its name as absent, or a listing without it
         self.unlisted = False  # directory: the kernel may hold a listing from before it was found
 
@@ -136,7 +137,7 @@ class Node:
     pages_etag: str = _rare("pages_etag")
     special: bool = _rare("special")
     content: bool = _rare("content")
-    asked: bool = _rare("asked")
+    asked: int = _rare("asked")
     away: bool = _rare("away")
     unlisted: bool = _rare("unlisted")
 

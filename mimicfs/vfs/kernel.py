@@ -17,9 +17,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from mimicfs import metadata
 from mimicfs.entry import LISTED, Difference, Entry
+from mimicfs.errors import Uncopied, Unlisted
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import KernelCache
@@ -29,6 +31,9 @@ from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
 _PAGES_S = 10.0  # written pages go to the local disk only
 _DROPS_S = 2.0
 _WRITING_S = 0.1
+
+_asking = threading.Lock()  # protects `Node.asked`; a leaf
+_turns = count(1)
 
 
 class Kernel:
@@ -401,6 +406,28 @@ class Kernel:
                 return node, slot
             node = found
         return node, ""
+
+
+class asked:  # noqa: N801  reads as a statement; a generator would cost 1 us a name
+    """Within, the mirror is read for an answer that the kernel will hold: from now on it must be
+    told of changes, unless there is no answer, because the directory is not known, and nobody else
+    has asked meanwhile."""
+
+    __slots__ = ("_before", "_directory", "_turn")
+
+    def __init__(self, directory: Node) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        with _asking:
+            self._before, self._turn = self._directory.asked, next(_turns)
+            self._directory.asked = self._turn
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind in (Unlisted, Uncopied):
+            with _asking:
+                if self._directory.asked == self._turn:
+                    self._directory.asked = self._before
 
 
 def _way_up(node: Node) -> Iterator[tuple[Node, Node]]:

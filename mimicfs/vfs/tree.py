@@ -25,7 +25,6 @@ from mimicfs.errors import (
     NoSuchBucket,
     PosixError,
     StoreUnavailable,
-    Uncopied,
     Unlearned,
     Unlisted,
 )
@@ -39,6 +38,7 @@ from mimicfs.vfs.attributes import Attributes
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, check_present, slot_of
+from mimicfs.vfs.kernel import asked
 from mimicfs.vfs.readdir import ListedRow, Listing, Listings, first_fitting, index_of
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.walking import Walking
@@ -192,7 +192,7 @@ class Tree:
             return self._look_marker(directory)
         if is_own(component):
             raise PosixError(errno.ENOENT, "an auxiliary object of mimicfs")
-        with _asked(directory):
+        with asked(directory):
             place = (directory.bucket, directory.key, component)
             entry, below = self._mimicdb.lookup(*place)
             if below is None and self._is_newly_away(directory, component):
@@ -392,7 +392,7 @@ class Tree:
         nodes: list[Node] = []
         while True:
             generation = self._mimicdb.generation
-            with listing.lock, _asked(directory), self._mimicdb.one_state():
+            with listing.lock, asked(directory), self._mimicdb.one_state():
                 fitting = first_fitting(listing.rows(index, generation, want), *room)
                 asks = bool(fitting) and self._look_first.needs(directory.bucket, directory.key)
             before = nodes
@@ -469,24 +469,6 @@ class Tree:
         if any(type(each.attr) is PassingAttr for each in found):  # the kernel holds a page as one
             return [each._replace(attr=PassingAttr(*each.attr)) for each in found]
         return found
-
-
-class _asked:  # noqa: N801  reads as a statement; a generator would cost 1 us a name
-    """Within, the mirror is read for an answer that the kernel will hold: from now on it must be
-    told of changes, unless there is no answer, because the directory is not known."""
-
-    __slots__ = ("_before", "_directory")
-
-    def __init__(self, directory: Node) -> None:
-        self._directory = directory
-
-    def __enter__(self) -> None:
-        self._before = self._directory.asked
-        self._directory.asked = True
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind in (Unlisted, Uncopied):
-            self._directory.asked = self._before
 
 
 def parent_of(node: Node) -> Node:

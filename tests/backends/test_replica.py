@@ -305,6 +305,19 @@ def test_the_log_is_taken_in_while_a_large_directory_is_copied(clock):
     replica.close()
 
 
+def test_whoever_asks_whether_a_large_directory_is_listed_does_not_wait_for_its_copy(mount, store):
+    store.apply("b", [Entry(f"{n:04}", 1) for n in range(1200)])
+    store.mark("b", _WHOLE)
+    replica = mount()
+    replica._ahead.close()
+    assert replica.covered("b", "")
+    assert not replica._copies.of("b")
+    assert len(replica.children("b", "", "", 5000)) == 1200
+    store.asked.clear()
+    assert replica.covered("b", "")
+    assert store.asked == []
+
+
 def test_a_mount_of_a_prefix_copies_nothing_beside_it(mount, filled):
     filled.apply("b", [Entry(f"{n:04}", 1) for n in range(1500)])
     replica = mount(prefix="d/e/")
@@ -500,6 +513,17 @@ def test_rows_that_another_thread_has_copied_meanwhile_are_not_replaced_by_older
     store.meanwhile = copied_by_another
     replica.bring("b", "")
     assert replica.get("b", "a") == Entry("a", 2)
+    replica.close()
+
+
+def test_a_directory_whose_bucket_is_forgotten_while_it_is_copied_is_answered_by_the_store(clock):
+    store = Overtaken()
+    store.apply("b", [Entry("a", 1)])
+    store.mark("b", _WHOLE)
+    replica = Replica(store, SQLite(), Lease(clock))
+    replica.lease.renew()
+    store.meanwhile = lambda: replica._copies.forget("b")
+    assert replica.children("b", "") == [Entry("a", 1)]
     replica.close()
 
 

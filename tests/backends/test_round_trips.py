@@ -189,7 +189,6 @@ def test_what_others_record_while_a_directory_is_listed_stands(
     client.create_bucket(Bucket="meanwhile")
     for key in ("d/gone", "d/stays"):
         client.put_object(Bucket="meanwhile", Key=key, Body=b"1")
-    client.close()
     replica = Replica(store, SQLite(), Lease())
     replica._ahead.close()
     mimicdb = Mirror(replica)
@@ -202,6 +201,9 @@ def test_what_others_record_while_a_directory_is_listed_stands(
     seen = replica.seen_lately("meanwhile", "d/")
     assert seen is not None
     assert [each.key for each in seen.rows] == ["d/gone", "d/old"]
+    client.put_object(Bucket="meanwhile", Key="d/new", Body=b"1")
+    client.delete_object(Bucket="meanwhile", Key="d/gone")
+    client.close()
     store.apply("meanwhile", [Entry("d/new", 1)], ["d/gone"])
     with closing(S3(S3Options(endpoint_url=moto), mimicdb)) as s3:
         Syncer(mimicdb, s3).list_directory("meanwhile", "d/")

@@ -3,6 +3,7 @@ nor as absent."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mimicfs.backends import Backend
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import Entry, Scope
+from mimicfs.entry import DirectorySeen, Entry, Scope
 from mimicfs.errors import LogTrimmed
 from mimicfs.mimicdb import Mirror
 
@@ -45,3 +46,18 @@ def test_a_key_that_was_deleted_alone_meanwhile_is_left_alone(mimicdb: Mirror) -
     page = [Entry("a", 1, 0, "e"), Entry("b", 1, 0, "e")]
     difference = mimicdb.replace("b", "", page, after="", upto=None, since=since, deep=True)
     assert (difference.added, mimicdb.entry("b", "a")) == (["b"], None)
+
+
+def test_what_was_changed_since_a_moment_ago_is_listed_again_with_a_number_of_now(
+    mimicdb: Mirror,
+) -> None:
+    made = Entry("d/a", 1, 0, "e")
+    mimicdb.record("b", made)
+    seen = DirectorySeen(mimicdb.seq("b"), None, [made])
+    mimicdb.forget("b", "d/a")
+    again = Entry("d/a", 1, 9_000_000_000, "f")  # somebody else made it again; then S3 was asked
+    merge = partial(mimicdb.replace, "b", "d/", [again], after="", upto=None, deep=False)
+    with pytest.raises(LogTrimmed, match="a moment ago"):
+        merge(since=seen.since, seen=seen)
+    merge(since=mimicdb.seq("b"))
+    assert mimicdb.entry("b", "d/a") == again

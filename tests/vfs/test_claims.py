@@ -22,6 +22,7 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Caller, Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
+from mimicfs.vfs import claims
 from mimicfs.vfs.filesystem import VFS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -182,10 +183,8 @@ def test_whoever_was_taken_for_dead_looks_again_before_anything_is_deleted(
     assert other.claims(bucket) is None
 
 
-def test_an_end_that_the_store_did_not_take_is_said_with_the_next_beat(
-    two: list[Sharing], bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, _ = two
+def _end_untold(one: Sharing, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rename x to y; the store does not take that it has ended."""
     swap, taken = one.mimicdb.swap_note, list[str]()
 
     def away(*asked: Any) -> Any:
@@ -198,6 +197,24 @@ def test_an_end_that_the_store_did_not_take_is_said_with_the_next_beat(
     assert one.rename("x", "y") == "done"
     assert one.claims(bucket) is not None
     monkeypatch.undo()
+
+
+def test_an_end_that_the_store_did_not_take_is_said_with_the_next_beat(
+    two: list[Sharing], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = two
+    _end_untold(one, bucket, monkeypatch)
     for call in one.mimicdb.member.beaten:
         call()
+    assert one.claims(bucket) is None
+
+
+def test_an_end_that_the_store_did_not_take_is_said_when_its_own_mount_waits_for_it(
+    two: list[Sharing], bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = two
+    one.mimicdb.member.beaten.clear()  # as in a store that nobody shares
+    _end_untold(one, bucket, monkeypatch)
+    monkeypatch.setattr(claims, "_ALIVE_S", 0.0)
+    assert one.rename("d", "y/d") == "done"
     assert one.claims(bucket) is None

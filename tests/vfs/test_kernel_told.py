@@ -4,9 +4,10 @@ import pytest
 
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Difference, Entry
+from mimicfs.errors import Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.vfs.inodes import Inodes, NodeKind
-from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.kernel import Kernel, asked
 
 
 class Told(list):
@@ -115,3 +116,22 @@ def test_a_directory_that_its_keys_alone_make_may_have_been_gone_between_two_of_
     kernel.changed("bucket", Difference([], [], ["c/implied/old"], 0))
     assert ("listing_changed", above.ino) in told
     assert ("listing_changed", inodes.root.ino) not in told
+
+
+def test_whoever_gets_no_answer_does_not_take_back_that_another_thread_got_one(inodes):
+    ways = asked(inodes.root), asked(inodes.root)
+    for each in ways:  # both read at once
+        each.__enter__()
+    ways[0].__exit__(Unlisted, None, None)
+    assert inodes.root.asked
+    ways[1].__exit__(None, None, None)
+    assert inodes.root.asked
+
+
+def test_a_directory_of_which_nobody_got_an_answer_is_not_told_of(inodes):
+    ways = asked(inodes.root), asked(inodes.root)
+    for each in ways:
+        each.__enter__()
+    for each in reversed(ways):
+        each.__exit__(Unlisted, None, None)
+    assert not inodes.root.asked

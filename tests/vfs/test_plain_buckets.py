@@ -204,3 +204,15 @@ def test_rich_as_another_thread_has_noted_it_stays(s3):
     mount.looks_at(*PLAIN[1:66])
     assert store.note("b", COUNT) == "rich"
     assert mount.look.needs("b", "s/")
+
+
+def test_what_another_mount_has_found_a_moment_ago_is_not_noted_as_plain(s3, monkeypatch):
+    store = filled(Memory())
+    one, two = Mount(store, s3), Mount(store, s3)
+    plain = [Entry(f"m/{n}plain", n, 1, "e") for n in range(1, 6)]
+    one.mimicdb.record_all("b", [*plain, Entry("m/rich", 9, 1, "e")])
+    one.looks_at("m/rich")
+    monkeypatch.setattr(two.mimicdb, "note_of", lambda *_: None)  # as its copy of the store has it
+    two.looks_at("m/1plain")
+    assert store.notes_of("b", ["m/"]) == ["rich"]
+    assert two.look.needs("b", "m/")
