@@ -133,6 +133,7 @@ def test_another_opening_sees_each_change_and_whose_it_is(pair):
 # SQLite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks_s", [(60,), (0.01,) * 500], ids=["word of it", "no word of it"])
 def test_a_commit_is_heard_of(tmp_path, monkeypatch, looks_s):
     """mimicfs says that it has committed, and whoever waits for that looks once. Another program

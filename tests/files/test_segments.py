@@ -85,6 +85,7 @@ def found(directory: Path) -> dict[str, bytes | str]:
     return believed
 
 
+@pytest.mark.slow
 def test_small_files_of_a_killed_mount_are_recovered_to_the_byte(directory: Path) -> None:
     killed_mount(directory)
     assert found(directory) == {"a": A, "c": C, "open": b"not closed"}

@@ -535,6 +535,7 @@ def test_a_flush_of_a_killed_process_is_answered_at_once_and_ended_all_the_same(
     fs.ends[0](None)  # too late, and no error
 
 
+@pytest.mark.slow
 def test_a_flush_that_nobody_ends_is_enotconn_when_the_mount_ends(
     later: tuple[Later, Kernel, Server],
 ) -> None:

@@ -215,6 +215,7 @@ def test_a_silent_store_costs_the_lease_and_its_return_gives_it_back(tmp_path, c
             mimicdb.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("caplog")  # it is said that the changes are not known
 def test_whoever_tells_for_long_does_not_take_the_store_for_away(ours, other, monkeypatch):
     for module in (following, lease):

@@ -92,6 +92,9 @@ TESTS = {
         "no LastModified": "believing a_copy_that_does_not_say_when_is_used",
     },
     "CreateMultipartUpload": {"no UploadId": "believing an_upload_without_an_id_is_an_error"},
+    "CreateSession": {
+        "no Credentials": "standins a_session_without_credentials_is_an_error_of_the_server",
+    },
     "UploadPart": {"no ETag": "believing a_part_that_is_not_confirmed_is_an_error"},
     "UploadPartCopy": {
         "no result, no ETag": "believing "

@@ -187,6 +187,7 @@ def send_for_ever(port, begun, more):
                 line.sendall(more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "begun",
     [b"", b"POST / HTTP/1.1\r\nX: ", b"POST / HTTP/1.1\r\nContent-Length: 1048576\r\n\r\n"],
