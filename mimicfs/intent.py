@@ -202,7 +202,7 @@ class StoreIntents:
 
     @contextmanager
     def alone(self, bucket: str, key: str, lasts_ms: int) -> Iterator[None]:
-        """Let none of those who share the store, and ask for this, change *key* within; for
+        """Within, no other mount or program of the store that asks for this changes *key*; for
         *lasts_ms* at most, as a process may die. Raises StoreError."""
         if not self._backend.intents:
             yield

@@ -13,7 +13,7 @@ versions     `.versions` of -o versions
 objectattributes  the headers, tags and ACL of an object, as user.mimicfs.*
 moves        renames, of files and of directories
 renames      the rename of a directory in S3, which may be undone or finished
-claims       which directories are being renamed, by all who share the store
+claims       which directories are being renamed, by all mounts of the store
 tree         looking up names, reading directories
 firstlook    whether modes, owners and links are stored with the objects of a directory
 sampling     the names of a directory that are asked about first

@@ -94,8 +94,8 @@ class Conditions:
     @contextmanager
     def turn(self, bucket: str, key: str, condition: Condition, size: int = 0) -> Iterator[None]:
         """Within, *key* is written under *condition*, *size* bytes at once. Where the server does
-        not look, those who share a store write one after the other: what `check` has seen holds,
-        as far as they are concerned. Raises StoreError."""
+        not look, mounts that share a store write one after the other: what `check` has seen
+        holds, as far as they are concerned. Raises StoreError."""
         if condition != Condition():
             self.honoured(bucket, key)
         if self.params_at_once(bucket, condition) is not None:
