@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from mimicfs.admin.sources import Sources
@@ -25,6 +25,7 @@ from mimicfs.sync.events.consumer import Consumer
 from mimicfs.sync.events.endpoint import Endpoint
 from mimicfs.sync.events.hearing import Hearing
 from mimicfs.sync.events.ledger import Ledger
+from mimicfs.sync.events.notification import Configuration
 from mimicfs.sync.events.source import EventSource
 from mimicfs.sync.events.sqs import SQS
 from mimicfs.sync.freshness import note_gap
@@ -33,6 +34,7 @@ from mimicfs.sync.sweep import Sweep
 log = logging.getLogger(__name__)
 
 _FORMS = "write sqs:QUEUE_URL, http://127.0.0.1:PORT/, unix:/PATH or redis://HOST:6379/0#KEY"
+_IDLE_S = 10.0  # without a request that somebody waits for
 _END_S = 2.0  # nobody waits for a long poll: its messages come again
 
 
@@ -46,12 +48,13 @@ def told(
     state: Path,
 ) -> Iterator[None]:
     """Within, the mirror hears S3 by *source*, and is swept, as *options* say."""
-    buckets = partial(_shown, parts.mimicdb, target)
+    buckets, idle = partial(_shown, parts.mimicdb, target), Idleness(parts.s3)
     with ExitStack() as stack:
         sweep = None
         if options.reconcile_s:
             period_s = options.reconcile_s
-            sweep = Sweep(parts.mimicdb, parts.syncer, buckets, period_s, _idle(parts.s3))
+            about = parts.mimicdb, parts.syncer, buckets, period_s
+            sweep = Sweep(*about, idle, idle.asked)
             sources.register("reconcile", sweep.figures)
             stack.callback(_started("reconcile", sweep.run, sweep.close))
         if source is not None:
@@ -61,8 +64,8 @@ def told(
                 redacted(options.source),
                 buckets,
                 target.prefix,
-                partial(parts.s3.call, "get_bucket_notification_configuration"),
-                partial(parts.s3.call, "get_bucket_lifecycle_configuration"),
+                idle.looks("get_bucket_notification_configuration"),
+                idle.looks("get_bucket_lifecycle_configuration"),
                 sweep.suspect if sweep is not None else partial(_nobody_sweeps, parts.mimicdb),
             )
             hearing = Hearing(parts.mimicdb, parts.s3, parts.syncer)
@@ -126,13 +129,35 @@ def _shown(mimicdb: Mirror, target: Target) -> list[str]:
     return [bucket.name for bucket in mimicdb.known_buckets()]
 
 
-def _idle(s3: S3) -> Callable[[], bool]:
-    """Return a function that says whether S3 got no requests since its last call."""
-    last: list[Any] = [None]
+class Idleness:
+    """Whether nobody needs S3 at the moment: for some seconds, *s3* has sent no requests but those
+    of the sweep and of the looks at configurations (`asked`)."""
 
-    def idle() -> bool:
-        now = sum(s3.figures()["requests"].values())
-        last[0], before = now, last[0]
-        return bool(now == before)
+    def __init__(self, s3: S3) -> None:
+        self._s3 = s3
+        self._lock = threading.Lock()  # protects the numbers
+        self._own = 0  # requests that nobody waits for
+        self._seen = -1  # the others, at the last question,
+        self._seen_s = 0.0  # and when that number was new
 
-    return idle
+    def asked(self, count: int = 1) -> None:
+        """Note that *count* requests were such that nobody waits for."""
+        with self._lock:
+            self._own += count
+
+    def __call__(self) -> bool:
+        now_s, sent = time.monotonic(), sum(self._s3.figures()["requests"].values())
+        with self._lock:
+            if sent - self._own != self._seen:
+                self._seen, self._seen_s = sent - self._own, now_s
+            return now_s - self._seen_s >= _IDLE_S
+
+    def looks(self, operation: str) -> Callable[[str], Configuration]:
+        """Return a function that asks S3 for a configuration of a bucket."""
+
+        def look(bucket: str) -> Configuration:
+            self.asked()
+            found: Configuration = self._s3.call(operation, bucket)
+            return found
+
+        return look

@@ -62,6 +62,7 @@ _Where = tuple[str, str]  # a bucket, and the prefix of a scope
 class _Due(NamedTuple):
     bucket: str
     scope: Scope
+    early: bool = False  # its time has not come: it is listed while S3 is idle
 
 
 class _Failure(NamedTuple):
@@ -76,7 +77,7 @@ class _Failure(NamedTuple):
 
 class Sweep:
     """Keeps the buckets of *buckets* true to within *period_s*. *idle* tells whether others ask S3
-    little at the moment."""
+    nothing at the moment; *asked* is told how many requests were ours."""
 
     def __init__(
         self,
@@ -85,12 +86,14 @@ class Sweep:
         buckets: Callable[[], list[str]],
         period_s: float,
         idle: Callable[[], bool] = lambda: False,
+        asked: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._mimicdb = mimicdb
         self._syncer = syncer
         self._buckets = buckets
         self._period_ns = int(period_s * NS)
         self._idle = idle
+        self._asked = asked
         self._cancellation = Cancellation()
         self._wake = threading.Event()
         self._queue: deque[_Due] = deque()  # what was due at the last look, the oldest first
@@ -145,6 +148,7 @@ class Sweep:
     def suspect(self, bucket: str, why: str) -> None:
         """Have all known scopes of *bucket* listed: its changes may have been lost until now."""
         note_gap(self._mimicdb, bucket)
+        self._looked_s = float("-inf")  # what was found before can wait
         log.warning("s3://%s: %s; its known directories are listed again", bucket, why)
         self._wake.set()
 
@@ -177,12 +181,14 @@ class Sweep:
         if time.monotonic() - self._looked_s >= _LOOK_S:
             self._queue.clear()
         while self._queue:
+            if self._queue[0].early and not self._idle():
+                return None
             due = self._queue.popleft()
             now = self._mimicdb.scope(due.bucket, due.scope.prefix)
             if now is not None and now.listed_ns == due.scope.listed_ns:
                 return due
+        self._looked_s = time.monotonic()  # a gap that is known from now on makes us look again
         self._queue.extend(self._divided(self._all_due()))
-        self._looked_s = time.monotonic()
         return self._queue.popleft() if self._queue else None
 
     def _divided(self, due: list[_Due]) -> list[_Due]:
@@ -198,7 +204,7 @@ class Sweep:
 
     def _all_due(self) -> list[_Due]:
         """Return the scopes that are to be listed now, the oldest first: those whose time has come,
-        or else one whose time comes soon, if S3 is idle."""
+        or else those whose time comes soon, if S3 is idle."""
         late = time.time_ns() - self._period_ns
         gaps = {name: gap_ns(self._mimicdb, name) for name in self._buckets()}
         scopes = self._scopes()
@@ -215,8 +221,8 @@ class Sweep:
             if scope.listed_ns < max(late, self._open_gap_ns(name, scope, gaps)):
                 due.append(_Due(name, scope))
             elif scope.listed_ns < early:
-                soon.append(_Due(name, scope))
-        return sorted(due, key=_age) or sorted(soon, key=_age)[:1]
+                soon.append(_Due(name, scope, early=True))
+        return sorted(due, key=_age) or sorted(soon, key=_age)
 
     def _scopes(self) -> list[tuple[str, Scope]]:
         return [(name, each) for name in self._buckets() for each in self._mimicdb.scopes(name)]
@@ -262,7 +268,7 @@ class Sweep:
         return f"s3://{bucket}/{prefix}{also} cannot be listed: {failure.error}"
 
     def _list(self, due: _Due) -> None:
-        bucket, scope = due
+        bucket, scope = due.bucket, due.scope
         gap, begun_ns = gap_ns(self._mimicdb, bucket), time.time_ns()
         if scope.deep:
             self._syncer.sync(bucket, scope.prefix, cancellation=self._cancellation)
@@ -270,6 +276,7 @@ class Sweep:
             self._syncer.list_directory(bucket, scope.prefix, self._cancellation)
         listed = self._mimicdb.scope(bucket, scope.prefix)
         if listed is not None:
+            self._asked(_pages(listed))
             note_swept(self._mimicdb, bucket, listed)
             # otherwise this continued a sync that began before the gap
             if listed.listed_ns >= begun_ns:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from support.proxy import Fail
@@ -12,6 +14,7 @@ from support.proxy import Fail
 from mimicfs.entry import Scope
 from mimicfs.errors import S3Error, StoreUnavailable, Unlisted
 from mimicfs.mimicdb import Mirror
+from mimicfs.mount import telling
 from mimicfs.sync.freshness import freshness, note_told
 from mimicfs.sync.sweep import Sweep
 
@@ -49,6 +52,39 @@ def test_what_is_due_is_looked_for_once_in_half_a_minute(sweep, mimicdb, bucket,
     mimicdb.uncover(bucket, "7/")
     assert ([sweep.step() for _ in range(4)], len(looks)) == ([True, True, True, False], 2)
     assert sweep.figures()["swept"] == 7
+
+
+def test_what_comes_due_soon_is_looked_for_as_seldom_and_waits_for_s3_to_be_idle(
+    mimicdb, syncer, bucket, monkeypatch, caplog
+):
+    looks, scopes, idle = [], mimicdb.scopes, [True]
+    monkeypatch.setattr(mimicdb, "scopes", lambda name: looks.append(name) or scopes(name))
+    sweep = Sweep(mimicdb, syncer, lambda: [bucket], DAY_S, idle=lambda: idle[0])
+    for number in range(9):
+        aged(mimicdb, bucket, f"{number}/", 0.9)
+    assert [sweep.step() for _ in range(4)] == [True] * 4
+    idle[:] = [False]
+    assert ([sweep.step() for _ in range(4)], len(looks)) == ([False] * 4, 1)
+    sweep.suspect(bucket, "a test")  # which does not wait for anything
+    assert [sweep.step() for _ in range(10)] == [True] * 9 + [False]
+    assert "a test" in caplog.text
+
+
+def test_neither_the_sweep_nor_a_look_at_a_configuration_keeps_a_mount_busy(
+    mimicdb, syncer, s3, bucket, monkeypatch
+):
+    clock = count(0.0, 20.0)
+    monkeypatch.setattr(telling, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    idle = telling.Idleness(s3)
+    sweep = Sweep(mimicdb, syncer, lambda: [bucket], DAY_S, idle, idle.asked)
+    for number in range(9):
+        aged(mimicdb, bucket, f"{number}/", 0.9)
+    assert not idle()  # nobody knows yet
+    assert [sweep.step() for _ in range(4)] == [True] * 4
+    idle.looks("get_bucket_notification_configuration")(bucket)
+    assert sweep.step()
+    s3.head_bucket(bucket)
+    assert [sweep.step() for _ in range(3)] == [False, True, True]
 
 
 def test_two_mounts_of_a_store_divide_what_is_due_after_a_gap(
