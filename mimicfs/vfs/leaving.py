@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 
 from mimicfs.config.values import Buckets
-from mimicfs.errors import PosixError
+from mimicfs.errors import BucketNotEmpty, PosixError
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.handles import Handles
@@ -54,14 +54,21 @@ class Leaving:
             raise PosixError(errno.ENOTDIR, repr(name))
         with self._tree.removing(node):
             if directory.kind == NodeKind.ACCOUNT:
-                self._s3.delete_bucket(node.bucket)
-                self._roots.forget(node.bucket)
+                self._remove_bucket(node)
             else:
                 self._replacing.empty(node)
                 with self._replacing.removing(directory, node.key) as intent:
                     self._replacing.remove(node.bucket, node.key, intent)
                 self._stayed(directory)
             _touch(directory)
+
+    def _remove_bucket(self, node: Node) -> None:
+        try:
+            self._s3.delete_bucket(node.bucket)
+        except BucketNotEmpty:
+            self._replacing.clear(node.bucket)
+            self._s3.delete_bucket(node.bucket)
+        self._roots.forget(node.bucket)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
         """As posix.FileSystem.unlink."""

@@ -10,20 +10,19 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
-from mimicfs.entry import DAY_S, LISTED, NS, OBJECT, Difference, Entry, pages
+from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, pages
 from mimicfs.errors import LogTrimmed, MimicError, PosixError, StoreError
 from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.requests.ownkeys import is_own
+from mimicfs.s3.requests.ownkeys import is_own, needed_s
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.renames import stored_now
 from mimicfs.vfs.tree import Tree
 
-_UPLOAD_MAX_S = DAY_S  # longer than any file takes to upload
 _PAGE = 100  # names of a directory that are read at a time
 _FEW = 100  # names that others may be about to delete at once: one each, in a directory
 
@@ -42,20 +41,43 @@ class Replacing:
 
     def empty(self, node: Node) -> None:
         """Raise ENOTEMPTY if the directory *node* has a child, or if its marker has content.
-        Remains of uploads in it are no children, and are deleted."""
+        What mimicfs itself has left in it is no child, and is deleted."""
         about = f"s3://{node.bucket}/{node.key}"
         if node.content or self._handles.unsaved(node):
             raise PosixError(errno.ENOTEMPTY, about)
         leftovers: list[str] = []
         for page in pages(lambda after: self._page(node, after), size=_PAGE):
-            if not all(_is_leftover(entry) for entry in page):
-                raise PosixError(errno.ENOTEMPTY, about)
-            leftovers += [entry.key for entry in page]
+            for entry in page:
+                left = self._left_by(node.bucket, entry)
+                if left is None:
+                    raise PosixError(errno.ENOTEMPTY, about)
+                leftovers += left
         marker = self._mimicdb.entry(node.bucket, node.key)  # as the listing above has shown it
         if marker is not None and marker.kind == OBJECT and marker.size:
             raise PosixError(errno.ENOTEMPTY, f"{about}: its marker is not empty")
         for key in leftovers:
             self._s3.delete(node.bucket, key)
+
+    def _left_by(self, bucket: str, child: Entry) -> list[str] | None:
+        """Return the keys of what mimicfs has left at *child*, an object or a directory; None:
+        there is something else, or what somebody may need."""
+        if not is_own(child.key):
+            return None
+        found = [child]
+        if child.key.endswith("/"):  # from S3: the mirror may not know what is in it
+            self._syncer.sync(bucket, child.key)
+            own = self._mimicdb.entry(bucket, child.key)
+            found = [own] if own is not None and own.kind != LISTED else []
+            found += self._mimicdb.children(bucket, child.key, "", _FEW)
+        return [each.key for each in found] if all(map(_is_leftover, found)) else None
+
+    def clear(self, bucket: str) -> None:
+        """Delete what mimicfs itself has left in *bucket*. Raise ENOTEMPTY if there is more."""
+        page = self._s3.list_page(bucket, limit=_FEW)
+        if page.token is not None or not all(map(_is_leftover, page.entries)):
+            raise PosixError(errno.ENOTEMPTY, f"s3://{bucket}/")
+        for entry in page.entries:
+            self._s3.delete(bucket, entry.key)
 
     def _page(self, node: Node, after: str) -> list[Entry]:
         children = self._mimicdb.children
@@ -228,6 +250,10 @@ def _ino(node: Node) -> int:
 
 
 def _is_leftover(entry: Entry) -> bool:
-    """Whether *entry* is an auxiliary object that no upload can need any more."""
-    is_object = entry.kind == OBJECT and not entry.key.endswith("/")
-    return is_object and is_own(entry.key) and time.time_ns() - entry.mtime_ns > _UPLOAD_MAX_S * NS
+    """Whether mimicfs has made the object *entry*, and nobody can need it any more."""
+    needed = needed_s(entry.key) if entry.kind == OBJECT else None
+    return needed == 0 or (needed is not None and _age_ns(entry) >= needed * NS)
+
+
+def _age_ns(entry: Entry) -> int:
+    return time.time_ns() - entry.mtime_ns

@@ -4,6 +4,7 @@ and removed; and what `rm`, `mv` and `rm -r` do with a key that is also a prefix
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,22 @@ def test_what_a_server_is_tried_with_is_neither_shown_nor_known(here: Path, shar
     with pytest.raises(PermissionError):
         (here / "d" / name).write_text("text")
     (here / "d").rmdir()
+
+
+def test_a_directory_in_which_a_trial_was_killed_is_empty(here: Path, shared: Any) -> None:
+    names = ("check-0123456789abcdef", "doctor-0123456789abcdef-sum", "doctor-0123456789abcdef-d/x")
+    for directory in ("removed", "replaced", "d"):
+        (here / directory).mkdir()
+        for name in names:
+            shared.put(here / directory / f".mimicfs-{name}", b"")
+        (here / directory / ".sync").touch()
+    assert os.listdir(here / "removed") == []
+    (here / "removed").rmdir()
+    (here / "d").rename(here / "replaced")
+    assert os.listdir(here) == ["replaced"]
+    shutil.rmtree(here / "replaced")
+    (here / ".sync").touch()
+    assert os.listdir(here) == []
 
 
 def test_an_object_of_zeros_is_shown_to_nobody(here: Path, shared: Any) -> None:

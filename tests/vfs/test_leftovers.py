@@ -1,4 +1,4 @@
-"""A directory goes with what old uploads have left in it, and with nothing else."""
+"""A directory goes with what mimicfs has left in it, and with nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,21 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 TWO_DAYS_NS = 2 * 86_400 * 10**9
+TWO_HOURS_NS = 2 * 3600 * 10**9
+HEX = "0123456789abcdef"
 ZEROS = [f"d/.mimicfs-zeros-{number:016x}" for number in range(3)]
+LEFT = [
+    *ZEROS,
+    f"d/.mimicfs-{HEX}{HEX}",
+    f"d/.mimicfs-{HEX}{HEX[::-1]}/",
+    f"d/.mimicfs-{HEX[::-1]}{HEX}/a",
+]
+NEEDED_BY_NOBODY = [
+    f"d/.mimicfs-check-{HEX}",
+    f"d/.mimicfs-doctor-{HEX}-copy",
+    f"d/.mimicfs-doctor-{HEX}-d/",
+    f"d/.mimicfs-doctor-{HEX}-d/x",
+]
 
 
 class Kernel:
@@ -32,15 +46,23 @@ class Kernel:
 
 @pytest.mark.parametrize(
     ("others", "removed"),
-    [([], True), (["d/.mimicfs-zeros-ffffffffffffffff"], False), (["d/x"], False)],
-    ids=["nothing else", "one that an upload may need", "a file"],
+    [
+        (NEEDED_BY_NOBODY, True),
+        (["d/.mimicfs-zeros-ffffffffffffffff"], False),
+        ([f"d/.mimicfs-{HEX[::-1]}{HEX}/theirs"], False),
+        ([f"d/.mimicfs-{HEX[::-1]}{HEX}/b/theirs"], False),
+        (["d/x"], False),
+    ],
+    ids=["nothing else", "needed by an upload", "a file in one", "a file below one", "a file"],
 )
-def test_a_directory_goes_with_all_that_old_uploads_left_in_it(
+def test_a_directory_goes_with_all_that_mimicfs_left_in_it(
     s3, mimicdb, client, bucket, tmp_path, monkeypatch, others, removed
 ):
     monkeypatch.setattr(replacing, "_PAGE", 2, raising=False)
-    for key in ("d/", *ZEROS, *others):
+    for key in ("d/", *LEFT, *others):
         client.put_object(Bucket=bucket, Key=key, Body=b"" if key == "d/" else b"0")
+    now_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + TWO_HOURS_NS)
     syncer = Syncer(mimicdb, s3)
     syncer.sync(bucket)
     old = [mimicdb.entry(bucket, key) for key in ZEROS]
@@ -56,4 +78,4 @@ def test_a_directory_goes_with_all_that_old_uploads_left_in_it(
         assert refused.value.errno == errno.ENOTEMPTY
     fs.close()
     listed = client.list_objects_v2(Bucket=bucket).get("Contents", [])
-    assert {each["Key"] for each in listed} == (set() if removed else {"d/", *ZEROS, *others})
+    assert {each["Key"] for each in listed} == (set() if removed else {"d/", *LEFT, *others})
