@@ -12,7 +12,8 @@ user or of root (SO_PEERCRED): a directory may have been opened up since. Client
 descriptor of its directory: the path of a Unix socket has at most 107 bytes, and this way follows
 no links.
 
-Threading: a thread accepts; each connection has one of its own, a few at once.
+Threading: a thread accepts; each connection has one of its own, a few at once; the others
+wait their turn.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ ControlCommand = Callable[[Mapping[str, Any]], Any]
 _REQUEST_MAX = 64 << 10  # bytes
 _ANSWER_MAX = 16 << 20
 _PATIENCE_S = 5.0  # how long a client may take to ask, and to take the answer
-_AT_ONCE = 8  # connections
+_AT_ONCE = 8  # connections that are answered
+_WAITING = 128  # connections; the kernel refuses more (EAGAIN)
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -70,7 +72,7 @@ class ControlSocket:
             with suppress(FileNotFoundError):
                 os.unlink(address)  # of a mount that died
             self._socket.bind(address)
-        self._socket.listen(_AT_ONCE)
+        self._socket.listen(_WAITING)
 
     def _serve(self) -> None:
         while True:
@@ -78,9 +80,7 @@ class ControlSocket:
                 connection, _ = self._socket.accept()
             except OSError:  # closed
                 return
-            if not self._free.acquire(blocking=False):
-                connection.close()
-                continue
+            self._free.acquire()  # others wait for at most _PATIENCE_S, or an answer
             threading.Thread(
                 target=self._attend, args=(connection,), name="control-answer", daemon=True
             ).start()

@@ -272,6 +272,19 @@ def test_nonsense_at_the_control_socket_harms_nobody(quiet, its_state):
     assert ask(path, "log-level") == "info"
 
 
+def test_a_question_behind_many_others_waits_for_its_answer(quiet, its_state):
+    path = control_socket(its_state)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(path.parent))
+        asking = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(40)]
+        for connection in asking:
+            connection.settimeout(20)
+            connection.connect(path.name)
+        for connection in reversed(asking):
+            connection.sendall(b'{"command": "log-level"}\n')
+        assert {each.recv(100) for each in asking} == {b'{"answer": "info"}\n'}
+
+
 def test_the_level_of_the_log_changes_while_the_mount_runs(quiet, its_state):
     assert succeed("log-level", quiet.path) == "info\n"
     assert succeed("log-level", quiet.path, "debug") == "debug\n"
