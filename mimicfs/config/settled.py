@@ -79,7 +79,7 @@ class Settled:
 
     def path(self, name: str) -> Path | None:
         text = self.get(name)
-        return None if text is None else Path(text).expanduser()
+        return Path(text).expanduser() if text else None
 
     def settings(self) -> Settings:
         """Return what every command needs. Raises ConfigError."""

@@ -108,6 +108,7 @@ class Process:
             options.append(_CACHE_SIZE)
         # Whatever the driver's settings say: `left` must find what S3 does not have yet.
         options.append(f"cache_dir={self.settings.state}")
+        options += ["metrics=", "access_log="]  # none, also if a configuration file names one
         # Each by itself: nothing in one can reach into the next.
         said = [part for word in options for part in ("-o", word.replace(",", r"\,"))]
         words = [sys.executable, "-m", "mimicfs", "mount", *said, url, str(self.point)]

@@ -1,10 +1,14 @@
 """The words with which the process of a volume is started, and what it leaves."""
 
+import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from mimicfs.config.given import from_words
+from mimicfs.config.settled import settle
 from mimicfs.csi import process as module
 from mimicfs.csi.process import Process
 from mimicfs.csi.refusal import Refusal
@@ -79,6 +83,26 @@ def test_what_only_one_process_can_have_is_no_volume_s(process, monkeypatch):
     for apart in (False, True):
         environment = process._environment({}, apart)
         assert [it for it in environment if it.startswith("MIMICFS_")] == ["MIMICFS_TTL"]
+
+
+def test_what_a_configuration_file_says_of_one_process_is_no_volume_s(
+    process, monkeypatch, tmp_path
+):
+    config = tmp_path / "config.toml"
+    config.write_text('[mount]\nmetrics = "127.0.0.1:1"\naccess-log = "/log"\ncache-dir = "/c"\n')
+    run: list[list[str]] = []
+
+    def succeeds(words, **_):
+        run.append(words)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", succeeds)
+    monkeypatch.setattr(Process, "device", None)
+    process.start("s3://photos", (), {}, apart=False)
+    said = [word for before, word in pairwise(run[0]) if before == "-o"]
+    settings = settle({}, {"MIMICFS_CONFIG": str(config)}, from_words(said)).settings()
+    assert (settings.metrics, settings.access_log) == ("", None)
+    assert settings.cache_dir == process.settings.state
 
 
 def test_a_pod_waits_for_what_was_closed_before_it_ended_and_for_no_more(process, monkeypatch):
