@@ -82,7 +82,10 @@ def _be_daemon(
 
 def _end_with_reader(tell: int) -> None:
     """Have the kernel end this process by SIGTERM when nobody is left that reads *tell*: at once,
-    also while S3 is silent. (F_SETSIG in fcntl(2); pipe_release in fs/pipe.c.)"""
+    also while S3 is silent, and whoever has ignored or blocked that signal before. (F_SETSIG in
+    fcntl(2); pipe_release in fs/pipe.c.)"""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     fcntl.fcntl(tell, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(tell, fcntl.F_SETSIG, signal.SIGTERM)
     fcntl.fcntl(tell, fcntl.F_SETFL, os.O_WRONLY | os.O_ASYNC)

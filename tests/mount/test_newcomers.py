@@ -508,9 +508,11 @@ def test_what_may_be_wrong_with_an_address(server: str) -> None:
 def test_a_mount_whose_command_is_ended_before_it_answers_ends_while_s3_is_silent(
     point, proxy, bucket, tmp_path
 ):
+    without_sigterm = ["env", "--ignore-signal=TERM", "--block-signal=TERM"]  # whoever asks
     words = ["mount", "--endpoint-url", proxy.url, "--store", f"sqlite://{tmp_path}/store.db"]
+    words += [f"s3://{bucket}", str(point)]
     with proxy.rule(Hold(lambda request: True)) as silent:
-        asked = subprocess.Popen([str(MIMICFS), *words, f"s3://{bucket}", str(point)])
+        asked = subprocess.Popen([*without_sigterm, str(MIMICFS), *words])
         wait_until(lambda: silent.seen and named(point) > {asked.pid})
         asked.send_signal(signal.SIGINT)
         assert asked.wait(20) == 130
