@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimicfs.cli.advice import advised, nearly
-from mimicfs.cli.options import completes_urls, json_option, settled_by
+from mimicfs.cli.options import PlainPath, completes_urls, json_option, settled_by
 from mimicfs.config.values import ANSWER_S, Target, parse_target, redacted
 from mimicfs.errors import ConfigError, MimicError, StoreError
 from mimicfs.finding import FAIL, OK, WARN, Finding
@@ -44,7 +44,7 @@ _PLACES = ("_FILE", "_URI")
 @click.option("-v", "--verbose", is_flag=True, help="Also show the checks that passed.")
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     metavar="FILE",
     help="Pack what a report of a mistake needs into FILE (.tar.gz): what was found, versions,"
     " settings, status, the end of the log; no secrets. Names of buckets and keys are in it.",

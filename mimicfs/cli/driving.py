@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mimicfs import errors
-from mimicfs.cli.options import of_this_machine
+from mimicfs.cli.options import PlainPath, of_this_machine
 from mimicfs.config.values import Settings
 
 
@@ -37,7 +37,7 @@ from mimicfs.config.values import Settings
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     default=Path("/var/lib/mimicfs-csi"),
     show_default=True,
     help="Mirrors, and bytes that S3 does not have yet: it must outlive the container.",

@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 
 from mimicfs.cli.mounting import mount_at, umount_at
+from mimicfs.cli.options import PlainPath
 from mimicfs.cli.text import one_line
 from mimicfs.config.given import from_words, words
 from mimicfs.config.settled import settle
@@ -95,7 +96,7 @@ def _parsed(arguments: list[str], count: int, usage: str) -> tuple[list[str], se
 @click.command()
 @click.option(
     "--directory",
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     default=Path("/sbin"),
     show_default=True,
     help="The directory in which mount(8) looks for helpers.",

@@ -13,6 +13,7 @@ from mimicfs import errors
 from mimicfs.cli.advice import advised
 from mimicfs.cli.helping import ManyOptions
 from mimicfs.cli.options import (
+    PlainPath,
     completes_mount_points,
     completes_url_or_path,
     for_mounts,
@@ -91,9 +92,7 @@ def _page(settings: Settings, point: Path) -> str:
 
 
 @click.command()
-@click.argument(
-    "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
-)
+@click.argument("mountpoint", type=PlainPath(), shell_complete=completes_mount_points)
 @click.option(
     "-z",
     "-l",

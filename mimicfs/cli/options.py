@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -171,6 +172,16 @@ def assembled_at(
 
 
 # From the table of options to click
+
+
+class PlainPath(click.Path):
+    """A path as it was given. click.Path looks at it: where a mount does not answer, for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.coerce_path_result(value)
 
 
 class _Value(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only

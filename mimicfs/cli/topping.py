@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimicfs.cli.options import completes_mount_points, json_option, of_this_machine
+from mimicfs.cli.options import PlainPath, completes_mount_points, json_option, of_this_machine
 from mimicfs.cli.progress import in_place
 from mimicfs.cli.watching import asked
 from mimicfs.human import amount, number_of, printable
@@ -24,9 +24,7 @@ _ROWS = 10
 
 
 @click.command()
-@click.argument(
-    "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
-)
+@click.argument("mountpoint", type=PlainPath(), shell_complete=completes_mount_points)
 @click.option(
     "--seconds",
     type=click.FloatRange(0.1, 60),

@@ -18,6 +18,7 @@ from mimicfs.admin.logs import LEVELS
 from mimicfs.admin.sources import failure
 from mimicfs.admin.troubles import of_part
 from mimicfs.cli.options import (
+    PlainPath,
     completes_limits,
     completes_mount_points,
     json_option,
@@ -43,7 +44,7 @@ StatusAnswer = dict[str, Any]
 @click.argument(
     "mountpoint",
     required=False,
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     shell_complete=completes_mount_points,
 )
 @click.option(
@@ -110,9 +111,7 @@ def _all(settings: Settings, as_json: bool) -> None:
 
 
 @click.command("log-level")
-@click.argument(
-    "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
-)
+@click.argument("mountpoint", type=PlainPath(), shell_complete=completes_mount_points)
 @click.argument(
     "level",
     required=False,
@@ -129,9 +128,7 @@ def log_level(settings: Settings, mountpoint: Path, level: str | None) -> None:
 
 
 @click.command("set")
-@click.argument(
-    "mountpoint", type=click.Path(path_type=Path), shell_complete=completes_mount_points
-)
+@click.argument("mountpoint", type=PlainPath(), shell_complete=completes_mount_points)
 @click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completes_limits)
 @json_option
 @of_this_machine

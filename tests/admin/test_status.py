@@ -146,6 +146,8 @@ def test_status_answers_while_the_mount_is_loaded_and_s3_is_stalled(mount, proxy
 
 
 def test_a_mount_that_does_not_answer_is_told_as_such_and_in_time(quiet, its_state):
+    (quiet.path / "new").mkdir()
+    (quiet.path / "new").rmdir()  # so the kernel would ask for the attributes of the root
     quiet.process.send_signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
