@@ -93,6 +93,22 @@ def test_a_head_that_was_asked_for_before_versions_is_not_remembered(
     assert library.entry(known, key).head is not None
 
 
+def test_a_head_beside_versions_is_forgotten_although_the_bucket_was_meanwhile(
+    library, mimicked, proxy, known
+):
+    change = {"Bucket": known, "VersioningConfiguration": ENABLED}
+    with proxy.rule(Hold(lambda request: request.kind == "PUT")) as held:
+        changing = threading.Thread(target=mimicked.put_bucket_versioning, kwargs=change)
+        changing.start()
+        assert held.reached.wait(30)
+        library.drop_bucket(known)
+        library.sync(known, client=mimicked)
+        mimicked.head_object(Bucket=known, Key="a")
+        held.release()
+        changing.join()
+    assert library.entry(known, "a").head is None
+
+
 def test_a_bucket_whose_removal_is_not_confirmed_is_asked_about(mimicked, client, proxy, known):
     mimicked.delete_object(Bucket=known, Key="a")
     with lost(proxy, "DELETE"), pytest.raises(BotoCoreError):

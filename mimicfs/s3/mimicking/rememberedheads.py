@@ -69,19 +69,23 @@ class RememberedHeads:
         return call
 
     def over(self, bucket: str, call: str) -> None:
-        """Note that S3 has answered *call*."""
-        self._change(bucket, call, None)
+        """Note that S3 has answered *call*. If it was not noted until now, because it took too long
+        or the mirror has forgotten the bucket, forget what HEADs have said since."""
+        if not self._change(bucket, call, None):
+            self._drop_all(bucket)
 
-    def _change(self, bucket: str, call: str, until_ms: int | None) -> None:
-        swapped, text = False, self._mimicdb.note(bucket, _NOTE)
+    def _change(self, bucket: str, call: str, until_ms: int | None) -> bool:
+        """Note *call* as one that may last *until_ms*, or as over. Return whether it was noted."""
+        swapped, was, text = False, False, self._mimicdb.note(bucket, _NOTE)
         while not swapped:
             now_ms = self._mimicdb.now_ms()
             left = {each: at for each, at in _under_way(text).items() if at > now_ms}
-            left.pop(call, None)
+            was = left.pop(call, None) is not None
             if until_ms is not None:
                 left[call] = until_ms
             after = json.dumps([call, left])
             swapped, text = self._mimicdb.swap_note(bucket, _NOTE, text, after)
+        return was
 
     def _drop_all(self, bucket: str) -> None:
         after, left = "", True
