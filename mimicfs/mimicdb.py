@@ -88,8 +88,9 @@ class Mirror(Knowledge):
 
     def forked(self) -> None:
         """Become another member of the store: this process was forked from the one that has made
-        the mirror."""
+        the mirror. Nobody lets go what other threads held then."""
         before = self.intents
+        self._lock, self.later = threading.Lock(), Later(self.backend)
         self.member = Member(self.backend, self._renewed, self._kept)
         self.intents = StoreIntents(self.backend, self.member)
         self.intents.inherit(before)

@@ -5,8 +5,9 @@ by one connection under a lock; WAL lets them go on beside each other, and besid
 database in memory has one connection, under the lock.
 
 SQLite's connections do not outlive a fork: the child would hold none of their locks, and write into
-a log that others remove. So a child has new ones. If other threads of its parent had connections,
-which may have been in the middle of anything, it has none, and nothing is answered.
+a log that others remove. So a child closes those of all threads of its parent, and has new ones.
+That it can close them, no thread is in the middle of a call of SQLite when a process forks: each
+call is made within the lock of its connection, and a fork waits for all of them.
 
 A file that is moved, replaced or deleted while it is in use is no longer anybody else's store: a
 program that opens its path gets another one. So before a thread connects, before each change, and
@@ -20,7 +21,6 @@ import errno
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,8 +37,7 @@ from mimicfs.errors import (
 )
 from mimicfs.private import check_file, make_directory
 
-_ENDING_S = 0.2  # a fork waits so long for threads that are about to end
-_RESTING = ("member", "intents")  # the names of such threads (member.py, intent.py)
+_ENDING_S = 1.0  # a thread that ends waits so long for a fork
 _VERSION = 3  # of the schema; PRAGMA user_version
 _APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
 _SCHEMA = f"""
@@ -102,11 +101,16 @@ _MIGRATIONS = {
 }
 
 
+# Held while a connection is opened, or that of a thread is closed; taken after Database.lock.
+_connecting = threading.RLock()
+
+
 class OfThread(threading.local):
     """What each thread that reads has to itself."""
 
     def __init__(self) -> None:
-        self.db: sqlite3.Connection | None = None
+        # A connection, and the lock within which it is used, taken after all others here.
+        self.reads: tuple[sqlite3.Connection, threading.RLock] | None = None
         self.ends: _EndOfThread | None = None  # what closes it
         self.keeps = False  # `version` is asked for once
         self.version = 0  # as it was asked for last; 0: it is to be asked
@@ -115,14 +119,20 @@ class OfThread(threading.local):
 class _EndOfThread:
     """Closes *db*, one of *connections*, when the thread ends that has this."""
 
-    def __init__(self, db: sqlite3.Connection, connections: dict[sqlite3.Connection, bool]) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, connections: dict[sqlite3.Connection, threading.RLock]
+    ) -> None:
         self._db, self._connections = db, connections
-        self._pid = os.getpid()
+        self._pid, self._connecting = os.getpid(), _connecting
 
     def __del__(self) -> None:
-        if self._pid == os.getpid():  # threads end in a child, too, which it does not have
-            self._connections.pop(self._db, None)
-            self._db.close()
+        if self._pid != os.getpid():  # threads end in a child, too, which it does not have
+            return
+        held = self._connecting.acquire(timeout=_ENDING_S)
+        self._connections.pop(self._db, None)
+        self._db.close()
+        if held:
+            self._connecting.release()
 
 
 class OneState:
@@ -158,13 +168,12 @@ class Database:
         self.commits = 0  # of this object; of `lock`
         self._before = 0  # added to versions: more than the parent of a fork was told
         self.local = OfThread()
-        # Each, and whether its thread looks into the store for a moment now and then only; a change
-        # is one step.
-        self._connections: dict[sqlite3.Connection, bool] = {}
+        # Each, and the lock within which it is used; of `_connecting`.
+        self._connections: dict[sqlite3.Connection, threading.RLock] = {}
         self._file: tuple[int, int] | None = None  # device and inode; None: in memory, or a URI
         self._gone = False  # the path did not lead to it at the last look, or:
         self._forked = False  # this process was, since it was opened
-        self._inherited = False  # and other threads of the parent used it then
+        self._held: list[threading.RLock] = []  # by the thread that forks
         try:
             self._open()
         except sqlite3.Error as exc:
@@ -185,15 +194,14 @@ class Database:
     def _open(self) -> None:
         path = None if self.in_memory or self._kwargs.get("uri") else Path(self._path)
         found = _created(path) if path is not None else None
-        self._writer = self._connect()
+        self._writer = self._connect(self.lock)
         self.log_path = self._found_log()
         with self.writing() as db:
             self._check(db)
         if path is not None and found is not None:
             _check_private(path, found)
             self._file = found.st_dev, found.st_ino
-        if self.log_path is not None:
-            _files.add(self)
+        _opened.add(self)
 
     def look(self) -> None:
         """Raise StoreReplaced if the path does not lead to this file any more."""
@@ -234,9 +242,14 @@ class Database:
         db.execute(_NOTES)
         db.execute(_PENDING)
 
-    def _connect(self) -> sqlite3.Connection:
-        db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
-        self._connections[db] = threading.current_thread().name in _RESTING
+    def _connect(self, lock: threading.RLock) -> sqlite3.Connection:
+        with _connecting:
+            db: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
+            self._connections[db] = lock
+            self._prepare(db)
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
         if not self._waits:
             db.execute("PRAGMA busy_timeout=10000")
         if not self.in_memory:
@@ -245,7 +258,6 @@ class Database:
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA mmap_size=1073741824")
             db.execute("PRAGMA journal_size_limit=67108864")
-        return db
 
     def error(self, exc: sqlite3.Error) -> StoreError:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
@@ -266,19 +278,23 @@ class Database:
             with self.lock:
                 yield self._writer
             return
-        yield self.reader()
+        db, lock = self._reader()
+        with lock:
+            yield db
 
-    def reader(self) -> sqlite3.Connection:
+    def _reader(self) -> tuple[sqlite3.Connection, threading.RLock]:
+        """Return what this thread reads with."""
         local = self.local
         if self._gone:
             self.look()
-        return local.db or self._connect_reader(local)
+        return local.reads or self._connect_reader(local)
 
-    def _connect_reader(self, local: OfThread) -> sqlite3.Connection:
+    def _connect_reader(self, local: OfThread) -> tuple[sqlite3.Connection, threading.RLock]:
         self.look()
-        local.db = self._connect()
-        local.ends = _EndOfThread(local.db, self._connections)
-        return local.db
+        lock = threading.RLock()
+        db = self._connect(lock)
+        local.reads, local.ends = (db, lock), _EndOfThread(db, self._connections)
+        return db, lock
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -313,7 +329,9 @@ class Database:
         if self.in_memory:
             with self.lock:
                 return self._writer.execute(sql, values).fetchall()
-        return self.reader().execute(sql, values).fetchall()
+        db, lock = self._reader()
+        with lock:
+            return db.execute(sql, values).fetchall()
 
     def value(self, sql: str, *values: object) -> Any:
         """Return the one value that *sql* selects; None if it selects no row."""
@@ -326,47 +344,52 @@ class Database:
         this thread, so the commits of this process count, too."""
         local = self.local
         if not (local.keeps and local.version):
-            told: int = self.reader().execute("PRAGMA data_version").fetchone()[0]
+            db, lock = self._reader()
+            with lock:
+                told: int = db.execute("PRAGMA data_version").fetchone()[0]
             local.version = told + self._before
         return local.version
 
     def close(self) -> None:
         with self.lock:
-            if not self._inherited:
-                for db in list(self._connections):
-                    db.close()
-                self._connections.clear()
+            for db in list(self._connections):
+                db.close()
+            self._connections.clear()
+
+    def hold(self) -> None:
+        """Wait until no other thread is in the middle of a call, and keep it so: this process is
+        going to be forked. The caller has `lock` and `_connecting`."""
+        self._held = list(self._connections.values())
+        for lock in self._held:
+            lock.acquire()
+
+    def let_go(self) -> None:
+        """Let others go on after `hold`."""
+        while self._held:
+            self._held.pop().release()
 
     def forked(self) -> None:
         """Take note that this process was forked from the one that has opened the file."""
-        self._inherited = self._inherited or not self.rests()
-        self.lock, self.local = threading.RLock(), OfThread()
+        self.lock, self.local, self._held = threading.RLock(), OfThread(), []
+        if self.log_path is None:  # in memory, of which the process has a copy
+            self._connections = {self._writer: self.lock}
+            return
         self._before += 1 << 40
         self._forked = self._gone = True
         self.close()
 
-    def rests(self) -> bool:
-        """Whether no other thread has a connection, but for those that use it now and then."""
-        ours = {self._writer, self.local.db}
-        return all(rests or db in ours for db, rests in list(self._connections.items()))
-
     def _open_again(self) -> None:
         with self.lock:
-            if self._inherited:
-                raise StoreUnavailable(
-                    f"{self._path}: opened before this process was forked, while other threads"
-                    " used it; open the store again in the new process"
-                )
             if self._forked:
-                self._writer = self._connect()
+                self._writer = self._connect(self.lock)
                 self._forked = self._gone = False
 
 
-_files: weakref.WeakSet[Database] = weakref.WeakSet()  # those that are open
+_opened: weakref.WeakSet[Database] = weakref.WeakSet()  # those that are open
 
 
 class _LockedToFork(threading.local):
-    """The files whose lock a thread that forks has: nobody is writing."""
+    """The files whose locks a thread that forks has: nobody reads or writes."""
 
     def __init__(self) -> None:
         self.files: list[Database] = []
@@ -376,15 +399,18 @@ _locked = _LockedToFork()
 
 
 def _before_fork() -> None:
-    until_s = time.monotonic() + _ENDING_S
-    for database in list(_files):
-        while not database.rests() and time.monotonic() < until_s:
-            time.sleep(0.001)
+    for database in sorted(_opened, key=id):  # two threads that fork take them in one order
         database.lock.acquire()
         _locked.files.append(database)
+    _connecting.acquire()
+    for database in _locked.files:
+        database.hold()
 
 
 def _in_parent() -> None:
+    for database in _locked.files:
+        database.let_go()
+    _connecting.release()
     while _locked.files:
         _locked.files.pop().lock.release()
 
@@ -392,6 +418,7 @@ def _in_parent() -> None:
 def _in_child() -> None:
     while _locked.files:
         _locked.files.pop().forked()
+    _connecting.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
