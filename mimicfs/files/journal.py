@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import math
 import os
 import re
 import secrets
@@ -52,6 +53,7 @@ _RECOVERED = "recovered"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _GLANCE_S = 0.1  # between two looks whether another mount has ended its recovery
+_PATIENCE_S = 30.0  # then the log says that this waits for another mount
 _UNBORN_S = 60.0  # a file that is not locked and named by then never will be
 
 
@@ -141,7 +143,11 @@ class Journal:
         lock = self.directory / f"recovery-{zlib.crc32(endpoint.encode()):08x}.lock"
         fd = None
         try:
+            tell_at = time.monotonic() + _PATIENCE_S
             while (fd := self._lock_of(lock)) is None and not stopped.is_set():
+                if time.monotonic() > tell_at:
+                    log.warning("%s: another mount is still recovering, or is stopped", lock)
+                    tell_at = math.inf
                 stopped.wait(_GLANCE_S)
             ours = fd is not None
         except PosixError as exc:
@@ -151,9 +157,13 @@ class Journal:
             yield ours
         finally:
             if fd is not None:
-                with disk.may_vanish():
-                    lock.unlink()
-                os.close(fd)
+                try:
+                    with disk.may_vanish():
+                        lock.unlink()
+                except OSError as exc:
+                    log.warning("%s: not removed: %s", lock, exc.strerror)
+                finally:  # kept open, it would keep out everybody, also our own next try
+                    os.close(fd)
 
     def _lock_of(self, lock: Path) -> int | None:
         """Return *lock*, made and locked; None if somebody else has it, or has just removed it."""

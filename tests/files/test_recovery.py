@@ -17,6 +17,7 @@ from support.proxy import Fail, Hold
 
 from mimicfs.config.values import FileOptions
 from mimicfs.errors import Interrupted, PosixError
+from mimicfs.files import journal as journal_module
 from mimicfs.files import recovery
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import recover
@@ -347,6 +348,35 @@ def test_a_recovery_that_waits_for_another_ends_when_it_is_stopped(files, calm, 
         stopped.set()
         assert waiting.result(10) == 0
     assert len(journal.orphans()) == 1
+
+
+def test_a_recovery_whose_lock_cannot_be_removed_keeps_nobody_out(files, left, caplog):
+    journal, stopped = left(), threading.Event()
+    with journal.recovering(files.s3.endpoint, stopped) as ours:
+        assert ours
+        [lock] = journal.directory.glob("recovery-*.lock")
+        lock.rename(journal.directory / "aside")
+        lock.mkdir()
+    assert "not removed" in caplog.text
+    lock.rmdir()
+    (journal.directory / "aside").rename(lock)
+    timer = threading.Timer(10, stopped.set)
+    timer.start()
+    with journal.recovering(files.s3.endpoint, stopped) as ours:
+        assert ours
+    timer.cancel()
+
+
+def test_a_recovery_that_waits_for_another_says_so_once(files, left, caplog, monkeypatch):
+    monkeypatch.setattr(journal_module, "_PATIENCE_S", 0.05)
+    journal, stopped = left(), threading.Event()
+    with journal.recovering(files.s3.endpoint, stopped), ThreadPoolExecutor(1) as pool:
+        other = (files.s3, Journal.open(journal.directory), files.options, stopped)
+        waiting = pool.submit(recover, *other)
+        wait([waiting], 0.5)
+        stopped.set()
+        waiting.result(10)
+    assert caplog.text.count("another mount is still recovering") == 1
 
 
 def test_what_another_recovery_has_noted_is_read_before_a_file_is_taken(files, calm, left):
