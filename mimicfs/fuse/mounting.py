@@ -1,7 +1,7 @@
 """Mounting and unmounting through fusermount3, as root and as any user.
 
 fusermount3 is setuid root: it mounts, and hands the opened /dev/fuse back over a socket. Any
-failure comes out as a MountError of one line that says what to do.
+failure becomes a MountError of one line that says what to do.
 
 Threading: no state; any thread.
 """
@@ -40,14 +40,14 @@ class MountOptions:
     fsname: str = "mimicfs"  # the first column of `mount` and `df`
     subtype: str = "mimicfs"
     allow_other: bool = False  # other users (and root) may use the mount
-    default_permissions: bool = True  # the kernel checks mode bits; we are not asked
+    default_permissions: bool = True  # the kernel checks mode bits, and does not ask us
     read_only: bool = False
     extra: tuple[str, ...] = ("nosuid", "nodev")
-    clear_dead: bool = False  # unmount what a dead process of ours left there, do not refuse
-    nonempty: bool = False  # also over a directory that has files, which are hidden then
+    clear_dead: bool = False  # unmount a mount of a dead process of ours, rather than refuse
+    nonempty: bool = False  # mount also over a directory with files, which are hidden then
 
     def __str__(self) -> str:
-        """As after -o."""
+        """Return the options as they stand after -o."""
         words = [f"fsname={_escaped(self.fsname)}", f"subtype={_escaped(self.subtype)}"]
         words += ["allow_other"] * self.allow_other
         words += ["default_permissions"] * self.default_permissions
@@ -62,7 +62,7 @@ def _escaped(value: str) -> str:
 def mount(mountpoint: Path, options: MountOptions) -> int:
     """Mount at *mountpoint* and return the opened /dev/fuse. Raises MountError.
 
-    No access to the mount returns before INIT was answered on that descriptor.
+    No access to the mount returns before somebody has answered INIT on that descriptor.
     """
     helper = _fusermount()
     check(mountpoint, options)
@@ -78,7 +78,7 @@ def mount(mountpoint: Path, options: MountOptions) -> int:
 
 
 def check(mountpoint: Path, options: MountOptions) -> None:
-    """Raise MountError for what is known to be wrong before anything is mounted."""
+    """Raise MountError for a fault that can be known before anything is mounted."""
     _check_device()
     _check_helper(Path(_fusermount()))
     _check_mountpoint(mountpoint, options)
@@ -86,7 +86,7 @@ def check(mountpoint: Path, options: MountOptions) -> None:
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     """Unmount. *lazy*: also when in use; open files go on. Raises MountError."""
-    place = os.fspath(resolved(mountpoint))  # it follows no link at the end
+    place = os.fspath(resolved(mountpoint))  # fusermount3 follows no link at the end
     command = [_fusermount(), "-u", *(["-z"] if lazy else []), "--", place]
     result = _run(command, {})
     if result.returncode == 0:
@@ -106,8 +106,8 @@ def device_number(mountpoint: Path) -> str | None:
 
 
 class Shown(NamedTuple):
-    """A file system that is mounted somewhere. *options*: of this mount, not of all that show the
-    same."""
+    """A file system that is mounted somewhere. *options* are those of this mount, not of all mounts
+    that show the same."""
 
     number: str  # "MAJOR:MINOR"
     place: bytes
@@ -124,7 +124,7 @@ def options_of(mountpoint: Path) -> frozenset[str]:
 
 
 def _on_top(mountpoint: Path) -> Shown:
-    """Return what is mounted on *mountpoint*; empty if nothing is."""
+    """Return the file system that is mounted on *mountpoint*; an empty one if there is none."""
     path, found = os.fsencode(resolved(mountpoint)), _NOTHING
     for each in mounted():
         if each.place == path:  # the last one is on top
@@ -133,7 +133,7 @@ def _on_top(mountpoint: Path) -> Shown:
 
 
 def mounted() -> Iterator[Shown]:
-    """Yield all that is mounted in this mount namespace."""
+    """Yield all file systems that are mounted in this mount namespace."""
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         # proc(5): ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS [TAG]... - TYPE SOURCE OPTIONS
         here, _, there = line.partition(b" - ")
@@ -144,14 +144,15 @@ def mounted() -> Iterator[Shown]:
 
 
 def _unescaped(field: bytes) -> bytes:
-    """mountinfo writes space, tab, newline and backslash as three octal digits."""
+    """Return *field* with the characters that mountinfo writes as three octal digits: space, tab,
+    newline and backslash."""
     return re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), field)
 
 
 def _run(
     command: list[str], environment: dict[str, str], *descriptors: int
 ) -> subprocess.CompletedProcess[str]:
-    # Only fusermount3's own words are looked at, so they must not be translated. The rest of our
+    # We look at fusermount3's own words, so they must not be translated. The rest of our
     # environment (secrets, maybe) is none of its business.
     environment |= {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
     try:
@@ -225,13 +226,14 @@ def _check_mountpoint(mountpoint: Path, options: MountOptions) -> None:
         raise MountError(
             f"{mountpoint}: already mounted; unmount it first (fusermount3 -u {mountpoint})"
         )
-    # systemd mounts when somebody looks into an autofs: looking would be waiting for ourselves.
+    # systemd mounts when somebody looks into an autofs: if we looked, we would wait for ourselves.
     if not options.nonempty and _on_top(on_top).kind != "autofs":
         _check_empty(mountpoint)
 
 
 def _clear_dead(mountpoint: Path, options: MountOptions) -> None:
-    """Unmount what a dead process left, if that is allowed and it was one of ours."""
+    """Unmount the mount of a dead process, if that is allowed and the process was one of ours.
+    Raises MountError otherwise."""
     kind = _on_top(mountpoint).kind
     if options.clear_dead and kind == f"fuse.{options.subtype}":
         unmount(mountpoint, lazy=True)
@@ -250,7 +252,7 @@ def _check_empty(directory: Path) -> None:
         with os.scandir(directory) as entries:
             first = next(entries, None)
     except PermissionError:
-        return  # fusermount3 says what may be mounted on
+        return  # fusermount3 says whether one may mount there
     if first is not None:
         raise MountError(
             f"{directory}: not empty, and the mount would hide its files, such as {first.name!r}"
@@ -270,7 +272,7 @@ def _unusable(mountpoint: Path, exc: OSError) -> str:
 
 
 def _reason(mountpoint: Path, printed: str, options: MountOptions) -> str:
-    """Return in one line what fusermount3 meant and what to do."""
+    """Return one line that says what fusermount3 meant and what to do."""
     said = _one_line(printed)
     if "user_allow_other" in said:
         return "allow_other is for root only; add the line user_allow_other to /etc/fuse.conf"
@@ -289,7 +291,7 @@ def _reason(mountpoint: Path, printed: str, options: MountOptions) -> str:
 
 
 def _how_to_open() -> str:
-    """Return what makes the device ours to open."""
+    """Return what a user has to do to be able to open the device."""
     status = os.stat(DEVICE)
     if os.geteuid() == 0:
         return f"in a container: --device {DEVICE} --cap-add SYS_ADMIN"

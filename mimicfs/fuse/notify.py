@@ -1,29 +1,32 @@
-"""Tells the kernel what is no longer so: posix.KernelCache.
+"""Tells the kernel which part of its cache is out of date: posix.KernelCache.
 
     entry_changed       INVAL_ENTRY (parent, name): the name, or its absence, is looked up again
     file_deleted        DELETE (parent, name, inode): whoever watches the file (inotify) is told
     listing_changed     INVAL_ENTRY (directory, "."), then INVAL_INODE (directory, 0, 0)
     attr_changed        INVAL_INODE (inode, -1): attributes only, pages stay
     data_changed        INVAL_INODE (inode, 0, 0): pages, and attributes with them
-    drop_data           the same, now, by a thread of its own: those that are told in order may wait
-                        for the lock of a directory, and whoever is answered next reads the pages
+    drop_data           the same, now, by a thread of its own: messages that are sent in order may
+                        wait for the lock of a directory, but a program that gets its answer next
+                        reads the pages
     names_changed       INC_EPOCH: all names are looked up again
     everything_changed  INC_EPOCH, and each listing that the kernel may have
 
-Why a thread: INVAL_ENTRY waits for the lock of the directory, which the kernel holds while it
-waits for our answer to a lookup or create in it. If the thread that is to answer
-sent it, the mount would hang for good. For the same reason this thread holds no lock of ours.
+Why a thread: INVAL_ENTRY waits for the lock of the directory. The kernel holds that lock while it
+waits for our answer to a lookup or create in the directory. If the thread that has to answer sent
+the message, the mount would hang for good. For the same reason this thread holds no lock of ours.
 
-Why listing_changed begins with a name that never exists: a listing that was answered before
-the change may be on its way into the kernel's cache, which INVAL_INODE does not wait for; but
-the reader holds the directory's lock until it is there, and INVAL_ENTRY waits for that lock.
+Why listing_changed begins with a name that never exists: a listing that was answered before the
+change may still be on its way into the cache of the kernel, and INVAL_INODE does not wait for that.
+But the reader holds the lock of the directory until the listing is there, and INVAL_ENTRY waits for
+that lock.
 
-A thread that waits in the kernel for a lock cannot be killed, and keeps /dev/fuse open: a daemon
+A thread that waits in the kernel for a lock cannot be killed, and keeps /dev/fuse open. A daemon
 that is killed meanwhile would leave a mount that hangs, where others give ENOTCONN. So INVAL_ENTRY
-is not sent while a worker of ours has a request on that directory: if that takes long, all names
-are looked up again (INC_EPOCH, which waits for nothing), and the listing is told of once more
-later. So is a deletion (DELETE), which nothing else tells to whoever watches the file, unless its
-name was told of again meanwhile: a file that is there again may have the same inode.
+is not sent while a worker of ours has a request on that directory. If that takes long, INC_EPOCH,
+which waits for nothing, has all names looked up again, and the message about the listing is sent
+once more later. So is a deletion (DELETE), of which nothing else tells a program that watches the
+file; unless the kernel was told of the name again meanwhile: a file that is there again may have
+the same inode.
 """
 
 from __future__ import annotations
@@ -48,8 +51,8 @@ from mimicfs.fuse.session import Session
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 0.5  # how long a directory may be busy before something else is told
-_DELETED_S = 10.0  # how long a deletion in a busy directory is told of again
+_PATIENCE_S = 0.5  # how long a directory may be busy before another message is sent instead
+_DELETED_S = 10.0  # how long we try again to tell of a deletion in a busy directory
 _DELETED_MAX = 10_000  # of them at once
 _GONE = frozenset((errno.ENODEV, errno.EBADF, errno.EPERM, errno.ECONNABORTED, errno.EPIPE))
 
@@ -61,30 +64,30 @@ class _Deletion(NamedTuple):
 
 
 class Notifier:
-    """The kernel's cache of *session*. Any thread; its own thread starts with it."""
+    """The kernel's cache of *session*. Any thread may call it; its own thread starts with it."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._epoch = session.minor >= NOTIFY_INC_EPOCH_MINOR
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()  # protects the number below
-        self._asked = 0  # how much was ever queued
-        self._told = 0  # how much of that is done; written by the thread alone
-        self._covered = 0  # so many of the first ones need not be told any more: names
-        self._again: set[int] = set()  # directories whose listing must be told of once more
-        # Deletions that are to be told of once more, by directory and name
+        self._asked = 0  # the number of messages that were ever queued
+        self._told = 0  # the number of those that are done; written by the thread alone
+        self._covered = 0  # of these first ones, those about names need not be sent any more
+        self._again: set[int] = set()  # directories of whose listing the kernel must be told again
+        # Deletions of which the kernel must be told again, by directory and name.
         self._deleted: dict[tuple[int, bytes], _Deletion] = {}
         self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
         self._thread.start()
 
     @property
     def has_epoch(self) -> bool:
-        """Whether everything_changed does what it says; from kernel 6.16 on."""
+        """Whether everything_changed does all that it promises: from kernel 6.16 on."""
         return self._epoch
 
     @property
     def waiting(self) -> int:
-        """Return how many messages are queued that the kernel was not told yet."""
+        """Return how many messages are queued that the kernel has not got yet."""
         return self._asked - self._told
 
     def entry_changed(self, parent: int, name: bytes) -> None:
@@ -118,14 +121,14 @@ class Notifier:
         self._queue(self._everything)
 
     def flush(self, timeout_s: float) -> bool:
-        if self._told == self._asked:  # nearly always, and waiting for a thread costs 100 us
+        if self._told == self._asked:  # nearly always; to wait for a thread costs 100 us
             return True
         told = threading.Event()
         self._queue(told.set)
         return told.wait(timeout_s) or not self._thread.is_alive()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Tell what is queued and end the thread; at most *timeout_s*."""
+        """Send the queued messages and end the thread; wait for that for at most *timeout_s*."""
         self._work.put(None)
         self._thread.join(timeout_s)
 
@@ -171,15 +174,15 @@ class Notifier:
         self._send_entry(parent, name)
 
     def _delete(self, parent: int, name: bytes, ino: int) -> None:
-        """The kernel waits for the locks of both. Where they are held for long, nobody hears of
-        the deletion; that the name is gone, `_entry` tells."""
+        """Tell of a deletion; the kernel waits for the locks of both inodes. If they are held for
+        long, nobody hears of the deletion; `_entry` still tells that the name is gone."""
         if self._told >= self._covered and self._is_free(parent) and self._is_free(ino):
             self._send_delete(parent, name, ino)
         elif len(self._deleted) < _DELETED_MAX:
             self._deleted[parent, name] = _Deletion(ino, time.monotonic() + _DELETED_S)
 
     def _tell_again(self) -> None:
-        """Nothing else is to be told: tell what could not be told."""
+        """Send the messages that could not be sent before, while no other one is queued."""
         if self._again:
             self._listing(self._again.pop())
         for (parent, name), (ino, until_s, _) in list(self._deleted.items()):
@@ -190,7 +193,8 @@ class Notifier:
                 self._send_delete(parent, name, ino)
 
     def _is_free(self, directory: int, *, waits: bool = True) -> bool:
-        """Whether no request holds *directory*; True also where nothing else could be told."""
+        """Whether no request holds *directory*; True also where no other message could be sent
+        instead."""
         wait_s = _PATIENCE_S if waits else 0
         return not self._epoch or self._session.busy.wait_until_free(directory, wait_s)
 
@@ -223,12 +227,13 @@ class Notifier:
 
     def _everything(self) -> None:
         self._names()
-        # The epoch is of names only. Listings stay in inodes that something holds.
+        # The epoch covers only names. Listings stay in inodes that something holds.
         for ino in {ROOT_ID, *self._session.listed.copy()}:
             self._listing(ino)
 
     def _send(self, code: Notify, data: bytes, about: str) -> int:
-        """Tell the kernel; return 0, or the errno of its refusal, logged where it matters."""
+        """Send a message; return 0, or the errno with which the kernel refused it. A refusal that
+        matters is logged."""
         try:
             self._session.notify(code, data)
         except OSError as exc:

@@ -1,9 +1,8 @@
-"""The observation of requests: each request of the kernel with its answer, while somebody wants to
-know.
+"""Records each request of the kernel, with its answer, while somebody wants to know.
 
-It costs nothing while nobody does: the handlers are wrapped only then (`Server.observe`).
+It costs nothing while nobody does: only then are the handlers wrapped (`Server.observe`).
 
-Threading: `observed` handlers run in all threads of the server. The recorders are theirs, too.
+Threading: `observed` handlers run in all threads of the server, and so do the recorders.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from mimicfs.fuse.abi import IN_HEADER, Opcode
 from mimicfs.fuse.operations import Data, Handler, Operation
 from mimicfs.posix import Caller
 
-# Requests whose body begins with a name, and where.
+# The requests that have a name in their body, and where it begins.
 _NAMES = {
     Opcode.LOOKUP: 0, Opcode.UNLINK: 0, Opcode.RMDIR: 0, Opcode.SYMLINK: 0,
     Opcode.MKDIR: 8, Opcode.MKNOD: 16, Opcode.CREATE: 16, Opcode.RENAME: 8, Opcode.RENAME2: 16,
@@ -37,8 +36,8 @@ class AccessRecord(NamedTuple):
     uid: int
     operation: str
     nodeid: int
-    name: bytes  # in the directory *nodeid*; b"": *nodeid* itself
-    size: int  # bytes asked for or given
+    name: bytes  # in the directory *nodeid*; b"": the request is about *nodeid* itself
+    size: int  # of the bytes that were asked for or given
     code: int  # errno; 0: none
 
 
@@ -50,7 +49,7 @@ def observed(
     recorders: Iterable[Recorder],
     code_of: Callable[[Exception, int], int],
 ) -> dict[int, Operation]:
-    """Return *table* whose handlers tell *recorders* of each answer."""
+    """Return *table* with handlers that tell *recorders* of each answer."""
     told = tuple(recorders)
     return {
         opcode: operation._replace(handler=_observed(opcode, operation.handler, told, code_of))
@@ -76,7 +75,7 @@ def _observed(
             if opcode == Opcode.LOOKUP and not any(data[:8]):  # an answer that the kernel keeps
                 code = errno.ENOENT
             return data
-        except Unlisted:  # it comes again, once that is learned
+        except Unlisted:  # the request comes again, once the entry is learned
             code = -1
             raise
         except Exception as exc:

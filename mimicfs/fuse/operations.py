@@ -1,10 +1,10 @@
-"""Each request of the kernel: its bytes to a call of posix.FileSystem, the result to bytes.
+"""Turns each request of the kernel into a call of posix.FileSystem, and its result into bytes.
 
 The server answers ENOSYS to a request that is not in `Operations.table`. The kernel then does
-without, for good: OPENDIR and RELEASEDIR (it caches listings by itself; unless *opendir* asks to be
-told of each use), ACCESS (it checks mode bits), FSYNCDIR (changes of names are durable when
-answered), POLL, BMAP, IOCTL, STATX (it asks GETATTR), TMPFILE, SYNCFS. Without *locks* neither are
-GETLK and SETLK: locks are local.
+without it, for good: OPENDIR and RELEASEDIR (it caches listings by itself; they are in the table
+only if *opendir* asks for word of each use), ACCESS (it checks mode bits), FSYNCDIR (changes of
+names are durable when they are answered), POLL, BMAP, IOCTL, STATX (it asks GETATTR), TMPFILE,
+SYNCFS. Without *locks*, GETLK and SETLK are not in it either: locks are local.
 
 Threading: no state but `Session.listed`; any thread. Errors are exceptions with an errno.
 """
@@ -84,14 +84,14 @@ _COPY_MAX = 0xFFFFF000  # the most that the 32 bits of COPY_FILE_RANGE's answer 
 
 
 class Lane(Enum):
-    """The threads that answer: a call that waits for S3 holds up none that does not."""
+    """The threads that answer a call: one that waits for S3 holds up none that does not."""
 
     QUICK = auto()  # the reading thread, if fs.quick
-    OPEN = auto()  # may wait a little, holds no lock of the kernel that matters
+    OPEN = auto()  # may wait a little; the kernel holds no lock that matters
     NAMES = auto()  # a change of names: the kernel holds the lock of its directory
     DATA = auto()  # may wait for S3: the kernel holds locks of pages
-    SYNC = auto()  # may wait for S3, and until the kernel was notified, so for all the others
-    LOCK = auto()  # asks who has a lock, or gives one up
+    SYNC = auto()  # may wait for S3, and for a notification of the kernel, so for all the others
+    LOCK = auto()  # asks which process has a lock, or gives one up
     WAIT = auto()  # asks for a lock; may wait for as long as others have it
 
 
@@ -102,8 +102,8 @@ class Operation(NamedTuple):
 
 class Operations:
     """The requests of one mount of *fs*. *listed* collects the directories that were read.
-    *opendir*: fs.opendir is asked before a listing is used. *locks*: who keeps the locks of files;
-    None: the kernel does."""
+    *opendir*: fs.opendir is asked before a listing is used. *locks* keeps the locks of files; None:
+    the kernel does."""
 
     def __init__(
         self,
@@ -130,19 +130,20 @@ class Operations:
             for lane, handlers in self._lanes(opendir=opendir).items()
             for opcode, handler in handlers.items()
         }
-        # The calls that need no waiting most of the time. These return None where it does: then
-        # nothing has happened.
+        # The calls that need no waiting most of the time. They return None where they would wait:
+        # then nothing has happened.
         self.at_once: dict[int, Callable[[Caller, int, bytes], Data | None]] = {
             Opcode.READ: self._read_cached,
             Opcode.CREATE: self._create_at_once,
             Opcode.WRITE: self._write_at_once,
         }
-        if locks is None:  # those are looked after by workers
+        if locks is None:  # with locks, workers take these two
             self.at_once[Opcode.OPEN] = self._open_at_once
             self.at_once[Opcode.RELEASE] = self._release_at_once
 
     def _lanes(self, *, opendir: bool) -> dict[Lane, dict[Opcode, Handler]]:
-        """Return what answers each request, by the lane of those that wait for one another."""
+        """Return the handlers of all requests, by lane: requests in one lane may wait for each
+        other."""
         lanes: dict[Lane, dict[Opcode, Handler]] = {
             Lane.QUICK: {
                 Opcode.LOOKUP: self.lookup,
@@ -193,7 +194,7 @@ class Operations:
         return lanes
 
     def undo(self, opcode: int, answer: Data) -> None:
-        """Give back what *answer* gave the kernel: it could not be delivered."""
+        """Take back what *answer* gave the kernel, because it could not be delivered."""
         for ino in packing.held(opcode, answer):
             self._fs.forget(ino, 1)
         if opcode == Opcode.OPEN:
@@ -225,7 +226,7 @@ class Operations:
         try:
             attr = self._fs.lookup(caller, nodeid, name)
         except Exception as exc:
-            # Only what lookup itself says is remembered as absent, not a failure of `learn`.
+            # Only an absence that lookup itself tells is remembered, not a failure of `learn`.
             absent = getattr(exc, "errno", 0) == errno.ENOENT
             if absent and self._packer.caches_absence and not isinstance(exc, PassingAbsence):
                 return self._packer.negative
@@ -358,7 +359,7 @@ class Operations:
         return self._open_out(self._fs.open(caller, nodeid, flags))
 
     def _open_out(self, opened: Opened) -> bytes:
-        # Without a FLUSH nobody hears that a process closed a file that it had locked.
+        # Without a FLUSH we do not learn that a process has closed a file that it had locked.
         return packing.open_out(opened._replace(quiet=opened.quiet and self._locks is None))
 
     def _open_at_once(self, caller: Caller, nodeid: int, request: bytes) -> Data | None:
@@ -381,7 +382,7 @@ class Operations:
             raise PosixError(errno.EINVAL, f"WRITE of {size} bytes brought {len(data)}")
         if write_flags & WRITE_KILL_SUIDGID:
             self._privileges.drop(caller, nodeid, handle)
-        # A page that was written through a mapping has the flags of no descriptor.
+        # A page that was written through a mapping comes without the flags of a descriptor.
         append = bool(flags & os.O_APPEND) and not write_flags & WRITE_CACHE
         return WRITE_OUT.pack(self._fs.write(caller, handle, offset, data, append=append), 0)
 
@@ -424,13 +425,13 @@ class Operations:
         return b"" if self._fs.release_at_once(handle) else None
 
     def release_comes(self, request: bytes) -> None:
-        """A RELEASE was read, which is to be answered later than what comes after it."""
+        """Note that a RELEASE was read: requests that come after it may be answered before it."""
         if self._locks is not None:
             self._locks.leaving(RELEASE_IN.unpack_from(request, _BODY)[0])
 
     def fallocate(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, mode, _ = FALLOCATE_IN.unpack_from(request, _BODY)
-        if caller.uid:  # the kernel says nothing here, and leaves root's files alone
+        if caller.uid:  # the kernel sets no flag here, and does not do this when root writes
             self._privileges.drop(caller, nodeid, handle)
         self._fs.fallocate(caller, handle, mode, offset, size)
         return b""

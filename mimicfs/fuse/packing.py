@@ -1,9 +1,9 @@
-"""Attributes, names and listings as the bytes that the kernel wants.
+"""Turns attributes, names and listings into the bytes that the kernel wants.
 
-This is the hot path: a listing of 100,000 names is 100,000 times `Packer.listing`'s loop.
+This is the hot path: a listing of 100,000 names takes 100,000 turns of a loop in `Packer`.
 
 Threading: any thread. `limit` changes values that are read singly; an answer that is packed
-meanwhile may have some of before.
+meanwhile may have some of the earlier ones.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, Opened, Usage
 
 NS = 1_000_000_000
 YEAR_S = 365 * 86400.0  # as good as for ever
-# st_blksize, what programs take as the size of a good read or write: Python and stdio write
-# in pieces of it, and each is a request (4 KiB: 59 MB/s, 64 KiB and more: above 600).
+# st_blksize, which programs take for the size of a good read or write: Python and stdio write in
+# pieces of this size, and each is a request (4 KiB: 59 MB/s, 64 KiB and more: above 600).
 BLOCK_SIZE = 1 << 16
 _BLOCK = 4096  # of statfs
 _PADDING = tuple(b"\0" * (-length % 8) for length in range(8))
@@ -53,18 +53,18 @@ class Packer:
         self.limit(YEAR_S)
 
     def limit(self, most_s: float) -> None:
-        """Let the kernel keep what it is given from now on for *most_s* at most."""
+        """Let the kernel keep answers for *most_s* at most, from now on."""
         entry_ttl_s, attr_ttl_s, negative_ttl_s = (min(ttl_s, most_s) for ttl_s in self._given)
         self._entry_s, self._entry_ns = _seconds(entry_ttl_s)
         self._attr_s, self._attr_ns = _seconds(attr_ttl_s)
         negative_s, negative_ns = _seconds(negative_ttl_s)
-        # The kernel keeps an absence only if told by nodeid 0 with a time-to-live.
+        # The kernel keeps an absence only if the answer has nodeid 0 and a time-to-live.
         self.negative = ENTRY_HEAD.pack(0, 0, negative_s, 0, negative_ns, 0) + bytes(
             ENTRY_OUT.size - ENTRY_HEAD.size
         )
 
     def entry(self, attr: Attr) -> bytes:
-        """Return a fuse_entry_out: a name stands for this file."""
+        """Return a fuse_entry_out, which says that a name stands for the file of *attr*."""
         return ENTRY_OUT.pack(
             attr.ino, 0, self._entry_s, self._attr_s, self._entry_ns, self._attr_ns, *_fields(attr)
         )
@@ -84,7 +84,7 @@ class Packer:
         return b"".join(parts)
 
     def full_listing(self, entries: list[DirEntry]) -> bytes:
-        """Return fuse_direntpluses: names with attributes, each to be held by the kernel."""
+        """Return fuse_direntpluses: names with attributes. The kernel holds the inode of each."""
         parts: list[bytes] = []
         add = parts.append
         pack = DIRENTPLUS.pack
@@ -100,11 +100,11 @@ class Packer:
                 atime, atime_rest = divmod(mtime_ns if atime_ns == -1 else atime_ns, NS)
                 ctime, ctime_rest = divmod(mtime_ns if ctime_ns == -1 else ctime_ns, NS)
             length = len(name)
-            if mode == UNKNOWN_MODE:  # no node: the kernel makes no inode, and looks it up
+            if mode == UNKNOWN_MODE:  # no nodeid: the kernel makes no inode, and looks the name up
                 add(_NO_ENTRY + DIRENT.pack(ino, cookie + 2, length, 0))
                 add(name + _PADDING[length & 7])
                 continue
-            # One line each for entry, attributes and dirent; *-arguments would cost 0.4 us.
+            # The lines are: entry, attributes (two), dirent. *-arguments would cost 0.4 us.
             # fmt: off
             add(pack(
                 ino, 0, entry_s, attr_s, entry_ns, attr_ns,
@@ -118,8 +118,8 @@ class Packer:
     def dots(self, ino: int, offset: int, plus: bool) -> bytes:
         """Return "." and ".." of directory *ino*, as far as they come after *offset*.
 
-        They are at offsets 1 and 2, and a name at its cookie + 2. Of their attributes and
-        lookup counts the kernel takes no notice.
+        They are at offsets 1 and 2, and a name is at its cookie + 2. The kernel takes no notice of
+        their attributes and lookup counts.
         """
         head = _NO_ENTRY if plus else b""
         parts = []
@@ -133,12 +133,13 @@ class Packer:
 
 
 def overhead(plus: bool) -> int:
-    """Return the bytes that a name costs in a listing beside itself."""
+    """Return how many bytes a name takes in a listing beside its own."""
     return DIRENTPLUS.size if plus else DIRENT.size
 
 
 def held(opcode: int, answer: bytes | memoryview) -> Iterator[int]:
-    """Yield the inode numbers that *answer*, to a request of *opcode*, makes the kernel hold."""
+    """Yield the numbers of the inodes that the kernel holds after *answer* to a request of
+    *opcode*."""
     if opcode == Opcode.READDIRPLUS:
         yield from _held_by_listing(bytes(answer))
     elif opcode in _ENTRY_ANSWERS:
@@ -209,7 +210,7 @@ def _seconds(ttl_s: float) -> tuple[int, int]:
 
 
 def sized(value: bytes, size: int) -> bytes:
-    """Return *value*, or its length if asked for no bytes. Raises PosixError ERANGE."""
+    """Return *value*; its length, if *size* is 0. Raises PosixError ERANGE if it does not fit."""
     if size == 0:
         return GETXATTR_OUT.pack(len(value), 0)
     if len(value) > size:
@@ -219,5 +220,5 @@ def sized(value: bytes, size: int) -> bytes:
 
 def open_out(opened: Opened) -> bytes:
     flags = Fopen.KEEP_CACHE * opened.keep_cache | Fopen.DIRECT_IO * opened.direct
-    flags |= Fopen.NOFLUSH * opened.quiet  # from 7.35 on; an older kernel does not look at it
+    flags |= Fopen.NOFLUSH * opened.quiet  # known from 7.35 on; an older kernel does not look at it
     return OPEN_OUT.pack(opened.handle, flags, 0)

@@ -26,10 +26,10 @@ class Pool:
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._lock = threading.Lock()  # protects the two below
         self._threads: list[threading.Thread] = []
-        self._free = 0  # threads waiting, less tasks queued for them
+        self._free = 0  # threads that wait, less the tasks that are queued for them
 
     def submit(self, task: Task) -> None:
-        """Let a thread call *task*, which must not raise."""
+        """Have a thread call *task*, which must not raise."""
         with self._lock:
             self._free -= 1
             if self._free < 0 and len(self._threads) < self.size:
@@ -37,7 +37,8 @@ class Pool:
         self._tasks.put(task)
 
     def close(self, timeout_s: float) -> bool:
-        """End the threads after the tasks submitted so far; False if some are not done yet."""
+        """End the threads after the tasks that were submitted so far; return False if some of them
+        are not done after *timeout_s*."""
         with self._lock:
             threads = list(self._threads)
         for _ in threads:

@@ -1,7 +1,7 @@
-"""HANDLE_KILLPRIV_V2: set-user-id and set-group-id bits end when a file is changed. The kernel says
-when; without the flag it asked for security.capability before each write.
+"""HANDLE_KILLPRIV_V2: a change of a file ends its set-user-id and set-group-id bits. The kernel
+says when; without the flag it asked for security.capability before each write.
 
-Threading: no state; any thread that may wait, and `may_drop` by any.
+Threading: no state; any thread that may wait. `may_drop` never waits.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ Sure = Callable[[Caller, Callable[[], Attr]], Attr]
 
 
 class Privileges:
-    """*sure* returns the attributes that a call returns, once they are learned."""
+    """Takes privileges away from files. *sure* returns the attributes that a call returns, once
+    they are learned."""
 
     def __init__(self, fs: FileSystem, sure: Sure) -> None:
         self._fs = fs
         self._sure = sure
 
     def drop(self, caller: Caller, ino: int, handle: int | None) -> None:
-        """Take away what a change of the bytes of *ino* by *caller* takes away."""
+        """Take away the privileges that end when *caller* changes the bytes of *ino*."""
         new = self.without(caller, ino, handle, Fattr.KILL_SUIDGID, NewAttr())
         if new.mode is not None:
             self._fs.drop_privileges(caller, ino, new.mode, handle)
 
     def may_drop(self, caller: Caller, ino: int, handle: int) -> bool:
-        """Whether there may be something to take away. Never waits."""
+        """Whether there may be privileges to take away. Never waits."""
         try:
             mode = self._fs.getattr(caller, ino, handle).mode
         except Unlisted:

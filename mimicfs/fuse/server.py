@@ -1,17 +1,19 @@
-"""The threads that serve: which one answers what; interrupts; the end.
+"""The threads that serve: which thread answers which request; interrupts; the end.
 
-The thread that calls `serve` reads the device. While fs.quick it answers by itself what needs
-no waiting: a request handed to another thread costs 30-50 us more, about as much as itself.
-All else goes to worker threads, in pools of their own kinds (`operations.Lane`), so that a
-hundred reads that wait for S3 do not hold up an `ls`, and a hundred `touch .sync` (which wait
-until the kernel was notified, which waits for the locks of directories and pages) do not hold
-up the creates and reads that hold such locks.
+The thread that calls `serve` reads the device. While fs.quick, it answers requests that need no
+waiting by itself: to hand a request to another thread costs 30-50 us more, about as much as the
+request itself.
+
+All other requests go to worker threads, in a pool for each kind (`operations.Lane`). So a hundred
+reads that wait for S3 do not hold up an `ls`. And a hundred `touch .sync` wait until the kernel was
+notified, and the kernel waits for the locks of directories and pages: they do not hold up the
+creates and reads that hold such locks.
 
 Lookup counts belong to the file system. An answer that could not be delivered is given back here
-(`Operations.undo`); at unmount the kernel forgets all without saying so.
+(`Operations.undo`); at unmount the kernel forgets everything without saying so.
 
 Threading: `serve` is one thread; `stop` may be called by any, also from a signal handler.
-State shared between threads is `_waiting` and `_asked`, dicts of which each use is one atomic step.
+The threads share `_waiting` and `_asked`, dicts of which each use is one atomic step.
 """
 
 from __future__ import annotations
@@ -38,15 +40,15 @@ from mimicfs.posix import Caller, Cancellation, FileLocks, FileSystem
 log = logging.getLogger(__name__)
 
 _INO = struct.Struct("<Q")
-_UNLEASED_S = 1.0  # how long the kernel keeps what it is given while nobody tells it of changes
-# The pools of what may wait for long are that much larger: the kernel's max_background reads
-# of one file can all wait at once, and so can as many processes.
+_UNLEASED_S = 1.0  # how long the kernel keeps answers while nobody tells it of changes
+# The pools for requests that may wait for long are that much larger: the max_background reads that
+# the kernel makes of one file can all wait at once, and so can as many processes.
 _DATA_WORKERS_FACTOR = 4
-_WAITING_MAX = 1000  # for locks; a thread that waits costs some 30 KiB
+_WAITING_MAX = 1000  # threads that wait for locks; each costs some 30 KiB
 _LEAVE_S = 0.5  # how long the kernel has to let go of a mount that nobody uses
 _ANSWERS_S = 1.0  # how long interrupted requests have to say EINTR when the end comes
-_POOLS_S = 5.0  # how long the last releases have
-_ERRNO_MAX = 511  # beyond are the kernel's own
+_POOLS_S = 5.0  # how long the last releases may take
+_ERRNO_MAX = 511  # numbers beyond are the kernel's own
 _LISTINGS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
 _CHANGES = frozenset(
     (
@@ -75,12 +77,13 @@ _LOCKS = frozenset((Opcode.GETLK, Opcode.SETLK, Opcode.SETLKW))
 
 
 class Server:
-    """Answers the requests of *session* from *fs*. *workers* threads for each kind of waiting.
+    """Answers the requests of *session* from *fs*, with *workers* threads for each kind of waiting
+    (more for the kinds that wait for long).
 
-    Times-to-live are how long the kernel may keep a name, attributes, and the absence of a
-    name; whoever changes *fs* from outside tells it through `Notifier`. *opendir*: the kernel
-    asks each time before it uses a listing that it has. *locks*: who keeps the locks of files,
-    where the session has agreed on that with the kernel.
+    Times-to-live say how long the kernel may keep a name, attributes, and the absence of a name; a
+    thread that changes *fs* from outside tells the kernel through `Notifier`. *opendir*: the kernel
+    asks each time before it uses a listing that it has. *locks* keeps the locks of files, where the
+    session has agreed on that with the kernel.
     """
 
     def __init__(
@@ -115,28 +118,29 @@ class Server:
         self._recorders: tuple[Recorder, ...] = ()
         self._pools = _pools(workers)
         self._learners = Pool("fuse-learn", workers)
-        # Requests at workers, by their unique number: what INTERRUPT cancels.
+        # Requests at workers, by their unique number: INTERRUPT cancels them.
         self._waiting: dict[int, Cancellation] = {}
-        # Of the same: the opcode, and the thread that waits.
+        # The same requests: the opcode, and the thread that waits.
         self._asked: dict[int, tuple[int, int]] = {}
         self._killed = Killed(lambda unique: self._session.fail(unique, errno.EINTR))
-        self._calm = Cancellation()  # of those answered at once: never cancelled
-        self._ending = False  # `receive` has no more to give, or is not to be asked again
+        self._calm = Cancellation()  # of requests that are answered at once: never cancelled
+        self._ending = False  # `receive` has no more requests, or must not be called again
         self._ended = threading.Event()
         self.when_ending: Callable[[], None] = lambda: None  # called once no more requests come
-        self.unsaved: Callable[[], bool] = lambda: True  # whether there may be bytes to be kept
-        # Called before the end while something is in use: has the kernel write what programs have
-        # stored through mappings. False: it may not have written all.
+        self.unsaved: Callable[[], bool] = lambda: True  # whether some bytes may not be saved yet
+        # Called before the end while something is in use: has the kernel write the bytes that
+        # programs have stored through mappings. False: it may not have written all.
         self.save_mapped: Callable[[], bool] = lambda: True
         self._deadline = float("inf")  # of stop, in time.monotonic()
 
     def limits(self) -> dict[str, int]:
-        """Return how many threads there may be for each kind of waiting."""
+        """Return the number of threads that each kind of waiting may have."""
         pools = {lane.name.lower(): pool for lane, pool in self._pools.items()}
         return {name: pool.size for name, pool in (pools | {"learn": self._learners}).items()}
 
     def serve(self) -> None:
-        """Answer until unmounted or stopped. Returns when all workers are done, or given up."""
+        """Answer until the mount is unmounted or stopped. Returns when all workers are done, or
+        given up."""
         receive, dispatch = self._session.receive, self._dispatch
         self._session.elsewhere = self._waiting
         if self._fs.quick:
@@ -151,25 +155,26 @@ class Server:
             self._end()
 
     def observe(self, recorders: Iterable[Recorder]) -> None:
-        """From now on tell *recorders*, and no others, of each request that is answered."""
+        """Tell *recorders*, and no others, of each request that is answered from now on."""
         told = tuple(recorders)
         plain = self._operations.table
         self._recorders = told
         self._table = observed(plain, told, _errno) if told else plain
 
     def lease(self, held: bool) -> None:
-        """Say whether the kernel is told of what others change. While it is not, what it is given
-        is short-lived."""
+        """Say whether the kernel is told of the changes of others (*held*). While it is not, its
+        answers are short-lived."""
         self._packer.limit(YEAR_S if held else _UNLEASED_S)
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """Unmount, and end `serve`. Returns at once.
 
-        New paths lead nowhere from now on. While something is being changed, or what was written
-        may not be saved, open files go on, for up to *timeout_s*; then what still waits is
-        interrupted (EINTR), and what does not hear it is answered ENOTCONN.
-        Called again, the earlier end counts. What somebody else mounted is not ours to unmount:
-        it ends at once.
+        New paths lead nowhere from now on. While something is being changed, or written bytes may
+        not be saved, open files go on, for up to *timeout_s*. Then requests that still wait are
+        interrupted (EINTR); those that do not hear it are answered with ENOTCONN.
+
+        If it is called again, the earlier end counts. A mount that somebody else made is not ours
+        to unmount: it ends at once.
         """
         first = self._deadline == float("inf")
         self._deadline = min(self._deadline, time.monotonic() + timeout_s)
@@ -196,7 +201,7 @@ class Server:
             if operation.lane is Lane.QUICK:
                 self._answer_at_once(operation, caller, opcode, unique, nodeid, request)
                 return
-            # Recorders want to know of each request: then workers have all of these.
+            # Recorders want to know of each request: then workers answer all of these.
             handler = self._at_once.get(opcode) if not self._recorders else None
             if handler and self._is_answered(handler, caller, opcode, unique, nodeid, request):
                 return
@@ -208,7 +213,7 @@ class Server:
         self._hand_over(self._pools[lane], operation, caller, unique, request)
 
     def _dispatch_other(self, opcode: int, unique: int, nodeid: int, request: bytes) -> None:
-        """Deal with what is not an operation of the file system."""
+        """Deal with a request that is no operation of the file system."""
         try:
             if opcode == Opcode.FORGET:
                 self._operations.forget(nodeid, request)
@@ -253,7 +258,8 @@ class Server:
         nodeid: int,
         request: bytes,
     ) -> bool:
-        """Answer a request by *handler* if that needs no waiting; return whether it did not."""
+        """Answer a request by *handler* if that needs no waiting; return whether it was
+        answered."""
         try:
             data = handler(caller, nodeid, request)
         except Exception as exc:  # noqa: BLE001 - whatever it is becomes an errno
@@ -266,16 +272,16 @@ class Server:
         elif opcode == Opcode.WRITE:
             self.counts.moved(0, WRITE_OUT.unpack(data)[0])
         if not self._session.reply(unique, data) and opcode in _OPENS:
-            # To close what was opened may wait.
+            # To close the opened file may wait.
             self._pools[Lane.OPEN].submit(lambda: self._give_back(opcode, data))
         return True
 
     def _is_begun(self, caller: Caller, unique: int, nodeid: int, request: bytes) -> bool:
-        """Begin a FLUSH that waits for the local disk only: a thread of the file system answers it
-        then; return whether it has begun."""
+        """Begin a FLUSH that waits only for the local disk, and return whether it has begun: then a
+        thread of the file system answers it."""
         if self._recorders or self._locks is not None:
             return False
-        # As what workers have: it is answered at the end, whatever happens.
+        # As for the requests of workers: it is answered at the end, whatever happens.
         self._asked[unique] = Opcode.FLUSH, caller.pid
         self._waiting[unique] = Cancellation()
         begun = False
@@ -284,7 +290,7 @@ class Server:
             begun = self._fs.flush_later(handle, lambda exc: self._flushed(unique, nodeid, exc))
         except Exception as exc:  # noqa: BLE001 - a worker meets it again, and answers
             log.debug("FLUSH: %s", exc)
-        if begun:  # whoever was killed need not wait for the disk, or for S3 in its place
+        if begun:  # a process that was killed need not wait for the disk, or for S3 in its place
             self._killed.let_go_if_ended(unique, caller.pid)
         else:
             del self._waiting[unique], self._asked[unique]
@@ -330,7 +336,7 @@ class Server:
         _, opcode, _, nodeid, *_ = IN_HEADER.unpack_from(request)
         handler = operation.handler
         try:
-            if opcode == Opcode.FLUSH:  # it is done whoever has gone: the bytes are to be kept
+            if opcode == Opcode.FLUSH:  # done even if the process has gone: its bytes must be kept
                 self._killed.let_go_if_ended(unique, caller.pid)
             elif self._killed.has_gone(unique):
                 raise Interrupted("killed before the work began")
@@ -350,7 +356,7 @@ class Server:
             if not self._session.reply(unique, data):
                 self._give_back(opcode, data)
         finally:
-            # After the answer: an INTERRUPT that comes between finds it, and needs no more.
+            # After the answer: an INTERRUPT that comes between still finds it, and needs no more.
             self._waiting.pop(unique, None)
             self._asked.pop(unique, None)
             if self._killed.answered(unique) and operation.lane is not Lane.QUICK:
@@ -370,11 +376,12 @@ class Server:
             log.exception("giving back an undelivered answer to %s failed", _title(opcode))
 
     def _interrupt(self, unique: int, interrupted: int) -> None:
-        """The process that waits for *interrupted* got a signal. Not answered if that is known.
+        """Cancel the request *interrupted*: the process that waits for it got a signal. The
+        INTERRUPT itself, *unique*, is answered only if the request is not known.
 
-        Documentation/filesystems/fuse: one that comes before its request is answered EAGAIN,
-        and sent again. Here it can only come after its request was answered; then the kernel
-        has forgotten both, and the EAGAIN goes nowhere.
+        Documentation/filesystems/fuse: an INTERRUPT that comes before its request is answered
+        EAGAIN, and sent again. Here it can only come after its request was answered; then the
+        kernel has forgotten both, and the EAGAIN goes nowhere.
         """
         cancellation = self._waiting.get(interrupted)
         opcode, pid = self._asked.get(interrupted, (0, 0))
@@ -410,12 +417,12 @@ class Server:
         self._session.wake()
 
     def _is_changing(self) -> bool:
-        """Whether a call that changes something waits, or something may not be saved."""
+        """Whether a call that changes something waits, or some bytes may not be saved."""
         asked = list(self._asked.values())
         return any(opcode in _CHANGES for opcode, _ in asked) or self.unsaved()
 
     def _end(self) -> None:
-        """Interrupt, then answer, whatever still waits; let go of the device."""
+        """Interrupt, then answer, all requests that still wait; let go of the device."""
         self._cancel_all()
         deadline = time.monotonic() + _ANSWERS_S
         while self._waiting and time.monotonic() < deadline:
@@ -443,7 +450,7 @@ def _directories(request: bytes) -> tuple[int, ...]:
 
 
 def _errno(exc: Exception, opcode: int) -> int:
-    """Return what the kernel is told of *exc*; EIO with a traceback in the log if unforeseen."""
+    """Return the errno for *exc*; EIO, with a traceback in the log, if it is unforeseen."""
     code = getattr(exc, "errno", None)
     if isinstance(code, int) and 0 < code <= _ERRNO_MAX:
         if code == errno.ENOENT and opcode in _LISTINGS:  # readdir(3) would take it for the end

@@ -1,6 +1,7 @@
 """One mount: INIT, requests in, answers and notifications out.
 
-A session carries bytes; what they mean is `operations.py`'s, who answers is `server.py`'s.
+A session carries bytes. `operations.py` knows what they mean; `server.py` decides which thread
+answers.
 
 Threading: one thread calls `receive`. Answers and notifications may be written by any thread
 at once: each is one write(2), which the kernel takes as a whole.
@@ -42,14 +43,14 @@ from mimicfs.signals import drain
 log = logging.getLogger(__name__)
 
 _PAGE = 4096
-# Tries to read before sleeping in poll: about 100 us, the time in which a process that walks a
-# tree comes back with the next request. To be woken costs both sides more than that.
+# How often we try to read before we sleep in poll: about 100 us, the time in which a process that
+# walks a tree comes back with the next request. To be woken costs both sides more than that.
 _SPINS = 100
 # The features that we ask for, as far as the kernel offers them. EXPLICIT_INVAL_DATA and not AUTO:
-# pages are dropped exactly when `data_changed` says so; with AUTO every moved mtime dropped them,
+# pages are dropped exactly when `data_changed` says so. With AUTO every moved mtime dropped them,
 # and each first `ls` of a directory asked for its attributes
-# (tests/fuse/test_fuse_kernel_cache.py). Not asked for: WRITEBACK_CACHE (size and mtime would
-# belong to the kernel), POSIX_ACL.
+# (tests/fuse/test_fuse_kernel_cache.py). We do not ask for WRITEBACK_CACHE (size and mtime would
+# belong to the kernel) and POSIX_ACL.
 _WANTED = (
     Init.ASYNC_READ
     | Init.ATOMIC_O_TRUNC
@@ -67,7 +68,7 @@ _WANTED = (
 )
 # Errors of writing an answer that mean: nobody waits for it any more.
 _GONE = frozenset((errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EPERM, errno.EBADF))
-_GONE_PEER = frozenset((errno.EPIPE, errno.ECONNRESET))  # where a socket stands for the device
+_GONE_PEER = frozenset((errno.EPIPE, errno.ECONNRESET))  # if a socket stands for the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,45 +78,46 @@ class SessionOptions:
     mount: MountOptions = field(default_factory=MountOptions)
     max_write: int = 1 << 20  # bytes of one WRITE or READ; the kernel's limit is 1 MiB
     max_readahead: int = 1 << 20  # bytes
-    max_background: int = 64  # requests in flight that no process waits for (read-ahead)
+    max_background: int = 64  # requests in flight for which no process waits (read-ahead)
     readdirplus_auto: bool = False  # the kernel may ask for names without attributes
     locks: bool = False  # we keep the locks of files, not the kernel
 
 
 class Session:
-    """The device *fd*, /dev/fuse or a socket of the same manners, owned from now on.
+    """A session on the device *fd*, which it owns: /dev/fuse, or a socket that behaves like it.
 
-    `Session.mount` is the usual way to one.
+    `Session.mount` is the usual way to get one.
     """
 
     def __init__(self, fd: int, mountpoint: Path, options: SessionOptions | None = None) -> None:
         self.mountpoint = mountpoint
         self.options = options or SessionOptions()
-        self.minor = 0  # the minor version spoken; 0 before INIT
-        self.flags = Init(0)  # agreed with the kernel
-        self.offered = Init(0)  # what the kernel can do, asked for or not
-        # Directories of which the kernel may have a listing: added when one is read, taken
-        # out when the kernel forgets the inode. Each step is one atomic set operation.
+        self.minor = 0  # the minor version that is spoken; 0 before INIT
+        self.flags = Init(0)  # the features that are agreed with the kernel
+        self.offered = Init(0)  # all features of the kernel, whether we ask for them or not
+        # Directories of which the kernel may have a listing: added when a listing is read, removed
+        # when the kernel forgets the inode. Each step is one atomic set operation.
         self.listed: set[int] = set()
-        # Called by `receive` when nothing is asked, before it waits.
+        # `receive` calls this when there is no request, before it waits.
         self.idle: Callable[[], None] = _nothing
-        # What other threads are at work on. As long as there is something, `receive` sleeps at
-        # once: looking for requests would take the interpreter's lock from them again and again.
+        # The requests at which other threads are at work. As long as there are any, `receive`
+        # sleeps at once: to look for requests would take the interpreter's lock from these threads
+        # again and again.
         self.elsewhere: Sized = ()
         self.device = ""  # "MAJOR:MINOR" of the file system, where it is known
-        self.handed = False  # somebody else mounted, and must unmount
-        self.busy = Busy()  # which directories the kernel may keep locked until we answer
+        self.handed = False  # somebody else has mounted, and must unmount
+        self.busy = Busy()  # the directories that the kernel may keep locked until we answer
         self._fd = fd
         os.set_blocking(fd, False)
         self._waker = os.eventfd(0, os.EFD_CLOEXEC)
         self._woken = False
         self._closing = [weakref.finalize(self, os.close, each) for each in (fd, self._waker)]
-        self._signals = -1  # readable where a signal came
+        self._signals = -1  # a descriptor that is readable when a signal has come
         self._poller = select.poll()
         for each in (fd, self._waker):
             self._poller.register(each, select.POLLIN)
         size = max(self.options.max_write + _PAGE, MIN_READ_BUFFER)
-        # One buffer for all requests: allocating 1 MiB for each costs more than the copy.
+        # One buffer for all requests: to allocate 1 MiB for each costs more than the copy.
         self._buffer = memoryview(bytearray(size))
         self._buffers = (self._buffer,)
 
@@ -123,7 +125,7 @@ class Session:
     def mount(cls, mountpoint: Path, options: SessionOptions | None = None) -> Session:
         """Mount at *mountpoint* and agree with the kernel. Raises MountError.
 
-        After this the mount answers as soon as somebody reads `receive`.
+        From then on, the mount answers as soon as somebody calls `receive`.
         """
         options = options or SessionOptions()
         mountpoint = Path(os.path.realpath(mountpoint))
@@ -140,7 +142,8 @@ class Session:
 
     @classmethod
     def of_handed(cls, handed: Handed, options: SessionOptions | None = None) -> Session:
-        """Agree with the kernel over a descriptor that somebody else mounted. Raises MountError."""
+        """Agree with the kernel over a descriptor of a mount that somebody else made. Raises
+        MountError."""
         handed.wait_for_init()
         session = cls(handed.fd, handed.mountpoint, options)
         session.handed, session.device = True, handed.device
@@ -153,8 +156,8 @@ class Session:
         return session
 
     def wake_by(self, signals: int) -> None:
-        """Let `receive` give way to the handlers of signals when *signals* is readable, a
-        descriptor of `signals.woken_by_signals`."""
+        """Have `receive` give way to the handlers of signals when *signals*, a descriptor of
+        `signals.woken_by_signals`, is readable."""
         self._signals = signals
         self._poller.register(signals, select.POLLIN)
 
@@ -168,10 +171,11 @@ class Session:
         raise MountError(f"{self.mountpoint}: the kernel ended the mount before it began")
 
     def receive(self) -> bytes | None:
-        """Return the next request; None when there will be no more (unmounted), or woken."""
+        """Return the next request; None: there will be no more (unmounted), or `wake` was
+        called."""
         spins = _SPINS
         while True:
-            # The device does not block: only so can a reader be woken (closing it does not).
+            # The device does not block: only so can a reader be woken (to close it wakes none).
             try:
                 size = os.readv(self._fd, self._buffers)
             except BlockingIOError:
@@ -194,7 +198,7 @@ class Session:
                 drain(fd)
 
     def reply(self, unique: int, data: bytes | memoryview = b"") -> bool:
-        """Answer request *unique*; False if nobody waits for it any more."""
+        """Answer request *unique*; return False if nobody waits for it any more."""
         header = OUT_HEADER.pack(16 + len(data), 0, unique)
         try:
             os.writev(self._fd, (header, data))
@@ -202,12 +206,12 @@ class Session:
             if exc.errno in _GONE or exc.errno in _GONE_PEER:
                 return False
             log.error("answer to request %d refused by the kernel: %s", unique, exc)
-            self.fail(unique, errno.EIO)  # where the kernel has not ended it already
+            self.fail(unique, errno.EIO)  # if the kernel has not ended it already
             return False
         return True
 
     def fail(self, unique: int, error: int) -> bool:
-        """Answer request *unique* with errno *error*; False if nobody waits for it."""
+        """Answer request *unique* with errno *error*; return False if nobody waits for it."""
         try:
             os.write(self._fd, OUT_HEADER.pack(16, -error, unique))
         except OSError as exc:
@@ -217,14 +221,15 @@ class Session:
         return True
 
     def notify(self, code: Notify, data: bytes = b"") -> None:
-        """Tell the kernel something unasked. Raises OSError, ENOENT where it has no such thing.
+        """Tell the kernel something unasked. Raises OSError; ENOENT if the kernel has no such
+        thing.
 
-        Waits for locks that the kernel holds while it waits for us: see `notify.py`.
+        This waits for locks that the kernel holds while it waits for us: see `notify.py`.
         """
         os.write(self._fd, OUT_HEADER.pack(16 + len(data), code, 0) + data)
 
     def wake(self) -> None:
-        """Let `receive` return None as soon as it has no request at hand, from now on."""
+        """Have `receive` return None, from now on, as soon as it has no request at hand."""
         self._woken = True
         os.eventfd_write(self._waker, 1)
 
@@ -235,17 +240,18 @@ class Session:
         mounting.unmount(self.mountpoint, lazy=lazy)
 
     def close(self) -> None:
-        """Let go of the device: the kernel answers all that waits with ENOTCONN.
+        """Let go of the device: the kernel answers all requests that wait with ENOTCONN.
 
-        The number stays taken (by a descriptor that cannot be written) as long as the session
-        lives: a late answer by another thread must not go to a file that got the number next.
+        The number of the descriptor stays taken (by one that cannot be written) as long as the
+        session lives: a late answer by another thread must not go to a file that got the number
+        next.
         """
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(nothing, self._fd, inheritable=False)
         os.close(nothing)
 
     def _answer_init(self, request: bytes) -> bool:
-        """Answer an INIT; False if the kernel will send another. Raises MountError."""
+        """Answer an INIT; return False if the kernel will send another. Raises MountError."""
         try:
             _, opcode, unique, *_ = IN_HEADER.unpack_from(request)
             if opcode != Opcode.INIT:
@@ -302,7 +308,7 @@ class Session:
         )
 
     def _widen_readahead(self) -> None:
-        """Let the kernel read ahead by more than its default of 128 KiB. Needs root."""
+        """Have the kernel read ahead by more than its default of 128 KiB, if we are root."""
         try:
             path = Path(f"/sys/class/bdi/{self.device}/read_ahead_kb")
             path.write_text(str(self.options.max_readahead // 1024))
@@ -315,7 +321,7 @@ def _nothing() -> None:
 
 
 def _goes_on(exc: OSError) -> bool:
-    """Return whether to read again after *exc*."""
+    """Whether to read again after *exc*."""
     if exc.errno in (errno.ENODEV, errno.ECONNABORTED, errno.EBADF, errno.ECONNRESET):
         return False
     if exc.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):

@@ -1,4 +1,4 @@
-"""The requests of the kernel as names and values; malformed ones are refused.
+"""Turns the requests of the kernel into names and values, and refuses malformed ones.
 
 Pure functions. A refusal raises PosixError.
 """
@@ -16,7 +16,7 @@ from mimicfs.posix import NewAttr
 
 
 def name_of(request: bytes, start: int) -> bytes:
-    """Return the name that is the rest of *request*."""
+    """Return the rest of *request*, from *start* on, as a name."""
     name = request[start:-1]
     if not name or request[-1] or 0 in name:
         raise PosixError(errno.EINVAL, "a malformed name from the kernel")
@@ -31,10 +31,10 @@ def two_names(request: bytes, start: int) -> tuple[bytes, bytes]:
 
 
 def user_name(request: bytes, start: int) -> bytes:
-    """Return the name of an extended attribute; of others than user.* we have none.
+    """Return the name of an extended attribute; we have only those in user.*
 
-    ENODATA would let `ls -l` ask for two of them for every file, 10.8 s for 100,000 instead of
-    0.6: after EOPNOTSUPP it asks no more.
+    With ENODATA for the others, `ls -l` would ask for two of them for every file (10.8 s for
+    100,000 files instead of 0.6); after EOPNOTSUPP it asks no more.
     """
     name = name_of(request, start)
     if not name.startswith(b"user."):
@@ -43,7 +43,7 @@ def user_name(request: bytes, start: int) -> bytes:
 
 
 def new_attr(fields: tuple[int, ...], now_ns: int) -> NewAttr:
-    """Return what a fuse_setattr_in asks for."""
+    """Return the changes for which a fuse_setattr_in asks."""
     valid, _, _, size, _, atime, mtime, _, atime_rest, mtime_rest, _, mode, _, uid, gid, _ = fields
     atime_ns = now_ns if valid & Fattr.ATIME_NOW else atime * NS + atime_rest
     mtime_ns = now_ns if valid & Fattr.MTIME_NOW else mtime * NS + mtime_rest
