@@ -11,8 +11,8 @@ doctoring  doctor                         configuring  config show, path; explai
 about      versions, completion           helper       install-helper, mount.mimicfs
 driving    csi
 
-options    the flags that several commands have, and the objects that they stand for
-helping    the text of --help              completing   completion, asked by a shell
+options    the flags that several commands have, and the objects for which they stand
+helping    the text of --help              completing   answers a shell that completes words
 advice     advice that needs a look at the account
 places     the bucket and key that a path in a mount shows
 progress   the progress of a command, and Ctrl-C
@@ -37,7 +37,7 @@ from mimicfs.cli.text import one_line
 from mimicfs.config import peers
 from mimicfs.errors import MimicError
 
-# The first class that the error is one of decides.
+# The first class to which the error belongs decides.
 _EXIT_CODES: list[tuple[type[MimicError], int]] = [
     (errors.ConfigError, 2),
     (errors.MountError, 3),
@@ -72,7 +72,7 @@ _BEHIND = "options are written behind a command: mimicfs mount -o ro s3://BUCKET
 
 
 def main() -> None:
-    """Run the command line; the console script."""
+    """Run the command line: the console script mimicfs."""
     if _is_mount_call(sys.argv[1:]):
         from mimicfs.cli.helper import mount_for_fuse3
 
@@ -83,7 +83,7 @@ def main() -> None:
     if "_MIMICFS_COMPLETE" in os.environ:
         from mimicfs.cli import completing  # noqa: F401  says how bash asks
     try:
-        code = cli(standalone_mode=False)  # what a command leaves with ctx.exit comes back so
+        code = cli(standalone_mode=False)  # so the code that a command gives ctx.exit comes back
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         _leave(130)
@@ -106,13 +106,13 @@ def main() -> None:
 
 
 def _is_of_output(exc: OSError) -> bool:
-    """Whether printing failed. (Where nobody reads any more, click ends quietly.)"""
+    """Whether it was printing that failed. (If nobody reads any more, click ends quietly.)"""
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
     return frames[-1].f_code is click.echo.__code__
 
 
 def _is_printed() -> bool:
-    """Whether nothing is left that standard output has not taken."""
+    """Whether standard output has taken everything."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -121,9 +121,9 @@ def _is_printed() -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once after Ctrl-C, all being closed. The interpreter would wait for the threads of
-    requests that nobody waits for any more: for a silent S3, until its time limit. It would also
-    try again to print what cannot be printed."""
+    """End at once after Ctrl-C, when everything is closed. The interpreter would wait for the
+    threads of requests for which nobody waits any more: for a silent S3, until its time limit. It
+    would also try again to print text that cannot be printed."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it
@@ -137,7 +137,7 @@ def _is_mount_call(arguments: list[str]) -> bool:
 
 
 def _usage(exc: click.ClickException) -> str:
-    """Return in one line what was wrong with the call, and where to read more."""
+    """Return one line that says what was wrong with the call, and where to read more."""
     context = exc.ctx if isinstance(exc, click.UsageError) else None
     command = context.command_path if context is not None else _called(sys.argv[1:])
     text = " ".join(exc.format_message().split())
@@ -150,7 +150,7 @@ def _usage(exc: click.ClickException) -> str:
 
 
 def _called(arguments: list[str]) -> str:
-    """Return the command that *arguments* name. (click does not say it of a value that is
+    """Return the command that *arguments* name. (click does not name it when a value is
     missing.)"""
     path = "mimicfs"
     found: click.Group = cli
@@ -173,7 +173,7 @@ def exit_code(exc: MimicError) -> int:
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
-    """Print the versions of all that a report of a mistake should name, and end."""
+    """Print the versions of everything that a report of a mistake should name, and end."""
     if wanted and not ctx.resilient_parsing:
         from mimicfs.cli.about import versions
 

@@ -13,11 +13,11 @@ from click.shell_completion import get_completion_class
 from mimicfs import __version__
 
 _LIBRARIES = ("boto3", "botocore", "click", "rich", "redis", "prometheus-client", "pyarrow")
-_VARIABLE = "_MIMICFS_COMPLETE"  # by which click knows that a shell asks
+_VARIABLE = "_MIMICFS_COMPLETE"  # tells click that a shell asks
 
 
 def versions() -> str:
-    """Return the versions of all that a report of a mistake should name, a line each."""
+    """Return the versions of everything that a report of a mistake should name, a line each."""
     lines = [f"mimicfs {__version__}"]
     lines += [f"Python {platform.python_version()}, Linux {platform.release()}"]
     lines += [f"libfuse {_fusermount_version()}"]
@@ -57,7 +57,7 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 
 def completion_script(command: click.Command, shell: str) -> str:
-    """Return the script by which *shell* asks *command* what can follow."""
+    """Return the script with which *shell* asks *command* for the words that can follow."""
     from mimicfs.cli import completing  # noqa: F401  says how bash asks
 
     found = get_completion_class(shell)

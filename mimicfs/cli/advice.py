@@ -1,5 +1,5 @@
-"""Advice about an error that a look at the account explains: a bucket whose name was mistyped, an
-account whose buckets may not be listed."""
+"""Advice about an error that a look at the account explains: the name of a bucket was mistyped, or
+nobody may list the buckets of the account."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def advised(settings: Settings) -> Iterator[None]:
 
 
 def kind_of(exc: MimicError) -> type[MimicError]:
-    """Return the class of an error, also of one that a daemon had: only its name came over."""
+    """Return the class of *exc*, also of an error in a daemon, of which only the name came over."""
     from mimicfs.mount.failed import Failed
 
     if isinstance(exc, Failed):
@@ -65,8 +65,8 @@ def _advice(settings: Settings, exc: MimicError) -> str:
 
 
 def nearly(settings: Settings, bucket: str) -> str:
-    """Return what was probably meant where *bucket* is not there, or not for us; "" if it is the
-    name of one of ours, or not nearly one."""
+    """Return the text that was probably meant if *bucket* is not there, or not for us; "" if it is
+    the name of one of our buckets, or not nearly one."""
     without = _without_bucket(settings.s3.endpoint_url or "", bucket)
     if without:
         return f"write --endpoint-url {without}, without the bucket"
@@ -76,8 +76,8 @@ def nearly(settings: Settings, bucket: str) -> str:
 
 
 def _without_bucket(endpoint_url: str, bucket: str) -> str:
-    """Return an endpoint's URL without *bucket*, which is in its path or its host; "" if it is in
-    neither."""
+    """Return the URL of an endpoint without *bucket*, which is in its path or its host; "" if it is
+    in neither."""
     parts = urlsplit(endpoint_url)
     host, path = parts.netloc, parts.path.rstrip("/")
     shorter = host.removeprefix(f"{bucket}."), path.removesuffix(f"/{bucket}")
@@ -85,8 +85,8 @@ def _without_bucket(endpoint_url: str, bucket: str) -> str:
 
 
 def _about_prefix(settings: Settings, about: str) -> str:
-    """Return what a prefix that is not there was meant to be: an object, or one with nearly that
-    name beside it."""
+    """Return what to write instead of a prefix that is not there: it names an object, or there is a
+    prefix with nearly that name beside it."""
     anyway = "-o create_prefix mounts it nevertheless"
     found = _PREFIX.match(about)
     if found is None:
@@ -106,7 +106,7 @@ def _about_prefix(settings: Settings, about: str) -> str:
 
 
 def _buckets(settings: Settings) -> list[str]:
-    """Return the names of the buckets; none where they may not be listed."""
+    """Return the names of the buckets; none if nobody may list them."""
     try:
         with _asked(settings) as s3:
             return [bucket.name for bucket in s3.list_buckets()]
@@ -116,7 +116,7 @@ def _buckets(settings: Settings) -> list[str]:
 
 @contextmanager
 def _asked(settings: Settings) -> Iterator[S3]:
-    """Within, S3 can be asked, and nobody learns what it answers."""
+    """Within, S3 can be asked; its answers are kept in no mirror that anybody else uses."""
     from mimicfs.backends.memory import Memory
     from mimicfs.mimicdb import Mirror
     from mimicfs.s3.requests.client import S3

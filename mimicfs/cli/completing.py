@@ -1,10 +1,12 @@
-"""Completion: the words that can follow on a command line, for a shell that asks: values of
-options, words after -o, profiles, mount points, and s3:// URLs from the mirror. S3 is asked
-nothing.
+"""Completion: the words that can follow on a command line, for a shell that asks.
 
-In bash a word ends at `:`, `=` and `@` (COMP_WORDBREAKS), so `s3://b` are three. We go by the line
-instead, and answer with what is behind the last of these (or with the @), or behind a quotation
-mark that is still open, quoted as that wants it: bash puts it into the line as it is.
+They are values of options, words after -o, profiles, mount points, and s3:// URLs from the mirror.
+No request goes to S3.
+
+In bash a word ends at `:`, `=` and `@` (COMP_WORDBREAKS), so `s3://b` are three words. We go by the
+line instead. The answer is the text behind the last of these characters (or with the @), or behind
+a quotation mark that is still open, quoted as that mark wants it: bash puts it into the line as it
+is.
 """
 
 from __future__ import annotations
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
 
 _MOST = 1000  # keys that are offered
 _BREAKS = ":="
-# What bash takes as it is, in a word without quotation marks; all but ASCII as well.
+# The characters that bash takes as they are, in a word without quotation marks. It takes all
+# characters beyond ASCII so, too.
 _PLAIN = frozenset(f"{ascii_letters}{digits}_./:=,@%+-")
-_IN_QUOTES = frozenset('$`"\\')  # what a \ quotes between " and "
+_IN_QUOTES = frozenset('$`"\\')  # the characters that a \ quotes between " and "
 _BASH = """\
 %(complete_func)s() {
     local answer value program=$1 line=${COMP_LINE:0:COMP_POINT}
@@ -61,8 +64,8 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 
 class TypedLine(NamedTuple):
-    """A line as far as it was typed. *behind*: how much of the last word bash leaves as it is;
-    *quote*: the quotation mark that is open there, or ""."""
+    """A line as far as it was typed. *behind* is the length of the part of the last word that bash
+    leaves as it is; *quote* is the quotation mark that is open there, or ""."""
 
     words: list[str]
     last: str
@@ -71,7 +74,7 @@ class TypedLine(NamedTuple):
 
 
 def typed_line(line: str, breaks: str) -> TypedLine:
-    """Return what *line* says to bash, whose words end, for completion, also at *breaks*."""
+    """Return *line* as bash reads it; for completion, its words end also at *breaks*."""
     words, last, begun, behind, quote, opened = list[str](), "", False, 0, "", 0
     letters = iter(line)
     for letter in letters:
@@ -89,25 +92,25 @@ def typed_line(line: str, breaks: str) -> TypedLine:
         else:
             last, begun = last + letter, True
             if letter in breaks and not quote:
-                behind = len(last) - (letter == "@")  # with which a word begins: a host's
+                behind = len(last) - (letter == "@")  # a word begins with an @: that of a host
     return TypedLine(words, last, opened if quote else behind, quote)
 
 
 def in_bash(text: str, quote: str) -> str:
-    """Return *text* as bash reads it, in a word or behind the quotation mark *quote*."""
+    """Return *text* as it is written for bash, in a word or behind the quotation mark *quote*."""
     if not quote:
         return "".join(it if it in _PLAIN or not it.isascii() else f"\\{it}" for it in text)
     if quote == "'":
         found = text.replace("'", r"'\''")
     else:
         found = "".join(f"\\{it}" if it in _IN_QUOTES else it for it in text)
-    # Readline closes the quotation, but not behind what looks closed.
+    # Readline closes the quotation, but not behind text that looks closed.
     return f"{found}{quote}" if found.endswith(quote) else found
 
 
 @add_completion_class
 class Bash(BashComplete):
-    """Completion in bash by the line, whatever bash takes for words."""
+    """Completion in bash by the whole line, whatever bash takes for words."""
 
     source_template = _BASH
 
@@ -148,13 +151,13 @@ complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 
 @add_completion_class
 class Fish(FishComplete):
-    """As click's, but for values with a comma in them."""
+    """Completion in fish as click has it, but right for values with a comma in them."""
 
     source_template = _FISH
 
 
 def values_of(option: Option, incomplete: str) -> list[CompletionItem]:
-    """Return the values of *option* that begin so."""
+    """Return the values of *option* that begin with *incomplete*."""
     if option.kind is Kind.PATH:
         return [CompletionItem(incomplete, type="file")]
     known: Iterable[str] = profiles() if option.name == "profile" else option.choices
@@ -162,7 +165,7 @@ def values_of(option: Option, incomplete: str) -> list[CompletionItem]:
 
 
 def words_after_o(incomplete: str) -> list[CompletionItem]:
-    """Return how the last of the words in *incomplete* can go on."""
+    """Return *incomplete* with each way in which its last word can go on."""
     before, comma, word = incomplete.rpartition(",")
     before += comma
     name, equals, value = word.partition("=")
@@ -193,7 +196,7 @@ def profiles() -> list[str]:
         try:
             parser.read(os.path.expanduser(os.environ.get(name) or usual))
         except (Error, UnicodeDecodeError):
-            continue  # it is for boto3 to say what is wrong with it
+            continue  # boto3 will say what is wrong with it
         sections = (
             it for it in parser.sections() if not it.startswith(("sso-session", "services"))
         )
@@ -202,7 +205,7 @@ def profiles() -> list[str]:
 
 
 def mount_points(given: Values, incomplete: str) -> list[CompletionItem]:
-    """Return where this user has mounted; where there is nothing, directories."""
+    """Return the mount points of this user; if there are none, directories."""
     from mimicfs.mount.mounted import mounts
 
     found = [each.mountpoint for each in mounts(settle(given, os.environ).settings())]
@@ -236,9 +239,10 @@ def _urls(settings: Settings, incomplete: str) -> list[str]:
 
 
 def _keys(mimicdb: Mirror, bucket: str, key: str) -> list[str]:
-    """Return what is known in the directory of *key*, be it all or not, and begins with it."""
+    """Return the known keys in the directory of *key* that begin with *key*; maybe not all are
+    known."""
     directory = key[: key.rfind("/") + 1]
-    # Just before all that begin with it.
+    # A key just before all that begin with it.
     after = "" if key == directory else f"{key[:-1]}{chr(ord(key[-1]) - 1)}\U0010ffff"
     store = mimicdb.backend
     found = [entry.key for entry in store.children(bucket, directory, after, _MOST)]

@@ -1,4 +1,4 @@
-"""`mimicfs config`: what is in force, and where it was said."""
+"""`mimicfs config`: the settings that are in force, and the place each comes from."""
 
 from __future__ import annotations
 

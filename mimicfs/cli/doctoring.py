@@ -106,7 +106,8 @@ def _findings(settings: Settings, target: Target, write: bool) -> Iterator[Findi
 
 
 def _named_right(settings: Settings, bucket: str, finding: Finding) -> Finding:
-    """Return *finding*; of a bucket that is not there, with the one that was probably meant."""
+    """Return *finding*; if it is about a bucket that is not there, name the bucket that was
+    probably meant."""
     if finding.result != FAIL or finding.advice or "NoSuchBucket" not in finding.found:
         return finding
     return finding._replace(advice=nearly(settings, bucket) or "`mimicfs ls` lists yours")
@@ -116,8 +117,9 @@ def _named_right(settings: Settings, bucket: str, finding: Finding) -> Finding:
 def _knowing(
     mimicdb: Mirror, settings: Settings, url: str, bucket: str, write: bool
 ) -> Iterator[None]:
-    """Within, *mimicdb* has what the store at *url* knows of the server. If *write*, the store
-    knows afterwards what was found. (What keeps a store from being opened was told before.)"""
+    """Within, *mimicdb* knows of the server what the store at *url* knows. If *write*, the store
+    learns afterwards what was found. (An error that keeps the store from being opened was told
+    before.)"""
     from mimicfs.backends.open import file_of, open_store
     from mimicfs.mimicdb import Mirror
 
@@ -138,7 +140,7 @@ def _knowing(
 
 
 def _note_servers(told: Mirror, learner: Mirror, bucket: str) -> None:
-    """Have *learner* know what *told* knows of servers."""
+    """Have *learner* learn what *told* knows of servers."""
     for beside in {"", bucket}:
         for name, text in told.notes(beside).items():
             if name.startswith(("capabilities ", "conditions ")):
@@ -149,7 +151,7 @@ def _note_servers(told: Mirror, learner: Mirror, bucket: str) -> None:
 
 
 def _print(found: list[Finding], verbose: bool) -> None:
-    """Print failures, then warnings, then how much is well."""
+    """Print failures, then warnings, then (if *verbose*) the rest, and how many checks passed."""
     for result in (FAIL, WARN, *((OK,) if verbose else ())):
         for finding in found:
             if finding.result == result:
@@ -193,12 +195,12 @@ def _pack(settled: Settled, settings: Settings, findings: str, path: Path) -> No
 
 
 def _variables() -> list[str]:
-    """Return the names of the variables that matter."""
+    """Return the names of the environment variables that matter."""
     return sorted(it for it in os.environ if it.upper().startswith(_OURS))
 
 
 def _is_secret(name: str) -> bool:
-    """Whether the variable *name* holds a secret, and not the place of one."""
+    """Whether the variable *name* holds a secret, rather than the place of one."""
     return _HOLDS_SECRET.search(name) is not None and not name.endswith(_PLACES)
 
 
@@ -207,7 +209,7 @@ def _shown(name: str) -> str:
 
 
 def _own_secrets(settings: Settings) -> list[str]:
-    """Return what this user signs with."""
+    """Return the secrets with which this user signs."""
     from mimicfs.backends.memory import Memory
     from mimicfs.mimicdb import Mirror
     from mimicfs.s3.requests.client import S3

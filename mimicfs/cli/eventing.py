@@ -1,4 +1,4 @@
-"""`mimicfs events`: have S3 tell what changes, see whether it does, and listen without a mount."""
+"""`mimicfs events`: has S3 tell of changes, checks whether it does, and listens without a mount."""
 
 from __future__ import annotations
 
@@ -164,8 +164,8 @@ def listening_to(
     options: EventOptions,
     prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[Sources]:
-    """Within, this process is a member of the store that hears what S3 tells; its figures say how
-    it fares. Before the first message is taken, *prepare* is called."""
+    """Within, this process is a member of the store, and takes the messages of S3. The sources that
+    it yields say how that goes. *prepare* is called before the first message is taken."""
     from mimicfs.admin.sources import Sources
     from mimicfs.mount.telling import source_opened, told
     from mimicfs.parts import check as check_target
@@ -208,7 +208,8 @@ def _checked(
 
 
 def _wait_for_the_turn(sources: Sources, timeout_s: float) -> None:
-    """Return when messages are taken, or cannot be: the start is no delay of S3's."""
+    """Return when messages are taken, or cannot be taken: the start is no delay of S3's. Return
+    after *timeout_s* at the latest."""
     from mimicfs.sync.events.consumer import FAILING, LISTENING
 
     until_s = time.monotonic() + timeout_s
@@ -220,8 +221,8 @@ def _wait_for_the_turn(sources: Sources, timeout_s: float) -> None:
 
 
 def _timed(parts: Parts, target: Target, timeout_s: float) -> dict[str, float]:
-    """Return how long an object, made by a client of which nobody learns, takes to be in the
-    mirror, and its deletion to be."""
+    """Return how long it takes until an object is in the mirror, and until its deletion is. The
+    object is made by a client from which the mirror learns nothing."""
     bucket, key = target.bucket, target.prefix + own_name("check")
     with closing(parts.s3.plain_client()) as client:
         made = client.put_object(Bucket=bucket, Key=key, Body=b"")

@@ -1,5 +1,5 @@
-"""The explanation of a key: with which settings its object is stored, and where each was said. Asks
-nobody."""
+"""The explanation of a key: the settings with which its object is stored, and the place each comes
+from. Asks nobody."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mimicfs.entry import name_of
 
 
 class Said(NamedTuple):
-    """A value, as itself and in TOML, and where it was said."""
+    """A value, as itself and in TOML, and the place it comes from."""
 
     value: Any
     shown: str
@@ -21,8 +21,8 @@ class Said(NamedTuple):
 
 
 def explained(settled: Settled, bucket: str, key: str) -> dict[str, list[Said]]:
-    """Return, by the name of the setting, what holds for *key*, and behind it what that goes
-    before."""
+    """Return, by the name of the setting, the value that holds for *key*, and behind it the values
+    that it overrides."""
     found: dict[str, list[Said]] = {}
     for name, said in _from_weakest(settled, bucket, key):
         if said.value not in ("", {}) or name in found:

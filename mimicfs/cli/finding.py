@@ -198,8 +198,8 @@ def _starts(parts: Parts, urls: tuple[str, ...], partial: bool) -> list[Start]:
 
 
 class _Out:
-    """Standard output in large pieces. On a terminal, what it may take as a command is escaped;
-    elsewhere keys go out as they are."""
+    """Standard output in large pieces. On a terminal, characters that it may take as a command are
+    escaped; elsewhere keys go out as they are."""
 
     def __init__(self, end: str) -> None:
         self._end = end
@@ -211,7 +211,7 @@ class _Out:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, MimicError):  # what was found until then is true
+        if kind is None or issubclass(kind, MimicError):  # the answers until then are true
             self._flush()
 
     def text(self, text: str) -> None:

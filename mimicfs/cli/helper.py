@@ -1,13 +1,13 @@
 """The programs that mount(8) and umount(8) call, `mount.mimicfs` and `umount.mimicfs`, and their
-installation where those look for them.
+installation in the directory in which those look for them.
 
     mount.mimicfs   SOURCE DIRECTORY [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
     umount.mimicfs  DIRECTORY [-flnrv] [-N NAMESPACE] [-t TYPE]
 
 mount(8) calls /sbin/mount.fuse.mimicfs for the type fuse.mimicfs and /sbin/mount.mimicfs for the
-type mimicfs; without the first it calls mount.fuse3, which calls `mimicfs SOURCE DIRECTORY
--o OPTIONS`. umount(8) goes by the type of what is mounted, fuse.mimicfs. (Tried with util-linux
-2.38; x-* never arrives, `_netdev`, `nofail` and `user` do.)
+type mimicfs. Without the first it calls mount.fuse3, which calls `mimicfs SOURCE DIRECTORY
+-o OPTIONS`. umount(8) goes by the type of the mount, fuse.mimicfs. (Tried with util-linux 2.38:
+options x-* never arrive; `_netdev`, `nofail` and `user` do.)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mimicfs.config.values import Target, parse_target
 from mimicfs.errors import ConfigError, MimicError, MountError
 from mimicfs.mount import remount
 
-# Of mount(8), "EXIT STATUS".
+# From mount(8), "EXIT STATUS".
 _WRONG_CALL = 1
 _FAILED = 32
 
@@ -40,18 +40,18 @@ _UMOUNT_USAGE = "umount.mimicfs DIRECTORY [-flnrv]"
 
 
 def mount() -> None:
-    """Mount as mount(8) asks; the console script mount.mimicfs."""
+    """Mount as mount(8) asks: the console script mount.mimicfs."""
     _run(_mount, sys.argv[1:])
 
 
 def umount() -> None:
-    """Unmount as umount(8) asks; the console script umount.mimicfs."""
+    """Unmount as umount(8) asks: the console script umount.mimicfs."""
     _run(_umount, sys.argv[1:])
 
 
 def mount_for_fuse3() -> None:
-    """As `mount`. mount.fuse3 adds suid and dev to what root asks for, unless root says no;
-    so here they mean nothing."""
+    """Mount as `mount` does. mount.fuse3 adds suid and dev to the options of root, unless root says
+    no; so here they mean nothing."""
     _run(lambda arguments: _mount(arguments, unless=("suid", "dev")), sys.argv[1:])
 
 
@@ -71,7 +71,7 @@ def _mount(arguments: list[str], unless: tuple[str, ...] = ()) -> None:
         return
     settled = settle({}, os.environ, from_words(given, sloppy="-s" in flags))
     target = Target() if source in _EVERYTHING else parse_target(source)
-    if "-f" in flags:  # all but the mounting
+    if "-f" in flags:  # do everything but mount
         settled.settings(), settled.choices(target)
         return
     mount_at(settled, target, Path(point))
@@ -83,7 +83,7 @@ def _umount(arguments: list[str]) -> None:
 
 
 def _parsed(arguments: list[str], count: int, usage: str) -> tuple[list[str], set[str], list[str]]:
-    """Return what is named, the flags, and the groups of options."""
+    """Return the named places, the flags, and the groups of options."""
     try:
         found, rest = getopt.gnu_getopt(arguments, "sfnvlrihwcN:o:t:")
     except getopt.GetoptError as exc:

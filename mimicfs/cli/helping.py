@@ -1,4 +1,4 @@
-"""The text of `--help`: commands and options under headings, and nothing cut."""
+"""The text of `--help`: commands and options under headings, and no sentence cut."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ ALL_OPTIONS = (
     "The options that `mimicfs mount --help` shows under S3, Requests, The mirror and Running"
     " work here too."
 )
-# The flags of a mount that other commands show too; they take the others without showing them.
+# The flags of a mount that other commands show, too. They also take the others, without showing
+# them.
 SHOWN = frozenset(
     {"config", "endpoint-url", "profile", "region", "credentials-file", "store", "namespace"}
     | {"log-level"}
 )
-# Under each heading, the commands and the modules of this room that they are in.
+# Under each heading, the commands, each with the module of this room in which it is.
 _COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Mounting": {
         "mount": "mounting", "umount": "mounting", "status": "watching", "log-level": "watching",
@@ -146,7 +147,7 @@ class Group(click.Group):
         self.headings: Mapping[str, Iterable[str]] = {}
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add it, with a word on the options that it takes and does not show."""
+        """Add *cmd*, with a word on the options that it takes and does not show."""
         hidden = {param.name: param.hidden for param in cmd.params if _is_option(param)}
         if not hidden.get("profile", True) and any(hidden.values()):
             cmd.epilog = cmd.epilog or ALL_OPTIONS
@@ -162,8 +163,8 @@ class Group(click.Group):
 
 
 class Program(Group):
-    """The command line as a whole. A command is imported when it is asked for: all of them take
-    0.1 s, which is more than a look into the mirror."""
+    """The command line as a whole. A command is imported when somebody asks for it: to import all
+    of them takes 0.1 s, which is more than a look into the mirror."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -189,7 +190,7 @@ class Program(Group):
         return super().resolve_command(ctx, args)
 
     def _meant(self, name: str, behind: list[str]) -> str:
-        """Return what was probably meant by a command *name*, which is none."""
+        """Return what was probably meant by *name*, which is no command."""
         if name == "help":
             return f"; write `{' '.join(['mimicfs', *behind[:1], '--help'])}`"
         if name.startswith("s3://"):
@@ -227,7 +228,7 @@ def first_sentence(text: str) -> str:
 def _sections(
     headings: Mapping[str, Iterable[str]], known: Iterable[str], rest: str
 ) -> list[tuple[str, list[str]]]:
-    """Return *known* under their headings; what has none comes first, as *rest*."""
+    """Return *known* under their headings; names without one come first, under *rest*."""
     left = list(known)
     found = []
     for heading, names in headings.items():

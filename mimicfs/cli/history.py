@@ -1,4 +1,5 @@
-"""`mimicfs diff`, `restore` and `undelete`: what a versioned bucket was, and how it comes back."""
+"""`mimicfs diff`, `restore` and `undelete`: the earlier states of a versioned bucket, and the way
+back to them."""
 
 from __future__ import annotations
 
@@ -160,7 +161,7 @@ def restore(
 
 
 def _exact(moment_ns: int) -> str:
-    """Return a moment so that `parse_moment` gives it back."""
+    """Return a moment as a text from which `parse_moment` makes it again."""
     from datetime import UTC, datetime
 
     at = datetime.fromtimestamp(moment_ns // NS, UTC)
@@ -212,8 +213,8 @@ def _shown(bucket: str, step: Step, as_json: bool) -> str:
 
 
 def _place(settings: Settings, what: str) -> tuple[str, str, Settings]:
-    """Return bucket and key of an s3:// URL, or of a path in a mount, and how they are reached: as
-    the mount does. Raises ConfigError, MountError."""
+    """Return bucket and key of an s3:// URL, or of a path in a mount, with the settings that reach
+    them as that mount does. Raises ConfigError, MountError."""
     from mimicfs.fuse.mountpoint import parent_resolved
 
     if what.startswith("s3://"):
@@ -233,8 +234,8 @@ def _place(settings: Settings, what: str) -> tuple[str, str, Settings]:
 
 
 def _check_meant(what: str, key: str) -> None:
-    """Raise ConfigError if *key*, which *what* stands for, is all of a bucket or a prefix, and
-    *what* does not say so by a / at its end."""
+    """Raise ConfigError if *key*, for which *what* stands, means everything in a bucket or below a
+    prefix, and *what* does not say so by a / at its end."""
     if not what.endswith("/") and (not key or key.endswith("/")):
         raise ConfigError(f"{what}: write {what}/ to undelete everything below it")
 

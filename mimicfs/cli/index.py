@@ -80,7 +80,7 @@ def export_index(settings: Settings, file: str, urls: tuple[str, ...], as_json: 
 
 
 def _to_export(parts: Parts, targets: list[Target]) -> tuple[list[Export], list[str]]:
-    """Return what to export, and the buckets that cannot be."""
+    """Return the exports to make, and the buckets that are left out."""
     from mimicfs.index.exporting import wanted
 
     if targets:
@@ -188,7 +188,7 @@ def _import_inventory(
 
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        # The objects that are read here are not to be in the mirror.
+        # The objects that are read here must not get into the mirror.
         with closing(S3(settings.s3, Mirror(open_store("memory:")))) as s3:
             manifest = inventory.read_manifest(s3, url)
             if manifest.format != "CSV":
@@ -240,7 +240,7 @@ def _print_imported(imported: Imported, as_json: bool) -> None:
 
 
 def _endpoint(settings: Settings) -> str:
-    """Return what an index says of where it comes from."""
+    """Return the endpoint, as an index states it for its source."""
     return redacted(settings.s3.endpoint_url or "aws").partition("?")[0]
 
 
@@ -252,6 +252,6 @@ def _note_endpoint(settings: Settings, header: Header) -> None:
 
 
 def _end_as_by_ctrl_c() -> None:
-    """Have what ends us raise KeyboardInterrupt, so that temporary files are removed."""
+    """Have the signals that end us raise KeyboardInterrupt, so that temporary files are removed."""
     for number in of_end():
         signal.signal(number, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""`mimicfs status --all`: who uses the store, on whatever machine."""
+"""`mimicfs status --all`: the users of the store, on all machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ StatusAnswer = dict[str, Any]
 
 
 def sessions_of_store(settings: Settings) -> tuple[str, list[StatusAnswer]]:
-    """Return the URL of the store, and what each session of it says of itself, those of the dead
+    """Return the URL of the store, and the status of each of its sessions, those of dead processes
     included."""
     from mimicfs.backends.sessions import sessions
 
@@ -49,7 +49,7 @@ def _told(session: StoreSession, now_ms: int) -> StatusAnswer:
 
 
 def shown(store: str, told: Sequence[StatusAnswer]) -> str:
-    """Return *told*, of the sessions of *store*, for people."""
+    """Return *told*, the status of the sessions of *store*, for people."""
     if not told:
         return f"nobody uses {store}"
     return "\n".join([store, *(line for each in told for line in _lines(each))])

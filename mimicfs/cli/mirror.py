@@ -1,4 +1,4 @@
-"""`mimicfs ls` and `stat`: what the mirror says, without a mount."""
+"""`mimicfs ls` and `stat`: answers of the mirror, without a mount."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ls(
 
 
 def _print_bucket(bucket: Any, sized: _Sized | None, as_json: bool) -> None:
-    """Print a line; a long one if *sized* says how sizes are written."""
+    """Print a line for *bucket*; a long line if *sized*, which writes sizes, is given."""
     if as_json:
         click.echo(json.dumps(bucket._asdict()))
     elif sized:
@@ -68,7 +68,8 @@ def _print_bucket(bucket: Any, sized: _Sized | None, as_json: bool) -> None:
 
 
 def _listed(parts: Parts, target: Target, url: str, recursive: bool) -> Iterator[Entry]:
-    """Yield the entries of a directory; of one object, if the URL names that."""
+    """Yield the entry of the object that the URL names, if there is one, and the entries of the
+    directory, if there is one."""
     if target.prefix and not url.endswith("/"):
         directory, _, name = target.prefix[:-1].rpartition("/")
         above = f"{directory}/" if directory else ""
@@ -143,7 +144,7 @@ def _told(parts: Parts, bucket: str, key: str) -> dict[str, Any]:
 
 
 def described(entry: Entry) -> dict[str, Any]:
-    """Return what programs are told of an entry."""
+    """Return an entry as programs read it (--json)."""
     if entry.kind:
         return {"key": entry.key, "type": "directory"}
     return {

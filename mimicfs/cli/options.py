@@ -1,4 +1,4 @@
-"""Flags that several commands have, and what they make: settings, and the parts of a mirror."""
+"""The flags that several commands have, and the settings and parts of a mirror made of them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 CommandFunction = Callable[..., Any]
 _LISTENING = ("events", "events-kept", "reconcile")
 _CACHING = ("cache-dir", "cache-size")
-_EVERYWHERE = ("requester-pays",)  # in the section of a bucket, and of use to every command
+_EVERYWHERE = ("requester-pays",)  # a setting of a bucket that is of use to every command
 
 
 def bucket_of(url: str) -> Target:
-    """Return what *url* names. Raises UsageError where it names no bucket, ConfigError."""
+    """Return the target that *url* names. Raises ConfigError; UsageError if it names no bucket."""
     target = parse_target(url)
     if not target.bucket:
         raise click.UsageError("name a bucket: s3://BUCKET[/PREFIX]")
@@ -42,13 +42,13 @@ def bucket_of(url: str) -> Target:
 
 
 def common(command: CommandFunction) -> CommandFunction:
-    """Add the flags that say which S3 and which mirror; pass them as *settings*."""
+    """Add the flags that choose S3 and the mirror; pass them as *settings*."""
     return _with_settings(command, SHOWN)
 
 
 def of_this_machine(command: CommandFunction) -> CommandFunction:
-    """As `common`, for a command that asks neither S3 nor a mirror: it shows none of the flags
-    that are about these, but takes them."""
+    """Do as `common`, for a command that asks neither S3 nor a mirror: it shows none of the flags
+    about these, but takes them."""
     return _with_settings(command, frozenset({"config"}))
 
 
@@ -63,7 +63,7 @@ def _with_settings(command: CommandFunction, shown: frozenset[str]) -> CommandFu
 
 
 def for_mounts(command: CommandFunction) -> CommandFunction:
-    """Add all flags, and -o; pass what is in force as *settled*."""
+    """Add all flags, and -o; pass the settings in force as *settled*."""
 
     @functools.wraps(command)
     def run(choices: tuple[str, ...], **given: Any) -> Any:
@@ -82,7 +82,7 @@ def for_mounts(command: CommandFunction) -> CommandFunction:
 
 
 def settled_by(command: CommandFunction) -> CommandFunction:
-    """Add the common flags; pass what is in force as *settled*."""
+    """Add the common flags; pass the settings in force as *settled*."""
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
@@ -92,13 +92,13 @@ def settled_by(command: CommandFunction) -> CommandFunction:
 
 
 def tell_doubts(settled: Settled) -> None:
-    """Print what is probably a mistake in *settled*."""
+    """Print the parts of *settled* that are probably mistakes."""
     for doubt in settled.doubts():
         click.echo(f"mimicfs: warning: {doubt}", err=True)
 
 
 def for_listeners(command: CommandFunction) -> CommandFunction:
-    """Add the common flags, and those about events; pass what is in force as *settled*."""
+    """Add the common flags, and those about events; pass the settings in force as *settled*."""
     table = [*_COMMON, *(option for option in _ALL if option.name in _LISTENING)]
 
     @functools.wraps(command)
@@ -127,7 +127,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Output for p
 
 
 def assembled(settings: Settings) -> Parts:
-    """Open the store and the client of *settings*; what is wrong goes to the terminal."""
+    """Open the store and the client of *settings*. The log goes to the terminal."""
     from mimicfs.admin import logs
     from mimicfs.parts import assemble
 
@@ -155,8 +155,8 @@ def at_option(command: CommandFunction) -> CommandFunction:
 def assembled_at(
     settings: Settings, at_ns: int | None, urls: Iterable[str], *, whole: bool = False
 ) -> Iterator[Parts]:
-    """Within, there are the parts of *settings*, or those of a moment. Then *urls* are looked at;
-    *whole*: all that is below them is listed, before it is asked for."""
+    """Within, the parts of *settings* are open, or those of a moment. For a moment, *urls* are
+    checked first; *whole*: everything below them is listed beforehand."""
     if at_ns is None:
         with closing(assembled(settings)) as parts:
             yield parts
@@ -185,7 +185,7 @@ class PlainPath(click.Path):
 
 
 class _Value(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """The value of an option, as everywhere else; completed by the shell where it can be."""
+    """The value of an option, read as everywhere else, and completed by the shell if it can be."""
 
     def __init__(self, option: Option) -> None:
         self._option = option
@@ -203,7 +203,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         return completing.values_of(self._option, incomplete)
 
 
-# What a shell is told (completing.py) of arguments
+# The completion of arguments (completing.py)
 
 
 def completes_urls(
@@ -245,7 +245,7 @@ def _completes_words(
 
 
 def _so_far(ctx: click.Context) -> Values:
-    """Return the flags of a line that is still being written."""
+    """Return the flags of a command line that somebody is still writing."""
     return _taken(OPTIONS, {option.word: None for option in OPTIONS} | ctx.params)
 
 
@@ -256,7 +256,7 @@ def _is_common(option: Option) -> bool:
 
 _COMMON = [option for option in OPTIONS if _is_common(option)]
 _ALL = [option for option in OPTIONS if option.flag]
-# Flags that are written as they always were, or as everybody writes them.
+# Flags with the spelling that they always had, or that everybody uses.
 _SPECIAL = {
     "sign-request": ["--sign-request/--no-sign-request"],
     "foreground": ["-f", "--foreground/--daemon"],
@@ -267,7 +267,7 @@ _SPECIAL = {
 def _with_flags(
     table: Iterable[Option], command: CommandFunction, shown: frozenset[str] | None = None
 ) -> CommandFunction:
-    """Add the flags of *table*; help shows those that are *shown*, or all."""
+    """Add the flags of *table*; help shows those in *shown*, or all if that is None."""
     for option in reversed(list(table)):
         command = _flag(option, hidden=shown is not None and option.name not in shown)(command)
     return command
@@ -285,7 +285,7 @@ def _flag(option: Option, *, hidden: bool) -> Callable[[CommandFunction], Comman
 
 
 def _off(option: Option, *, hidden: bool) -> Callable[[CommandFunction], CommandFunction]:
-    """Return the flag that switches off what has other words as well."""
+    """Return the flag that switches off *option*, which has other values, too."""
     return click.option(
         f"--no-{option.name}", f"no_{option.word}", is_flag=True, default=None, hidden=hidden,
         help=f"The same as --{option.name} {options.OFF}.",
@@ -302,7 +302,7 @@ def _valued(option: Option, more: dict[str, Any]) -> Callable[[CommandFunction],
 
 
 def _taken(table: Iterable[Option], given: dict[str, Any]) -> Values:
-    """Take the flags of *table* out of *given*; return those that were written."""
+    """Remove the flags of *table* from *given*; return those that were written."""
     values: Values = {}
     for option in table:
         value = given.pop(option.word)

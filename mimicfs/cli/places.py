@@ -1,4 +1,4 @@
-"""The meaning of a path in a mount: which mount it is in, and which bucket and key it shows."""
+"""The meaning of a path in a mount: the mount that has it, and the bucket and key that it shows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def innermost(settings: Settings, path: Path, *, alive: bool = False) -> Mounted | None:
-    """Return the mount that *path*, which is resolved, is in: of several, the one that lies
-    deepest. *alive*: one that is still served."""
+    """Return the mount in which *path*, which is resolved, lies: of several, the deepest one.
+    *alive*: only mounts that are still served count."""
     from mimicfs.mount.mounted import mounts
 
     here = [it for it in mounts(settings) if path.is_relative_to(it.mountpoint)]
@@ -27,7 +27,7 @@ def innermost(settings: Settings, path: Path, *, alive: bool = False) -> Mounted
 
 def reached(settings: Settings, mounted: Mounted) -> Settings:
     """Return *settings* with the endpoint and the store of *mounted*, as far as its record has
-    them: it has no passwords, and a store in memory, or of a moment, is nobody else's."""
+    them: it has no passwords, and nobody else can open a store in memory, or of a moment."""
     s3, store = settings.s3, settings.store
     if "***" not in mounted.endpoint:
         endpoint = None if mounted.endpoint == "aws" else mounted.endpoint
@@ -38,13 +38,13 @@ def reached(settings: Settings, mounted: Mounted) -> Settings:
 
 
 def of_a_moment(mounted: Mounted) -> bool:
-    """Return whether *mounted* shows what there was at a moment (history/mirror.py)."""
+    """Whether *mounted* shows the state of a moment (history/mirror.py)."""
     return mounted.store.startswith("memory of ")
 
 
 def url_shown(mounted: Mounted, path: Path) -> str:
-    """Return the URL of what *path* in *mounted* shows, as the mount itself says. Raises
-    MountError: what it does not say is not guessed, and never stands for all buckets."""
+    """Return the URL of the thing that *path* in *mounted* shows, by the word of the mount itself.
+    Raises MountError if the mount does not say it: a guess could stand for all buckets."""
     bucket = _said(mounted, path, "bucket")
     return f"s3://{bucket}/{_said(mounted, path, 'key')}" if bucket else "s3://"
 
@@ -59,15 +59,15 @@ def _said(mounted: Mounted, path: Path, name: str) -> str:
 
 
 def _is_root_of_all(mounted: Mounted, path: Path) -> bool:
-    """Return whether *path* shows all buckets: that alone has no bucket and no key."""
-    target = mounted.target.partition(" ")[0]  # behind it there may be a moment
+    """Whether *path* shows all buckets: only such a path has no bucket and no key."""
+    target = mounted.target.partition(" ")[0]  # a moment may stand behind it
     return str(path) == mounted.mountpoint and target == "s3://"
 
 
 def key_named(mounted: Mounted, path: Path, *, directory: bool) -> tuple[str, str]:
-    """Return bucket and key that *path* in *mounted* stands for by its name, be there something
-    or not: what is above it says what it shows. *directory*: the key is to end in /. Raises
-    MountError."""
+    """Return the bucket and key for which *path* in *mounted* stands by its name, whether anything
+    is there or not: a directory above it that exists tells them. *directory*: the key must end
+    in /. Raises MountError."""
     from mimicfs.vfs.names import component
 
     above = path
@@ -83,5 +83,5 @@ def key_named(mounted: Mounted, path: Path, *, directory: bool) -> tuple[str, st
 
 
 def _is_root(mounted: Mounted, path: Path) -> bool:
-    """Return whether *path* is where a mount, or a bucket in it, begins."""
+    """Whether a mount, or a bucket in it, begins at *path*."""
     return str(path) == mounted.mountpoint or _is_root_of_all(mounted, path.parent)

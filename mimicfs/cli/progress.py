@@ -1,7 +1,7 @@
-"""The progress of a command, and signals: Ctrl-C, and what leaves no terminal spoiled.
+"""The progress of a command, and signals: Ctrl-C, and an end that leaves no terminal spoiled.
 
-A command that is ended by SIGTERM, or with its terminal, ends at once: what it does survives that.
-But on a terminal it first gives back the cursor and the screen.
+A command that is ended by SIGTERM, or with its terminal, ends at once: its work survives that. But
+on a terminal it first gives back the cursor and the screen.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from mimicfs.posix import Cancellation
 from mimicfs.signals import of_end, told_of
 
 _EVERY_S = 0.2
-# As of ECMA-48 and xterm: the line is cleared, the cursor is shown, the first screen comes back.
+# By ECMA-48 and xterm: the line is cleared, the cursor is shown, the first screen comes back.
 _CURSOR = b"\r\x1b[K\x1b[?25h"
 _SCREEN = _CURSOR + b"\x1b[?1049l"
 
 
 @contextmanager
 def bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
-    """A line on a terminal, nothing elsewhere. Yields what is to be told how many more are
-    done."""
+    """Show a line on a terminal, nothing elsewhere. Yields a function to call with the number of
+    keys that are done in addition."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -50,8 +50,8 @@ def bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def _show_line(text: str) -> None:
-    """Show *text* in place of the line before, cut at its start to what the terminal is wide: what
-    it has to break would be written again and again."""
+    """Show *text* in place of the line before, cut at its start to the width of the terminal: a
+    line that the terminal has to break would be written again and again."""
     from rich.cells import cell_len
 
     columns = os.get_terminal_size(sys.stderr.fileno()).columns
@@ -65,7 +65,7 @@ def _show_line(text: str) -> None:
 
 
 class Interruptible:
-    """Within, Ctrl-C cancels `cancellation`, and a line on a terminal says how far it is."""
+    """Within, Ctrl-C cancels `cancellation`, and a line on a terminal says how far the work is."""
 
     def __init__(self) -> None:
         self.cancellation = Cancellation()
@@ -96,8 +96,8 @@ class Interruptible:
 
 @contextmanager
 def in_place(*, screen: bool) -> Iterator[Callable[[str], None]]:
-    """Within, each text that is shown takes the place of the one before; on the whole *screen*, if
-    that is wanted. Where a terminal cannot do that, and in a pipe, they stand below each other."""
+    """Within, each text that is shown takes the place of the one before; *screen*: on the whole
+    screen. If the terminal cannot do that, and in a pipe, texts stand below each other."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -110,18 +110,18 @@ def in_place(*, screen: bool) -> Iterator[Callable[[str], None]]:
         told_of(_ends(sys.stdout.fileno(), _SCREEN if screen else _CURSOR)),
         Live(console=console, auto_refresh=False, screen=screen) as live,
     ):
-        # A screen has rows, of which none is to take the place of others.
+        # A screen has rows, and no row may take the place of others.
         kind = partial(Text, no_wrap=screen, overflow="ellipsis")
         yield lambda text: live.update(kind(text), refresh=True)
 
 
 def _ends(terminal: int, put_right: bytes) -> dict[signal.Signals, Callable[[], None]]:
-    """Return what ends this process for the signals that are to end it, once it has written
-    *put_right* to *terminal*."""
+    """Return, for each signal that has to end this process, a function that writes *put_right* to
+    *terminal* and then ends it."""
     return {number: partial(_end, number, terminal, put_right) for number in of_end()}
 
 
 def _end(number: signal.Signals, terminal: int, put_right: bytes) -> None:
-    with suppress(OSError):  # it has gone
+    with suppress(OSError):  # the terminal has gone
         os.write(terminal, put_right)
     os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""`mimicfs store`: whether the mirror's store is sound, and how it moves to another one."""
+"""`mimicfs store`: checks the store of the mirror, and moves the mirror to another store."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def sync(
 
     with closing(assembled(settings)) as parts:
         parts.s3.check_credentials()
-        # The objects that exist by now stay; looking through it again and again took a tenth.
+        # The objects that exist by now stay; to look through them again and again took a tenth of
+        # the time.
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         gc.enable()
@@ -103,7 +104,8 @@ def _learn_metadata(parts: Parts, reports: list[Report], bar: _Bar) -> None:
 
 
 class _Bar:
-    """A progress line on a terminal; nothing elsewhere. Ctrl-C ends a sync between pages."""
+    """Shows a line of progress on a terminal; nothing elsewhere. Ctrl-C ends a sync between
+    pages."""
 
     def __init__(self) -> None:
         self._stop = Interruptible()
@@ -147,7 +149,7 @@ class _Bar:
         self._update(name, "keys", so_far.keys, rate, so_far.expected)
 
     def heads(self, bucket: str, prefix: str) -> Any:
-        """Return what shows how many objects were asked about."""
+        """Return a function that shows how many objects were asked about."""
         name = f"s3://{bucket}/{prefix} metadata"
         return lambda count: self._update(name, "objects", count, "", None)
 
@@ -160,7 +162,8 @@ class _Bar:
         self._progress.update(self._tasks[name], completed=count, total=total, rate=rate)
 
     def confirm(self, doomed: Doomed) -> bool:
-        """Ask whether most of a scope may be deleted from the mirror; no without a terminal."""
+        """Ask whether most of a scope may be deleted from the mirror. Without a terminal, the
+        answer is no."""
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
         if self._progress is not None:

@@ -1,4 +1,4 @@
-"""`mimicfs watch`: what changes, for people and programs."""
+"""`mimicfs watch`: tells people and programs of changes."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _tell_all(
     follow: bool,
     names_place: bool,
 ) -> None:
-    """Tell the news. If a signal ends that, say from where to continue with *names_place*."""
+    """Tell the news. If a signal ends that, and *names_place*, say where to continue."""
     from mimicfs.feed import changes
 
     feed.look()
@@ -125,7 +125,7 @@ def _listening(settled: Settled, parts: Parts, target: Target) -> Iterator[None]
     options = settled.events()
     if not options.source:
         if parts.mimicdb.known_bucket(target.bucket) is None:
-            check(parts, target)  # nothing would ever be told of one that does not exist
+            check(parts, target)  # of a bucket that does not exist, nothing would ever be told
         yield
         return
     prepare = partial(_list_unknown, settled.settings(), parts, target)
@@ -134,8 +134,8 @@ def _listening(settled: Settled, parts: Parts, target: Target) -> Iterator[None]
 
 
 def _list_unknown(settings: Settings, parts: Parts, target: Target) -> None:
-    """List all that is watched, unless the mirror knows it: of a message about what nobody has
-    listed it learns nothing, and nothing would be printed."""
+    """List everything that is watched, unless the mirror knows it. From a message about a directory
+    that nobody has listed the mirror learns nothing, and nothing would be printed."""
     bucket, prefix = target.bucket, target.prefix
     if parts.mimicdb.covered(bucket, prefix, deep=True):
         return
@@ -152,7 +152,7 @@ def _say(text: str) -> None:
 
 
 def _feed(settings: Settings, parts: Parts, target: Target) -> Feed:
-    """Open the feed of *target*; it is kept in the state directory."""
+    """Open the feed of *target*, which is kept in the state directory."""
     from mimicfs.backends.sqlite import SQLite
     from mimicfs.feed import Feed
 
@@ -192,12 +192,12 @@ def _runner(command: str) -> Callable[[Sequence[News]], None]:
 
 
 def _run(words: list[str], text: bytes) -> int:
-    """Run the command *words* with *text* as its standard input; return how it ended. A signal to
-    this process kills it, also one that comes while it begins."""
+    """Run the command *words* with *text* as its standard input; return its exit code. A signal to
+    this process kills the command, even if it comes while the command begins."""
     with ExitStack() as stack:
         with held_back(signal.SIGINT, *of_end()):
             process = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE))
-            stack.callback(process.kill)  # nothing, if it has ended
+            stack.callback(process.kill)  # does nothing if the process has ended
         process.communicate(text)
     return process.returncode
 
@@ -214,7 +214,7 @@ def _words(command: str) -> list[str]:
 
 
 def _failed(name: str, reason: str, page: Sequence[News]) -> NoReturn:
-    """End the watch; what *page* says is still to be told."""
+    """End the watch, and say that it must continue with *page*, which is still to be told."""
     raise errors.MimicError(f"--exec {name}: {reason}; continue with --since {page[0].seq - 1}")
 
 

@@ -1,4 +1,4 @@
-"""Values as people read them."""
+"""Values in the form in which people read and write them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mimicfs.human import printable
 
 
 def one_line(exc: Exception) -> str:
-    """Return what *exc* says, in one line; it may name keys."""
+    """Return the text of *exc*, which may name keys, in one line."""
     return printable(" ".join(str(exc).split("\n")))
 
 
@@ -35,7 +35,7 @@ def number_text(number: float) -> str:
 
 
 def parse_time(option: str, text: str) -> int:
-    """Return the ns of an ISO 8601 date or time, in UTC where it names no zone. Raises
+    """Return the ns of an ISO 8601 date or time; it is in UTC if it names no zone. Raises
     ConfigError."""
     try:
         at = datetime.fromisoformat(text)

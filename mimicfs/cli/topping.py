@@ -1,4 +1,4 @@
-"""`mimicfs top`: which programs ask a mount for what."""
+"""`mimicfs top`: the requests of each program to a mount."""
 
 from __future__ import annotations
 

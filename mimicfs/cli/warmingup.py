@@ -1,4 +1,4 @@
-"""`mimicfs warmup`: what will be read is here before it is."""
+"""`mimicfs warmup`: fetches objects before anybody reads them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _lines(listed: Iterable[str]) -> Iterator[str]:
 
 
 def _place(settings: Settings, word: str) -> WarmedPlace:
-    """Return what *word* names. Raises MountError, ConfigError."""
+    """Return the place that *word* names. Raises MountError, ConfigError."""
     if word.startswith("s3://"):
         parse_target(word)
         return WarmedPlace(word, settings)
@@ -137,7 +137,7 @@ def _place(settings: Settings, word: str) -> WarmedPlace:
 
 
 class _Work:
-    """One thing that is to be here."""
+    """The work on one place: to list it, to fetch its bytes, to unpin it."""
 
     def __init__(
         self, parts: Parts, place: WarmedPlace, stop: Interruptible, as_json: bool
@@ -151,7 +151,7 @@ class _Work:
         self.nothing = False  # whether S3 has nothing of that name
 
     def listed(self) -> list[Start]:
-        """List it anew, and return where it begins. Raises S3Error."""
+        """List the place anew, and return its starts. Raises S3Error."""
         from mimicfs.index.find import Start
 
         bucket, prefix = self._target.bucket, self._target.prefix
@@ -159,7 +159,7 @@ class _Work:
             try:
                 return [Start(bucket, prefix[:-1], self._parts.s3.look(bucket, prefix[:-1]))]
             except KeyNotFound:
-                pass  # a directory, then
+                pass  # then it is a directory
         syncer, token = self._parts.syncer, self._stop.cancellation
 
         def show(so_far: Progress) -> None:
@@ -183,13 +183,13 @@ class _Work:
         return [Start(report.bucket, report.prefix) for report in reports]
 
     def known(self) -> list[Start]:
-        """Return where it begins in the mirror. Raises NotSynced, KeyNotFound."""
+        """Return the starts of the place in the mirror. Raises NotSynced, KeyNotFound."""
         from mimicfs.index.find import starts
 
         return starts(self._parts.mimicdb, self._target, self._url)
 
     def warm(self, start: Start, limit: int | None, pin: bool) -> Warmed:
-        """Bring the bytes of *start*, and tell what came of it."""
+        """Fetch the bytes of *start*, and tell the outcome."""
         from mimicfs.files.warming import Warming
 
         with closing(self._cache()) as cache:
@@ -211,7 +211,7 @@ class _Work:
         return warmed
 
     def unpin(self) -> None:
-        """Let the eviction have what is pinned of it."""
+        """Unpin the objects of the place, so that they can be evicted."""
         with closing(self._cache()) as cache:
             if not self._target.bucket:
                 count = cache.unpin_all()

@@ -1,4 +1,4 @@
-"""`mimicfs status` and `log-level`: asking the processes that serve mounts."""
+"""`mimicfs status`, `log-level` and `set`: ask the processes that serve mounts."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def status(
 
 
 def _refuse_with_all(mountpoint: Path | None, watch: bool) -> None:
-    """Raise UsageError if something was written that --all has no use for."""
+    """Raise UsageError if an option or argument was written for which --all has no use."""
     from click.core import ParameterSource
 
     source = click.get_current_context().get_parameter_source("timeout")
@@ -155,7 +155,8 @@ def set_(settings: Settings, mountpoint: Path, changes: tuple[str, ...], as_json
 
 
 def asked(settings: Settings, mountpoint: Path) -> Callable[..., Any]:
-    """Return what asks the mount at *mountpoint*: its command, and more. Raises MountError."""
+    """Return a function that asks the mount at *mountpoint*: it takes a command, and more. Raises
+    MountError."""
     from mimicfs.admin.controlsocket import ask
     from mimicfs.mount.mounted import control_socket
 
@@ -165,7 +166,7 @@ def asked(settings: Settings, mountpoint: Path) -> Callable[..., Any]:
 
 
 def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_json: bool) -> None:
-    """Show it every other second: on a terminal in place, else one below the other."""
+    """Show the status every other second: on a terminal in place, else one below the other."""
     try:
         if as_json:
             while True:
@@ -176,7 +177,7 @@ def _watch(settings: Settings, mountpoint: Path | None, timeout_s: float, as_jso
             while True:
                 told, now_s = status_of_mounts(settings, mountpoint, timeout_s), time.monotonic()
                 text = _shown(told)
-                if before:  # above: what a terminal has no room for is cut at its end
+                if before:  # above: a terminal that is too small cuts text at its end
                     text = "\n".join([*rates(before, told, now_s - before_s), text])
                 show(text)
                 before, before_s = told, now_s
@@ -201,7 +202,7 @@ def _chosen(settings: Settings, mountpoint: Path | None) -> list[Mounted]:
 def status_of_mounts(
     settings: Settings, mountpoint: Path | None, timeout_s: float
 ) -> list[StatusAnswer]:
-    """Return what each mount says of itself. They are asked all at once."""
+    """Return the status of each mount. All are asked at once."""
     found = _chosen(settings, mountpoint)
     with ThreadPoolExecutor(_MOUNTS_AT_ONCE) as pool:
         return list(pool.map(lambda each: _of_mount(settings, each, timeout_s), found))
@@ -227,7 +228,7 @@ def _of_mount(settings: Settings, mounted: Mounted, timeout_s: float) -> StatusA
 
 
 def _buckets_in(settings: Settings, mounted: Mounted) -> list[StatusAnswer]:
-    """Return what the mirror of a dead mount holds, where that is a file."""
+    """Return the buckets in the mirror of a dead mount; none if that mirror is not a file."""
     from mimicfs.admin.figures import mirror
     from mimicfs.backends.open import open_store
     from mimicfs.mimicdb import Mirror
@@ -250,7 +251,7 @@ def _shown(told: list[StatusAnswer]) -> str:
 
 
 def _lines(each: StatusAnswer) -> Iterator[str]:
-    """Yield what is known of a mount; a part that did not answer says so itself."""
+    """Yield what is known of a mount. A part that did not answer says so itself."""
     state = f"pid {each['pid']}" if each["alive"] else "DEAD; mount again, or run fusermount3 -u -z"
     yield f"{each['target']} at {each['mountpoint']} ({state})"
     if each["alive"] and each["error"]:
@@ -290,7 +291,7 @@ def _nothing(part: StatusAnswer) -> Iterator[str]:
 
 
 def rates(before: list[StatusAnswer], now: list[StatusAnswer], seconds: float) -> Iterator[str]:
-    """Yield what each mount of *now* did since *before*, *seconds* ago: a second of it."""
+    """Yield what each mount in *now* did a second, since *before*, which was *seconds* ago."""
     earlier = {each["mountpoint"]: each for each in before}
     for each in now:
         old = earlier.get(each["mountpoint"])

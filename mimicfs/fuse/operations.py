@@ -431,7 +431,7 @@ class Operations:
 
     def fallocate(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         handle, offset, size, mode, _ = FALLOCATE_IN.unpack_from(request, _BODY)
-        if caller.uid:  # the kernel sets no flag here, and does not do this when root writes
+        if caller.uid:  # the kernel sets no flag here, and spares files that root changes
             self._privileges.drop(caller, nodeid, handle)
         self._fs.fallocate(caller, handle, mode, offset, size)
         return b""

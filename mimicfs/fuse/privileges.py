@@ -1,7 +1,7 @@
 """HANDLE_KILLPRIV_V2: a change of a file ends its set-user-id and set-group-id bits. The kernel
 says when; without the flag it asked for security.capability before each write.
 
-Threading: no state; any thread that may wait. `may_drop` never waits.
+Threading: no state; any thread that may wait. Any thread at all may call `may_drop`.
 """
 
 from __future__ import annotations
