@@ -88,7 +88,7 @@ class ACL:
 
 
 class Policy:
-    """An owner, and who else may do what."""
+    """An owner, and the permissions of others."""
 
     def __init__(self, parent: Any = None) -> None:
         self.parent = parent

@@ -1,7 +1,8 @@
 """The base of the boto-shaped classes: how they ask, their errors, headers and times.
 
-They follow boto 2.49 in names, order of arguments, what they return and raise, and stand on a
-mimicking boto3 client. A call that is left out raises NotImplementedError, which names boto3's way.
+They follow boto 2.49 in their names, the order of arguments, and the values that they return and
+raise. They stand on a mimicking boto3 client. A call that is left out raises NotImplementedError,
+which names boto3's way.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from mimicfs.exception import (
 )
 
 Headers = Mapping[str, str]
-# Called with the bytes that went, and how many there are.
+# Called with the number of bytes that have gone, and the number of all bytes.
 Callback = Callable[[int, int], Any]
 
-# HTTP headers that a caller may give, by boto3's names.
+# HTTP headers that a caller may give, each with boto3's name for it.
 _PARAMS = {
     "cache-control": "CacheControl",
     "content-disposition": "ContentDisposition",
@@ -61,8 +62,8 @@ _PARAMS = {
 }
 STEP = 8192  # bytes: boto moves, and counts, in buffers of this size
 META = "x-amz-meta-"
-# Regions that AWS had when it began to write a dot before the region: the hosts of S3 and of
-# websites have a hyphen there (AWS General Reference, "Amazon S3 endpoints and quotas").
+# The regions that AWS had when it began to write a dot before the region. The hosts of S3 and of
+# websites in them have a hyphen there (AWS General Reference, "Amazon S3 endpoints and quotas").
 OLD_REGIONS = frozenset(
     {
         "us-east-1",
@@ -79,7 +80,7 @@ OLD_REGIONS = frozenset(
 
 
 class Provider:
-    """The names that boto asks of a storage provider."""
+    """The names for which boto asks a storage provider."""
 
     name = "aws"
     metadata_prefix = META
@@ -95,7 +96,7 @@ PROVIDER = Provider()
 # Headers that boto sends as such and S3 does not keep.
 _NOMETADATA = frozenset({"x-robots-tag", "transfer-encoding"})
 _SAFE = "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~ "
-# Those that boto takes from among the metadata.
+# Headers that boto takes from the metadata.
 STANDARD = {
     name: _PARAMS[name]
     for name in (
@@ -116,7 +117,7 @@ def ask(
     error: type[BotoServerError] = S3ResponseError,
     **params: Any,
 ) -> Any:
-    """Return what *client* answers. Raises *error*."""
+    """Return the answer of *client*. Raises *error*."""
     if force:
         params["Force"] = True
     try:
@@ -131,7 +132,8 @@ def ask(
 
 
 def refused(exc: ClientError, error: type[BotoServerError]) -> BotoServerError:
-    """Return *exc* as boto has it. (A HEAD has no body, and no code but the status.)"""
+    """Return *exc* as an error of boto. (The answer to a HEAD has no body, and no code but the
+    status.)"""
     said, about = exc.response.get("Error", {}), exc.response.get("ResponseMetadata", {})
     status = int(about.get("HTTPStatusCode", 0))
     code = str(said.get("Code", ""))
@@ -165,7 +167,7 @@ def params_of(headers: Headers | None) -> dict[str, Any]:
 
 
 def response_params(headers: Headers | None) -> dict[str, Any]:
-    """Return the headers that S3 is to answer with ("response-content-type" ...) as parameters of
+    """Return the headers with which S3 must answer ("response-content-type" ...) as parameters of
     boto3."""
     return {
         f"Response{name.lower().removeprefix('response-').title().replace('-', '')}": value
@@ -174,7 +176,7 @@ def response_params(headers: Headers | None) -> dict[str, Any]:
 
 
 def metadata_params(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return *metadata* as parameters of boto3: what HTTP has a header for goes there."""
+    """Return *metadata* as parameters of boto3. A name that is a header of HTTP goes there."""
     found: dict[str, Any] = {"Metadata": {}}
     for name, value in metadata.items():
         member = STANDARD.get(name.lower())
@@ -186,7 +188,7 @@ def metadata_params(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def in_ascii(value: Any) -> Any:
-    """Return *value* as a header has it: what is not ASCII is percent-encoded, as boto does."""
+    """Return *value* as a header carries it: text beyond ASCII is percent-encoded, as in boto."""
     return quote(value, safe=_SAFE) if isinstance(value, str) and not value.isascii() else value
 
 

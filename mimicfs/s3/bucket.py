@@ -1,4 +1,4 @@
-"""Bucket, as boto has it: listings and keys from the mirror where it knows them.
+"""Bucket, as boto has it: listings and keys come from the mirror if it knows them.
 
 `for key in bucket` never asks S3. Threading: as its connection.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Bucket(Configured):
-    """A bucket: its keys, from the mirror where that knows them, and what is configured of it.
+    """A bucket: its keys, from the mirror if that knows them, and its configuration.
     `creation_date` is as S3Connection.get_all_buckets says. Errors, *headers* and *force* are as in
     S3Connection."""
 
@@ -53,7 +53,7 @@ class Bucket(Configured):
         return self.get_key(key_name) is not None
 
     def __iter__(self) -> Iterator[Key]:
-        """Yield the keys that the mirror has, in S3's order, and ask nobody."""
+        """Yield the keys that the mirror has, in S3's order. Asks nobody."""
         listing = self.connection.mimicdb.listing
         for page in pages(lambda after: listing(self.name, "", after)):
             yield from (self._from_entry(entry) for entry in page)
@@ -63,13 +63,13 @@ class Bucket(Configured):
         self.key_class = key_class
 
     def sync(self) -> None:
-        """Make the mirror of this bucket equal to S3, as S3Connection.sync."""
+        """Make the mirror of this bucket equal to S3, as S3Connection.sync does."""
         self.connection.sync(self.name)
 
     # Keys
 
     def new_key(self, key_name: str | None = None) -> Key:
-        """Return a Key of that name, which S3 need not have; asks nobody. Raises ValueError for an
+        """Return a Key of that name, which S3 need not have. Asks nobody. Raises ValueError for an
         empty name."""
         if not key_name:
             raise ValueError("a key must have a name")
@@ -85,8 +85,8 @@ class Bucket(Configured):
         force: bool | None = None,
     ) -> Key | None:
         """Return the Key of that name, or None if there is none. A key that the mirror knows costs
-        no request; S3 is asked for metadata and headers that the mirror does not know when they are
-        read. Without *validate*, nobody is asked whether there is one. Raises ValueError for an
+        no request; metadata and headers that the mirror does not know cost one when they are read.
+        Without *validate*, nobody is asked whether there is such a key. Raises ValueError for an
         empty name."""
         if not validate:
             if headers or version_id or response_headers:
@@ -110,12 +110,13 @@ class Bucket(Configured):
         return key
 
     def _mirrored(self, key_name: str) -> tuple[Key | None] | None:
-        """Return what the mirror says of a key; None: nothing certain."""
+        """Return, in a tuple, the key that the mirror has, or None if it knows that there is none;
+        None alone: it says nothing certain."""
         mimicdb = self.connection.mimicdb
         entry = mimicdb.entry(self.name, key_name)
         if entry is not None and entry.kind == OBJECT:
             if entry.head is None and mimicdb.note(self.name, VERSIONS) is not None:
-                return None  # S3 says which version it is, and a deletion is of that
+                return None  # S3 must say which version it is: a deletion deletes that version
             return (self._from_entry(entry, keeps=True),)
         directory, slash, name = key_name.rpartition("/")
         if not name:
@@ -132,7 +133,7 @@ class Bucket(Configured):
         return key
 
     def lookup(self, key_name: str, headers: Headers | None = None) -> Key | None:
-        """Return the Key as get_key; None also where S3 refuses."""
+        """Return the Key as get_key does; None also if S3 refuses."""
         try:
             return self.get_key(key_name, headers=headers)
         except S3ResponseError:
@@ -146,7 +147,7 @@ class Bucket(Configured):
         mfa_token: Any = None,
     ) -> Key:
         """Delete a key, or with *version_id* that version of it. It is no error if there is none.
-        Return the Key, with the `version_id` and `delete_marker` that S3 answered. *mfa_token*:
+        Return the Key, with the `version_id` and `delete_marker` of S3's answer. *mfa_token*:
         (serial number, code)."""
         if not key_name:
             raise ValueError("a key must have a name")
@@ -165,8 +166,8 @@ class Bucket(Configured):
         headers: Headers | None = None,
     ) -> MultiDeleteResult:
         """Delete *keys*: names, (name, version id), Keys or DeleteMarkers; 1,000 a request. Return
-        what was deleted, and an Error for each that was not; a Prefix is skipped (PrefixSkipped),
-        as anything else that is no key (InvalidArgument)."""
+        the deleted keys, and an Error for each that was not deleted. A Prefix is skipped
+        (PrefixSkipped), and so is anything else that is no key (InvalidArgument)."""
         result = MultiDeleteResult(self)
         batch: list[dict[str, Any]] = []
         for key in keys:
@@ -209,8 +210,8 @@ class Bucket(Configured):
         query_args: str | None = None,
     ) -> Key:
         """Copy a key, within S3, to *new_key_name* of this bucket; return the new Key, with `etag`,
-        `last_modified` and `version_id`. Metadata and headers are those of the source; with
-        *metadata*, those instead. *preserve_acl* copies the ACL by two more requests, *encrypt_key*
+        `last_modified` and `version_id`. The copy has the metadata and headers of the source, or
+        *metadata* instead. *preserve_acl* copies the ACL by two more requests; *encrypt_key*
         encrypts the copy (AES256)."""
         source: dict[str, Any] = {"Bucket": src_bucket_name, "Key": src_key_name}
         if src_version_id:
@@ -246,7 +247,7 @@ class Bucket(Configured):
         mfa_token: Any = None,
         headers: Headers | None = None,
     ) -> bool:
-        """Have S3 keep versions of this bucket, or suspend that. *mfa_token*: (serial number,
+        """Have S3 keep versions in this bucket, or suspend that. *mfa_token*: (serial number,
         code), which a bucket with MFA delete demands. Return True."""
         status = {"Status": "Enabled" if versioning else "Suspended"}
         if mfa_delete or mfa_token:
@@ -256,8 +257,8 @@ class Bucket(Configured):
         return True
 
     def get_versioning_status(self, headers: Headers | None = None) -> dict[str, str]:
-        """Return {"Versioning": "Enabled" or "Suspended"}, and "MfaDelete" where that was ever set;
-        {} where versions were never kept."""
+        """Return {"Versioning": "Enabled" or "Suspended"}, with "MfaDelete" if that was ever set;
+        {} if versions were never kept."""
         answer = self.ask("get_bucket_versioning", **params_of(headers))
         found = {"Versioning": answer.get("Status"), "MfaDelete": answer.get("MFADelete")}
         return {name: value for name, value in found.items() if value}
@@ -273,7 +274,7 @@ class Bucket(Configured):
         encrypt_key: bool = False,
         policy: str | None = None,
     ) -> MultiPartUpload:
-        """Begin an upload in parts of *key_name*; return it. *policy* is a canned ACL."""
+        """Begin an upload of *key_name* in parts; return it. *policy* is a canned ACL."""
         params = params_of(headers)
         stored = metadata_params(metadata or {})
         stored["Metadata"] |= params.pop("Metadata", {})
@@ -307,7 +308,7 @@ class Bucket(Configured):
     def cancel_multipart_upload(
         self, key_name: str, upload_id: str, headers: Headers | None = None
     ) -> None:
-        """Give an upload up: S3 drops its parts."""
+        """Give up an upload: S3 drops its parts."""
         self.ask("abort_multipart_upload", Key=key_name, UploadId=upload_id, **params_of(headers))
 
     # The bucket itself
@@ -339,7 +340,7 @@ class Bucket(Configured):
         response_headers: Headers | None = None,
         expires_in_absolute: bool = False,
     ) -> str:
-        """Return a signed address of the bucket, as S3Connection.generate_url."""
+        """Return a signed address of the bucket, as S3Connection.generate_url does."""
         return self.signed_url(
             method,
             "",
@@ -364,8 +365,8 @@ class Bucket(Configured):
         expires_in_absolute: bool,
         version_id: str | None,
     ) -> str:
-        """Return an address of *key* ("": the bucket) for *method*, as
-        S3Connection.generate_url."""
+        """Return an address of *key* ("": the bucket) for *method*, as S3Connection.generate_url
+        does."""
         operations = {
             "GET": "get_object" if key else "list_objects",
             "PUT": "put_object" if key else "create_bucket",
@@ -391,14 +392,15 @@ def _version(version_id: str | None, mfa_token: Any) -> dict[str, Any]:
 
 
 def _skipped(key: Any) -> Error:
-    """Return what delete_keys says of what is no key: a prefix is not deleted."""
+    """Return the Error of delete_keys for *key*, which is no key, but a Prefix or something
+    else."""
     prefix = isinstance(key, Prefix)
     name, code = (key.name or "", "PrefixSkipped") if prefix else (repr(key), "InvalidArgument")
     return Error(name, None, code, "Invalid. No delete action taken for this object.")
 
 
 def _named(key: Any) -> dict[str, Any] | None:
-    """Return what DeleteObjects calls *key*."""
+    """Return *key* as DeleteObjects takes it; None: it is no key."""
     version: str | None = None
     if isinstance(key, tuple) and len(key) == 2:
         key, version = key

@@ -1,4 +1,4 @@
-"""The results of listings, under the name where boto has them."""
+"""The results of listings, in a module of boto's name."""
 
 from __future__ import annotations
 

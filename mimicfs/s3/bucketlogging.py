@@ -9,7 +9,8 @@ from mimicfs.s3.documents import tag
 
 
 class BucketLogging:
-    """*target*: the bucket that gets the logs; None: nothing is logged."""
+    """Where requests are logged. *target* is the bucket that gets the logs; None: nothing is
+    logged."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""The part of a boto-shaped Bucket that is about what is set for it, and for its keys: ACL, tags,
+"""The part of a boto-shaped Bucket that is about its settings, and those of its keys: ACL, tags,
 CORS, lifecycle, website, logging, who pays.
 
-boto gives and takes these as XML documents and as classes that write themselves as such. Here
-they become parameters of boto3 (documents.py), so that the mirror learns from the calls.
+boto gives and takes these as XML documents, and as classes that write themselves as such documents.
+Here they become parameters of boto3 (documents.py), so that the mirror learns from the calls.
 
 Threading: as its connection.
 """
@@ -28,7 +28,7 @@ _PERMISSIONS = ("READ", "WRITE", "READ_ACP", "WRITE_ACP", "FULL_CONTROL")
 
 
 class _Subresource(NamedTuple):
-    """A subresource: boto3's operation, of a bucket, and the parameter that is the document."""
+    """A subresource: boto3's operation for a bucket, and the parameter that is the document."""
 
     operation: str  # behind Put and Get
     document: str
@@ -48,8 +48,8 @@ _OF_KEYS = frozenset({"acl", "tagging"})
 
 
 class Configured(Listed):
-    """What is set for a bucket and for its keys. Without *key_name*, a method is about the bucket.
-    A method that returns bool returns True, as boto's."""
+    """The settings of a bucket and of its keys. Without *key_name*, a method is about the bucket.
+    A method that returns bool returns True, as in boto."""
 
     LoggingGroup = "http://acs.amazonaws.com/groups/s3/LogDelivery"
 
@@ -103,7 +103,7 @@ class Configured(Listed):
         headers: Headers | None = None,
         version_id: str | None = None,
     ) -> None:
-        """Set the ACL of a key, or of the bucket: a Policy, or the name of a canned one."""
+        """Set the ACL of a key, or of the bucket, to a Policy, or to the canned ACL of a name."""
         if isinstance(acl_or_str, str):
             self.set_canned_acl(acl_or_str, key_name, headers, version_id)
         else:
@@ -140,12 +140,12 @@ class Configured(Listed):
     def get_acl(
         self, key_name: str = "", headers: Headers | None = None, version_id: str | None = None
     ) -> Policy:
-        """Return the owner, and who may do what."""
+        """Return the owner, and the permissions of others."""
         root = self._root("acl", headers, key_name=key_name, version_id=version_id)
         return Policy.of(root, self)
 
     def list_grants(self, headers: Headers | None = None) -> list[Grant]:
-        """Return who may do what with the bucket."""
+        """Return the permissions on the bucket."""
         return self.get_acl(headers=headers).acl.grants
 
     def add_email_grant(
@@ -171,7 +171,7 @@ class Configured(Listed):
         headers: Headers | None = None,
         display_name: str | None = None,
     ) -> None:
-        """Give the user of the canonical id *user_id* a permission, as add_email_grant."""
+        """Give the user of the canonical id *user_id* a permission, as add_email_grant does."""
         for name in self._granting(permission, recursive):
             policy = self.get_acl(name, headers)
             policy.acl.add_user_grant(permission, user_id, display_name)
@@ -187,7 +187,7 @@ class Configured(Listed):
                 yield key.name
 
     def make_public(self, recursive: bool = False, headers: Headers | None = None) -> None:
-        """Let everybody list the bucket, and if *recursive* read all its keys, at a request
+        """Let everybody list the bucket, and if *recursive* read all its keys, at one request
         each."""
         self.set_canned_acl("public-read", headers=headers)
         if recursive:
@@ -292,7 +292,7 @@ class Configured(Listed):
         return True
 
     def get_website_configuration_xml(self, headers: Headers | None = None) -> str:
-        """Return how the bucket is shown as a website, as S3's XML. S3ResponseError 404 if it is
+        """Return, as S3's XML, how the bucket is shown as a website. S3ResponseError 404 if it is
         not."""
         return self.get_subresource("website", headers=headers).decode()
 
@@ -304,7 +304,7 @@ class Configured(Listed):
         return {"WebsiteConfiguration": _as_dict(parsed(xml))}, xml
 
     def get_website_configuration(self, headers: Headers | None = None) -> dict[str, Any]:
-        """Return how the bucket is shown as a website, as a dict."""
+        """Return, as a dict, how the bucket is shown as a website."""
         configuration, _ = self.get_website_configuration_with_xml(headers)
         return configuration
 
@@ -313,7 +313,7 @@ class Configured(Listed):
         return WebsiteConfiguration.of(self._root("website", headers))
 
     def delete_website_configuration(self, headers: Headers | None = None) -> bool:
-        """Show the bucket as a website no more."""
+        """Stop showing the bucket as a website."""
         self.ask("delete_bucket_website", **params_of(headers))
         return True
 
@@ -348,7 +348,7 @@ class Configured(Listed):
         return self.set_xml_logging(BucketLogging(target, target_prefix, grants).to_xml(), headers)
 
     def disable_logging(self, headers: Headers | None = None) -> bool:
-        """Have S3 log the requests to this bucket no more."""
+        """Have S3 stop logging the requests to this bucket."""
         return self.set_xml_logging(BucketLogging().to_xml(), headers)
 
     def get_logging_status(self, headers: Headers | None = None) -> BucketLogging:
@@ -393,12 +393,12 @@ def _of_key(key_name: str, version_id: str | None) -> dict[str, Any]:
 
 
 def _snake(name: str) -> str:
-    """Return BucketAcl as bucket_acl."""
+    """Return *name* in the form of a method: bucket_acl for BucketAcl."""
     return "".join(f"_{it.lower()}" if it.isupper() else it for it in name).removeprefix("_")
 
 
 def _as_dict(element: Element) -> Any:
-    """Return a document as nested dicts; what is there more than once is a list."""
+    """Return a document as nested dicts; elements that occur more than once become a list."""
     if not len(element):
         return element.text or ""
     found: dict[str, Any] = {}

@@ -4,7 +4,7 @@
     conn = S3Connection(KEY, SECRET)
     conn.sync()
 
-Threading: as the MimicDB and the boto3 client beneath, any number of threads.
+Threading: any number of threads, like the MimicDB and the boto3 client beneath.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ProtocolIndependentOrdinaryCallingFormat(OrdinaryCallingFormat): ...
 
 
 class Location:
-    """Names of regions, as `create_bucket` takes them."""
+    """The names of regions that `create_bucket` takes."""
 
     DEFAULT = ""
     EU = "EU"
@@ -72,14 +72,14 @@ class Location:
 
 class S3Connection:
     """One account of S3, as boto 2.49 has it, on a mimicking boto3 client (`client`). *mimicdb* is
-    the mirror; without it, that of the process. *endpoint_url* and *region_name* are boto3's; the
-    others are boto's. Those that boto needs for its own HTTP (debug, the connection factory,
-    suppress_consec_slashes) are taken and not used.
+    the mirror; without it, that of the process. The parameters *endpoint_url* and *region_name* are
+    boto3's; the others are boto's. Those that boto needs for its own HTTP (debug, the connection
+    factory, suppress_consec_slashes) are taken and not used.
 
     In this class, Bucket and Key: a method raises S3ResponseError if S3 refuses (`status`,
-    `error_code`, `message`). *headers* are HTTP headers by name; one for which boto3 has no
+    `error_code`, `message`). *headers* are HTTP headers by name; a header for which boto3 has no
     parameter raises NotImplementedError. *force* asks S3, and corrects the mirror by the answer.
-    Sizes are bytes.
+    Sizes are in bytes.
     """
 
     DefaultHost = "s3.amazonaws.com"
@@ -151,9 +151,9 @@ class S3Connection:
     def get_all_buckets(
         self, headers: Headers | None = None, force: bool | None = None
     ) -> ResultSet:
-        """Return the Buckets of the account in the order of their names, from the mirror where
-        their list is known. `creation_date` is a time of ISO 8601 (2026-11-23T22:15:00.000Z); None
-        where nobody has said it."""
+        """Return the Buckets of the account in the order of their names, from the mirror if that
+        knows their list. `creation_date` is a time of ISO 8601 (2026-11-23T22:15:00.000Z); None if
+        it is not known."""
         params_of(headers)
         if not force:
             try:
@@ -181,8 +181,8 @@ class S3Connection:
         headers: Headers | None = None,
         force: bool | None = None,
     ) -> Bucket:
-        """Return the Bucket *bucket_name*. With *validate*, S3 is asked whether there is one (a
-        HEAD), unless the mirror knows; S3ResponseError 404 NoSuchBucket if not."""
+        """Return the Bucket *bucket_name*. With *validate*, S3 is asked whether it exists (a HEAD),
+        unless the mirror knows it; S3ResponseError 404 NoSuchBucket if it does not."""
         if validate:
             return self.head_bucket(bucket_name, headers, force)
         bucket: Bucket = self.bucket_class(self, bucket_name)
@@ -191,7 +191,7 @@ class S3Connection:
     def head_bucket(
         self, bucket_name: str, headers: Headers | None = None, force: bool | None = None
     ) -> Bucket:
-        """Return the Bucket, as get_bucket with *validate*."""
+        """Return the Bucket, as get_bucket does with *validate*."""
         if force or not self._known(bucket_name):
             since = self.mimicdb.seq("")
             try:
@@ -213,7 +213,7 @@ class S3Connection:
         try:
             return bool(self.mimicdb.bucket(name))
         except (NoSuchBucket, Unlisted):
-            return False  # others may have it, and give us leave
+            return False  # it may belong to others who let us in
 
     def lookup(
         self,
@@ -222,7 +222,7 @@ class S3Connection:
         headers: Headers | None = None,
         force: bool | None = None,
     ) -> Bucket | None:
-        """Return the Bucket as get_bucket; None where that raises S3ResponseError."""
+        """Return the Bucket as get_bucket does; None where that raises S3ResponseError."""
         try:
             return self.get_bucket(bucket_name, validate, headers, force)
         except S3ResponseError:
@@ -259,8 +259,8 @@ class S3Connection:
     # The mirror
 
     def sync(self, *buckets: str | Bucket) -> None:
-        """Make the mirror equal to S3: of *buckets* (Buckets or names), or of everything. All are
-        tried; then S3ResponseError names those that S3 did not list, and why."""
+        """Make the mirror equal to S3: for *buckets* (Buckets or names), or for everything. All are
+        tried; then an S3ResponseError names those that S3 did not list, and why."""
         names = [bucket if isinstance(bucket, str) else bucket.name for bucket in buckets]
         failed: list[str] = []
         first: S3Error | None = None
@@ -296,8 +296,8 @@ class S3Connection:
     ) -> str:
         """Return an address at which anybody may do *method* (GET, PUT, HEAD, DELETE) with *key* of
         *bucket*, or with the bucket, for *expires_in* seconds; with *expires_in_absolute*, until
-        that second since 1970. Without *query_auth* it is not signed. *response_headers*
-        ("response-content-type" ...) are headers that S3 is to answer with. Asks nobody."""
+        that second since 1970. Without *query_auth* it is not signed. S3 answers with
+        *response_headers* ("response-content-type" ...). Asks nobody."""
         return self.get_bucket(bucket, validate=False).signed_url(
             method,
             key,
@@ -317,7 +317,7 @@ class S3Connection:
 
 
 def _unsynced(errors: list[str], first: S3Error | None) -> S3ResponseError:
-    """Return what says that syncs ended with *errors*; *first*: the first of them."""
+    """Return an error that says that syncs ended with *errors*; *first* is the first exception."""
     text = "; ".join(errors)
     status, code = (first.status, first.code) if first else (0, "")
     body = f"<Error><Code>{code}</Code><Message>{escape(text)}</Message></Error>"
@@ -333,7 +333,8 @@ def host_of(region: str) -> str:
 
 
 def _region(host: str) -> str | None:
-    """Return the region that a host of AWS has in its name: s3.eu-west-1.amazonaws.com."""
+    """Return the region in the name of a host of AWS (s3.eu-west-1.amazonaws.com); None: there is
+    none."""
     found = re.fullmatch(r"s3[.-]([a-z]+(?:-[a-z]+)+-\d)\.amazonaws\.com(?:\.cn)?", host)
     return found.group(1) if found else None
 
@@ -351,7 +352,7 @@ def _config(style: Any, proxies: Any, *, anon: bool) -> Config:
 def _proxies(
     host: str | None, port: int | None, user: str | None, password: str | None
 ) -> dict[str, str] | None:
-    """Return a proxy as botocore takes it; None: what the environment says."""
+    """Return a proxy as botocore takes it; None: the environment decides."""
     if not host:
         return None
     login = f"{quote(user, safe='')}:{quote(password or '', safe='')}@" if user else ""

@@ -71,7 +71,7 @@ class CORSConfiguration(list[CORSRule]):
         max_age_seconds: int | None = None,
         expose_header: _Names = None,
     ) -> None:
-        """Add a rule; each of the names may be one, or a list."""
+        """Add a rule. Each of its values may be one name, or a list of names."""
         methods, origins = _listed(allowed_method), _listed(allowed_origin)
         headers, exposed = _listed(allowed_header), _listed(expose_header)
         self.append(CORSRule(methods, origins, id, headers, max_age_seconds, exposed))

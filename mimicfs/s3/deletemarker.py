@@ -1,4 +1,4 @@
-"""DeleteMarker, under the name where boto has it."""
+"""DeleteMarker, in a module of boto's name."""
 
 from __future__ import annotations
 

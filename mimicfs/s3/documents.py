@@ -1,6 +1,7 @@
-"""XML documents of S3, as boto's programs give and take them, and the same as parameters of boto3.
+"""XML documents of S3, as programs of boto give and take them, and their form as parameters of
+boto3.
 
-botocore's model says what is in a document: one pair of functions serves all of them. Pure
+botocore's model says what a document contains: one pair of functions serves all of them. Pure
 functions; any thread may call them.
 """
 
@@ -28,12 +29,12 @@ _PARSED: dict[str, Callable[[str], Any]] = {
 
 
 def tag(name: str, value: Any) -> str:
-    """Return the element *name* with the text *value*; "" where there is none."""
+    """Return the element *name* with the text *value*; "" if *value* is None."""
     return "" if value is None else f"<{name}>{escape(str(value))}</{name}>"
 
 
 def parsed(xml: str | bytes) -> Element:
-    """Return the root of *xml*; its names have no namespaces. Raises S3ResponseError."""
+    """Return the root of *xml*, with names without namespaces. Raises S3ResponseError."""
     try:
         root = ElementTree.fromstring(xml)
     except (ElementTree.ParseError, ValueError) as exc:
@@ -45,7 +46,7 @@ def parsed(xml: str | bytes) -> Element:
 
 
 def malformed(why: str) -> S3ResponseError:
-    """Return what S3 answers to a document that it does not understand."""
+    """Return the error with which S3 answers a document that it does not understand."""
     body = f"<Error><Code>MalformedXML</Code><Message>{escape(why)}</Message></Error>"
     return S3ResponseError(400, "Bad Request", body)
 
@@ -120,7 +121,8 @@ def _add(element: Element, called: str, shape: _Shape, value: Any) -> None:
 
 
 def _members(shape: _Shape) -> Iterator[tuple[str, str, _Shape]]:
-    """Yield what a document of *shape* may have: boto3's name, XML's name and shape."""
+    """Yield the elements that a document of *shape* may have: boto3's name, XML's name and
+    shape."""
     for name, member in shape.members.items():
         if "location" not in member.serialization:
             yield name, member.serialization.get("name", name), member

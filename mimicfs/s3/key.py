@@ -1,6 +1,6 @@
 """Key, as boto has it: an object of a bucket and its content.
 
-Threading: one Key, one thread at a time, as with boto.
+Threading: one thread at a time uses a Key, as with boto.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from mimicfs.s3.writing import Writing
 
 
 class Key(Reading, Writing):
-    """An object: its bytes, and what S3 says of them. Errors, *headers* and *force* are as in
+    """An object: its bytes, and what S3 tells about them. Errors, *headers* and *force* are as in
     S3Connection.
 
-    `last_modified` is a time of ISO 8601 for a key that was listed (2026-11-23T22:15:00.000Z) and
-    of HTTP for one that was got (Mon, 23 Nov 2026 22:15:00 GMT), as in boto.
+    As in boto, `last_modified` is in the form of ISO 8601 for a key that was listed
+    (2026-11-23T22:15:00.000Z), and in that of HTTP for a key that was got (Mon, 23 Nov 2026
+    22:15:00 GMT).
     """
 
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
@@ -45,12 +46,12 @@ class Key(Reading, Writing):
     # The object
 
     def exists(self, headers: Headers | None = None) -> bool:
-        """Tell whether there is such a key, as Bucket.lookup."""
+        """Return whether there is such a key, by Bucket.lookup."""
         return bool(self.bucket.lookup(self.name, headers=headers))
 
     def delete(self, headers: Headers | None = None) -> Key:
-        """Delete the object; of a Key that has a version, that version. Return the Key as
-        Bucket.delete_key."""
+        """Delete the object; if the Key has a version, delete that version. Return the Key as
+        Bucket.delete_key does."""
         deleted: Key = self.bucket.delete_key(
             self.name, version_id=self.version_id, headers=headers
         )
@@ -67,8 +68,8 @@ class Key(Reading, Writing):
         validate_dst_bucket: bool = True,
     ) -> Key:
         """Copy the object, within S3, to *dst_key* of *dst_bucket* (a Bucket or its name); return
-        the new Key. Metadata and headers are those of this one; with *metadata*, those instead. Of
-        a Key that has a version, that version is copied."""
+        the new Key. The copy has the metadata and headers of this Key, or *metadata* instead. If
+        this Key has a version, that version is copied."""
         name = getattr(dst_bucket, "name", dst_bucket)
         bucket = self.bucket.connection.get_bucket(name, validate=validate_dst_bucket)
         storage_class = "REDUCED_REDUNDANCY" if reduced_redundancy else self.storage_class
@@ -90,8 +91,8 @@ class Key(Reading, Writing):
         dst_bucket: str | None = None,
         validate_dst_bucket: bool = True,
     ) -> Any:
-        """Copy the object onto itself, or to *dst_bucket* (a name), as *new_storage_class*
-        ("STANDARD_IA" ...); return the Key that has that class then."""
+        """Copy the object onto itself, or to *dst_bucket* (a name), in *new_storage_class*
+        ("STANDARD_IA" ...); return the Key that then has that class."""
         self._complete_from_s3()
         self._storage_class = new_storage_class
         if dst_bucket and dst_bucket != self.bucket.name:
@@ -108,12 +109,12 @@ class Key(Reading, Writing):
     # Who may do what
 
     def get_acl(self, headers: Headers | None = None) -> Policy:
-        """Return the owner of the object, and who may do what with it."""
+        """Return the owner of the object, and the permissions of others."""
         policy: Policy = self.bucket.get_acl(self.name, headers=headers)
         return policy
 
     def set_acl(self, acl_str: Policy | str, headers: Headers | None = None) -> None:
-        """Set the ACL: a Policy, or the name of a canned one."""
+        """Set the ACL to a Policy, or to the canned ACL of a name."""
         self.bucket.set_acl(acl_str, self.name, headers=headers)
 
     def set_canned_acl(self, acl_str: str, headers: Headers | None = None) -> None:
@@ -145,7 +146,7 @@ class Key(Reading, Writing):
         headers: Headers | None = None,
         display_name: str | None = None,
     ) -> None:
-        """Give the user of the canonical id *user_id* a permission, as add_email_grant."""
+        """Give the user of the canonical id *user_id* a permission, as add_email_grant does."""
         policy = self.get_acl(headers)
         policy.acl.add_user_grant(permission, user_id, display_name)
         self.set_acl(policy, headers)
@@ -169,8 +170,8 @@ class Key(Reading, Writing):
         encrypt_key: bool = False,
     ) -> str:
         """Return an address at which anybody may do *method* with the object for *expires_in*
-        seconds, as S3Connection.generate_url. *policy* (a canned ACL), *reduced_redundancy* and
-        *encrypt_key* are for a PUT, which must send the same headers."""
+        seconds, as S3Connection.generate_url does. *policy* (a canned ACL), *reduced_redundancy*
+        and *encrypt_key* are for a PUT, which must send the same headers."""
         asked = dict(headers or {})
         if policy:
             asked["x-amz-acl"] = policy
@@ -192,8 +193,8 @@ class Key(Reading, Writing):
         return url
 
     def get_redirect(self) -> str | None:
-        """Return where the bucket's website sends visitors of this key; None: nowhere, or there is
-        no such key. Asks S3."""
+        """Return the place to which the website of the bucket sends visitors of this key; None:
+        nowhere, or there is no such key. Asks S3."""
         try:
             answer = self.bucket.ask("head_object", force=True, Key=self.name)
         except S3ResponseError as exc:
@@ -204,7 +205,7 @@ class Key(Reading, Writing):
         return location
 
     def set_redirect(self, redirect_location: str, headers: Headers | None = None) -> bool:
-        """Replace the object by an empty one that the bucket's website redirects to
+        """Replace the object by an empty one, which the website of the bucket redirects to
         *redirect_location* (an absolute path or a URL). Return True."""
         params = params_of(headers) | {"WebsiteRedirectLocation": redirect_location}
         self.bucket.ask("put_object", Key=self.name, Body=b"", **params)

@@ -8,7 +8,7 @@ from mimicfs.s3.documents import tag
 
 
 class Expiration:
-    """When objects are deleted: after *days*, or at *date* (ISO 8601)."""
+    """The time at which objects are deleted: after *days*, or at *date* (ISO 8601)."""
 
     def __init__(self, days: int | None = None, date: str | None = None) -> None:
         self.days = days
@@ -26,7 +26,7 @@ class Expiration:
 
 
 class Transition:
-    """When objects get *storage_class*."""
+    """The time at which objects get *storage_class*."""
 
     def __init__(
         self, days: int | None = None, date: str | None = None, storage_class: str | None = None
@@ -49,7 +49,8 @@ class Transition:
 
 
 class Transitions(list[Transition]):
-    """The transitions of a rule. Their *days*, *date* and *storage_class* are the first one's."""
+    """The transitions of a rule. Their *days*, *date* and *storage_class* are those of the
+    first."""
 
     def add_transition(
         self, days: int | None = None, date: str | None = None, storage_class: str | None = None
@@ -73,7 +74,7 @@ class Transitions(list[Transition]):
 
 
 class Rule:
-    """*expiration*: an Expiration, or days."""
+    """A rule of the lifecycle. *expiration* is an Expiration, or a number of days."""
 
     def __init__(
         self,

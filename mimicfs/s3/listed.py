@@ -1,5 +1,5 @@
-"""The part of a boto-shaped Bucket that lists: keys, versions, unfinished uploads; a page, or all
-of them page by page.
+"""The part of a boto-shaped Bucket that lists keys, versions and unfinished uploads: one page, or
+all of them page by page.
 
 Threading: as its connection.
 """
@@ -24,7 +24,7 @@ _UPLOAD_PARAMS = _COMMON | {"key_marker", "upload_id_marker", "max_uploads"}
 
 
 class Listed:
-    """The listings of a bucket. They come in the order of S3, that of the bytes of keys in
+    """The listings of a bucket. They come in the order of S3: that of the bytes of keys in
     UTF-8."""
 
     def __init__(self, connection: Any, name: str, key_class: type[Key]) -> None:
@@ -33,8 +33,8 @@ class Listed:
         self.key_class = key_class
 
     def ask(self, operation: str, force: bool | None = None, **params: Any) -> Any:
-        """Return what S3, or the mirror, answers to boto3's *operation* about this bucket, with the
-        other parameters of boto3."""
+        """Return the answer of S3, or of the mirror, to boto3's *operation* on this bucket, with
+        the other parameters of boto3."""
         return ask(self.connection.client, operation, force, Bucket=self.name, **params)
 
     # Listings
@@ -48,8 +48,8 @@ class Listed:
         encoding_type: str | None = None,
         force: bool | None = None,
     ) -> BucketListResultSet[Any]:
-        """Return all Keys that begin with *prefix*, behind *marker*, page by page as they are read;
-        with *delimiter*, a Prefix stands for those that have it behind *prefix*."""
+        """Return all Keys that begin with *prefix* and come behind *marker*, page by page as they
+        are read; with *delimiter*, a Prefix stands for the keys that have it behind *prefix*."""
 
         def pages() -> Iterator[ResultSet]:
             place = marker
@@ -67,8 +67,8 @@ class Listed:
     def get_all_keys(
         self, headers: Headers | None = None, force: bool | None = None, **params: Any
     ) -> ResultSet:
-        """Return a page of Keys, then of Prefixes: *prefix*, *delimiter*, *marker*, *max_keys*
-        (S3's 1,000)."""
+        """Return a page: Keys, then Prefixes. The parameters are *prefix*, *delimiter*, *marker*,
+        *max_keys* (S3's 1,000)."""
         _check("get_all_keys", params, _LIST_PARAMS)
         most = params.get("max_keys", params.get("maxkeys"))
         asked = {
@@ -107,8 +107,8 @@ class Listed:
         headers: Headers | None = None,
         encoding_type: str | None = None,
     ) -> BucketListResultSet[Any]:
-        """Return all versions of keys (Key), and DeleteMarkers, by name and the newest first, page
-        by page as they are read."""
+        """Return all versions of keys (Key), and DeleteMarkers, page by page as they are read: in
+        the order of names, the newest first."""
 
         def pages() -> Iterator[ResultSet]:
             key, version = key_marker, version_id_marker
@@ -128,8 +128,8 @@ class Listed:
         return BucketListResultSet(pages)
 
     def get_all_versions(self, headers: Headers | None = None, **params: Any) -> ResultSet:
-        """Return a page of versions: *prefix*, *delimiter*, *key_marker*, *version_id_marker*,
-        *max_keys*."""
+        """Return a page of versions. The parameters are *prefix*, *delimiter*, *key_marker*,
+        *version_id_marker*, *max_keys*."""
         asked = _asked("get_all_versions", params, _VERSION_PARAMS)
         answer = self.ask("list_object_versions", **asked, **params_of(headers))
         page = ResultSet()
@@ -138,7 +138,7 @@ class Listed:
             key.take_listed(item)
             page.append(key)
         page += [DeleteMarker.of(self, item) for item in answer.get("DeleteMarkers", ())]
-        page.sort(key=lambda item: item.name)  # a name's versions stay newest first
+        page.sort(key=lambda item: item.name)  # of one name, the newest version stays first
         page += [Prefix(self, item["Prefix"]) for item in answer.get("CommonPrefixes", ())]
         page.is_truncated = answer["IsTruncated"]
         page.next_key_marker = answer.get("NextKeyMarker")
@@ -148,7 +148,7 @@ class Listed:
     # Unfinished uploads
 
     def get_all_multipart_uploads(self, headers: Headers | None = None, **params: Any) -> ResultSet:
-        """Return a page of unfinished uploads: *max_uploads*, *key_marker*,
+        """Return a page of unfinished uploads. The parameters are *max_uploads*, *key_marker*,
         *upload_id_marker*, *prefix*, *delimiter*."""
         asked = _asked("get_all_multipart_uploads", params, _UPLOAD_PARAMS)
         answer = self.ask("list_multipart_uploads", **asked, **params_of(headers))
@@ -183,8 +183,8 @@ class Listed:
 
 
 def _asked(method: str, params: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
-    """Return *params* of boto's *method* as boto3 has them: key_marker as KeyMarker. (Keys come
-    decoded in any case.) Raises TypeError."""
+    """Return *params*, of boto's *method*, in the form of boto3: KeyMarker for key_marker. (Keys
+    come decoded in any case.) Raises TypeError."""
     _check(method, params, known)
     return {
         name.title().replace("_", ""): value
@@ -194,6 +194,6 @@ def _asked(method: str, params: Mapping[str, Any], known: Set[str]) -> dict[str,
 
 
 def _check(method: str, params: Mapping[str, Any], known: Set[str]) -> None:
-    """Raise TypeError if *method* has not all of *params*, as Python does."""
+    """Raise TypeError, as Python does, if *method* lacks one of *params*."""
     if unknown := params.keys() - known:
         raise TypeError(f"{method} has no parameter {min(unknown)}")

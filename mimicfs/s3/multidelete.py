@@ -1,4 +1,4 @@
-"""The result of delete_keys, under the name where boto has it."""
+"""The result of delete_keys, in a module of boto's name."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class CompleteMultiPartUpload:
 
 
 class MultiPartUpload:
-    """An upload in parts; iterating yields those that S3 has."""
+    """An upload in parts. Iteration yields the parts that S3 has."""
 
     def __init__(self, bucket: Any = None) -> None:
         self.bucket = bucket
@@ -122,8 +122,8 @@ class MultiPartUpload:
         md5: Any = None,
         size: int | None = None,
     ) -> Key:
-        """Upload a part: *fp* from where it stands, at most *size* bytes. Return a Key with
-        its etag, MD5 and size. Raises S3ResponseError, S3DataError."""
+        """Upload a part: *fp* from its position on, at most *size* bytes. Return a Key with the
+        etag, MD5 and size of the part. Raises S3ResponseError, S3DataError."""
         if part_num < 1:
             raise ValueError("part numbers begin at 1")
         key: Key = self.bucket.new_key(self.key_name)
@@ -141,7 +141,7 @@ class MultiPartUpload:
         src_version_id: str | None = None,
         headers: Headers | None = None,
     ) -> Key:
-        """Copy a part from another key: bytes *start* to *end*, both included."""
+        """Copy a part from another key: the bytes from *start* to *end*, both included."""
         source: dict[str, Any] = {"Bucket": src_bucket_name, "Key": src_key_name}
         if src_version_id:
             source["VersionId"] = src_version_id
@@ -161,7 +161,7 @@ class MultiPartUpload:
         return key
 
     def to_xml(self) -> str:
-        """Return the parts that S3 has, as complete_multipart_upload takes them."""
+        """Return the parts that S3 has, in the form that complete_multipart_upload takes."""
         root = ElementTree.Element("CompleteMultipartUpload")
         for part in self:
             item = ElementTree.SubElement(root, "Part")
@@ -171,7 +171,7 @@ class MultiPartUpload:
 
     @staticmethod
     def parts_of(xml_body: str | bytes) -> list[dict[str, Any]]:
-        """Return what to_xml said, as boto3 takes it."""
+        """Return the parts in *xml_body*, which to_xml made, in the form that boto3 takes."""
         root = ElementTree.fromstring(xml_body)
         return [
             {"PartNumber": int(item.findtext("PartNumber", "0")), "ETag": item.findtext("ETag", "")}
@@ -179,12 +179,12 @@ class MultiPartUpload:
         ]
 
     def complete_upload(self) -> CompleteMultiPartUpload:
-        """Make the parts that S3 has the object."""
+        """Turn the parts that S3 has into the object."""
         done: CompleteMultiPartUpload = self.bucket.complete_multipart_upload(
             self.key_name, self.id, self.to_xml()
         )
         return done
 
     def cancel_upload(self) -> None:
-        """Give the upload up: S3 drops its parts."""
+        """Give up the upload: S3 drops its parts."""
         self.bucket.cancel_multipart_upload(self.key_name, self.id)

@@ -1,9 +1,9 @@
-"""Bodies on their way: telling a program how far they are, as boto does, and streams.
+"""Bodies on their way: tells a program how far they are, as boto does; and streams.
 
-botocore reads a body more than once, to sign it and for each attempt. Only what is read after
-a request was signed is on its way: `tell_sending`, for the event before-send, says so.
+botocore reads a body more than once: to sign it, and for each attempt. Only bytes that it reads
+after the request was signed are on their way: `tell_sending`, for the event before-send, says so.
 
-Threading: parts of a stream are told by several threads, under a lock.
+Threading: several threads tell of the parts of a stream, under a lock.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any, BinaryIO
 from mimicfs.s3.boto2 import STEP, Callback
 
 _PIECE = 256 << 10  # bytes moved at a time, at most
-_UNKNOWN = 1 << 20  # bytes between two calls where the total is not known
+_UNKNOWN = 1 << 20  # bytes between two calls if the total is not known
 
 
 class CallbackProgress:
-    """Calls *cb* with the bytes done and *total* (0: not known): at the beginning, at the end,
-    and in between so that it is called up to *num_cb* times; 0 or 1: not in between, less than
-    0: for each piece. *buffer*: how much the program wants to be moved at a time."""
+    """Calls *cb* with the number of bytes that are done and with *total* (0: not known): at the
+    beginning, at the end, and in between, so that it is called up to *num_cb* times. If *num_cb*
+    is 0 or 1, it is not called in between; if it is less than 0, it is called for each piece.
+    *buffer* is the number of bytes that the program wants to be moved at a time."""
 
     def __init__(self, cb: Callback | None, num_cb: int, total: int, buffer: int = STEP) -> None:
         self._cb = cb
@@ -35,7 +36,7 @@ class CallbackProgress:
             self._step = _UNKNOWN
         elif num_cb > 1:
             self._step = math.ceil(total / buffer / (num_cb - 1)) * buffer
-        # The bytes that are moved at a time, so that there is something to tell.
+        # The number of bytes that are moved at a time, so that there is something to tell.
         usual = int(min(max(self._step, STEP), _PIECE))
         self.piece = usual if buffer == STEP else buffer
         self._lock = threading.Lock()  # protects the two below
@@ -43,20 +44,20 @@ class CallbackProgress:
         self._told = -1
 
     def begin(self) -> None:
-        """Nothing is done, or not any more."""
+        """Begin, or begin anew: nothing is done."""
         with self._lock:
             self._done, self._told = 0, -1
             self._tell()
 
     def add(self, size: int) -> None:
-        """*size* bytes more are done."""
+        """Add *size* bytes that are done."""
         with self._lock:
             self._done += size
             if self._done - self._told >= self._step:
                 self._tell()
 
     def end(self) -> None:
-        """All is done."""
+        """Tell that everything is done."""
         with self._lock:
             if self._told != self._done:
                 self._tell()
@@ -68,8 +69,8 @@ class CallbackProgress:
 
 
 class _ReadBody(io.RawIOBase):
-    """A body that is read by `read`, and as awscrt reads, with which botocore signs where it is
-    installed."""
+    """A body that can be read by `read`, and in the way of awscrt, with which botocore signs if it
+    is installed."""
 
     def readable(self) -> bool:
         return True
@@ -81,7 +82,7 @@ class _ReadBody(io.RawIOBase):
 
 
 class CountedBody(_ReadBody):
-    """*body*, with what is read of it told to *progress* once it is being sent."""
+    """Stands for *body*. Once that is being sent, *progress* hears of the bytes that are read."""
 
     def __init__(self, body: BinaryIO | Any, progress: CallbackProgress) -> None:
         self._body = body
@@ -113,7 +114,7 @@ class CountedBody(_ReadBody):
 
 
 def tell_sending(request: Any, **_: Any) -> None:
-    """Say to a body that is told that it is sent now (botocore's event before-send)."""
+    """Tell a CountedBody that it is being sent now (botocore's event before-send)."""
     if isinstance(request.body, CountedBody):
         request.body.sending()
 
@@ -121,7 +122,8 @@ def tell_sending(request: Any, **_: Any) -> None:
 class LimitedStream(_ReadBody):
     """The bytes of *file*, at most *size*; it need not be seekable.
 
-    A pipe gives less than it is asked for; s3transfer takes that for the end.
+    A pipe gives fewer bytes than are asked for, and s3transfer takes that for the end: `read`
+    gives all of them.
     """
 
     def __init__(self, file: BinaryIO, size: int | None) -> None:

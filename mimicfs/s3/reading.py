@@ -1,4 +1,4 @@
-"""The part of a boto-shaped Key that gives content."""
+"""The part of a boto-shaped Key that reads content."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Reading(StoredKey):
 
     def __init__(self, bucket: Any = None, name: str | bytes | None = None) -> None:
         super().__init__(bucket, name)
-        self._body: Any = None  # while it is read
-        self._left = 0  # bytes of it
+        self._body: Any = None  # the content, while it is read
+        self._left = 0  # the number of its bytes that are left
 
     @property
     def closed(self) -> bool:
@@ -39,9 +39,9 @@ class Reading(StoredKey):
         response_headers: Headers | None = None,
         version_id: str | None = None,
     ) -> None:
-        """Ask S3 for the content, if it was not asked for yet; with *version_id*, or of a Key that
-        has one, for that version. *response_headers* ("response-content-type" ...) are headers that
-        S3 is to answer with."""
+        """Ask S3 for the content, unless it was asked for already; with *version_id*, or if the Key
+        has a version, for that version. S3 answers with *response_headers*
+        ("response-content-type" ...)."""
         if self._body is not None:
             return
         params = params_of(headers) | response_params(response_headers)
@@ -85,8 +85,8 @@ class Reading(StoredKey):
         raise NotImplementedError("open_write: use set_contents_from_file")
 
     def read(self, size: int = 0) -> bytes:
-        """Return the next *size* bytes; 0: all that are left. b"" at the end, once; the next read
-        begins anew. Raises S3DataError if the content ends early."""
+        """Return the next *size* bytes; 0: all that are left. At the end it returns b"" once; the
+        next read begins anew. Raises S3DataError if the content ends early."""
         self.open_read()
         data = self._next(size or None)
         if not data:
@@ -124,8 +124,8 @@ class Reading(StoredKey):
         override_num_retries: int | None = None,
         response_headers: Headers | None = None,
     ) -> None:
-        """Write the content to *fp*. *cb* is called with the bytes done and their total, about
-        *num_cb* times. Raises S3DataError if the content ends early."""
+        """Write the content to *fp*. *cb* is called about *num_cb* times, with the number of bytes
+        that are done and with their total. Raises S3DataError if the content ends early."""
         if torrent:
             raise NotImplementedError("torrent: S3 no longer has torrents")
         self.close()
@@ -151,7 +151,7 @@ class Reading(StoredKey):
         res_download_handler: Any = None,
         response_headers: Headers | None = None,
     ) -> None:
-        """Write the content to *fp*, as get_file."""
+        """Write the content to *fp*, as get_file does."""
         self.get_file(
             fp, headers, cb, num_cb, torrent, version_id, response_headers=response_headers
         )
@@ -167,8 +167,8 @@ class Reading(StoredKey):
         res_download_handler: Any = None,
         response_headers: Headers | None = None,
     ) -> None:
-        """Write the content to a file, as get_file. The file gets the object's time; if reading
-        fails, it is removed."""
+        """Write the content to a file, as get_file does. The file gets the time of the object; if
+        reading fails, the file is removed."""
         try:
             with open(filename, "wb") as fp:
                 self.get_file(
@@ -197,7 +197,7 @@ class Reading(StoredKey):
         response_headers: Headers | None = None,
         encoding: str | None = None,
     ) -> Any:
-        """Return the content: bytes; with *encoding*, text. Otherwise as get_file."""
+        """Return the content as bytes; with *encoding*, as text. Otherwise do as get_file."""
         found = io.BytesIO()
         self.get_file(
             found, headers, cb, num_cb, torrent, version_id, response_headers=response_headers

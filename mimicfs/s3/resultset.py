@@ -9,8 +9,8 @@ T = TypeVar("T")
 
 
 class ResultSet(list[Any]):
-    """One page: keys, then prefixes. *is_truncated*: there is another, behind *next_marker*
-    (of versions and uploads: *next_key_marker* and its companion)."""
+    """One page: keys, then prefixes. *is_truncated*: another page follows, behind *next_marker*
+    (for versions and uploads, behind *next_key_marker* and its companion)."""
 
     is_truncated = False
     next_marker: str | None = None
@@ -20,7 +20,7 @@ class ResultSet(list[Any]):
 
 
 class BucketListResultSet(Generic[T]):
-    """All of a listing, page by page as it is read, from the start each time."""
+    """All of a listing, page by page as it is read. Each iteration begins at the start."""
 
     def __init__(self, pages: Callable[[], Iterator[ResultSet]]) -> None:
         self._pages = pages

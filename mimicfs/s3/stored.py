@@ -1,7 +1,7 @@
 """The headers and metadata that are stored with an object, as a boto-shaped Key has them.
 
-A key from the mirror has size, etag and time; headers and metadata are asked for when they are
-first read, if the mirror does not have them.
+A key from the mirror has size, etag and time. If the mirror does not have its headers and metadata,
+S3 is asked for them when they are first read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HEADERS = {
 
 
 def _header(name: str) -> Any:
-    """Return the attribute *name*."""
+    """Return the property for the attribute *name*."""
 
     def get(self: StoredKey) -> str | None:
         self._complete_from_s3()
@@ -55,7 +55,7 @@ def _header(name: str) -> Any:
 
 
 class StoredKey:
-    """The part of a Key that S3 or the mirror told. *bucket* is who to ask for more."""
+    """The part of a Key that S3 or the mirror told. *bucket* is asked for more."""
 
     BufferSize = STEP  # bytes of one read, as boto's
 
@@ -72,7 +72,7 @@ class StoredKey:
         self._size: int | None = None
         self._etag: str | None = None
         self._md5: str | None = None
-        self._looked = False  # whether the mirror was asked for size and etag
+        self._looked = False  # the mirror was asked for size and etag
         self.last_modified: str | None = None
         self.owner: Any = None
         self.version_id: str | None = None
@@ -83,8 +83,8 @@ class StoredKey:
         self._headers: dict[str, str | None] = {}
         self._metadata: dict[str, str] = {}
         self._storage_class: str | None = None
-        self._complete = True  # headers and metadata are what S3 has, or will get
-        self._keeps = False  # what is not known yet is kept by the next upload
+        self._complete = True  # headers and metadata are those that S3 has, or will get
+        self._keeps = False  # the next upload keeps headers and metadata that are not known yet
 
     def _named(self) -> str:
         """Return the name. Raises BotoClientError if there is none."""
@@ -92,11 +92,11 @@ class StoredKey:
             raise BotoClientError("the key has no name")
         return self.name
 
-    # Size, etag and MD5: what S3 or an upload said, else what the mirror has
+    # Size, etag and MD5: from S3 or an upload, otherwise from the mirror
 
     @property
     def size(self) -> int | None:
-        """How many bytes the content has; None: nobody has said so."""
+        """The number of bytes of the content; None: it is not known."""
         self._look()
         return self._size
 
@@ -116,7 +116,8 @@ class StoredKey:
 
     @property
     def md5(self) -> str | None:
-        """The MD5 of the content, hex: of what was stored, else what the ETag says."""
+        """The MD5 of the content, in hex: that of the bytes that were stored, otherwise the ETag if
+        that is one."""
         bare = unquoted(self.etag)
         plain = len(bare) == 32 and self.encrypted in (None, "AES256")
         return self._md5 or (bare if plain else None)
@@ -126,7 +127,7 @@ class StoredKey:
         self._md5 = md5
 
     def _look(self) -> None:
-        """Ask the mirror, once, where nothing else has told."""
+        """Ask the mirror, once, if nothing else has told size or etag."""
         mimicdb = getattr(getattr(self.bucket, "connection", None), "mimicdb", None)
         if self._looked or self._size is not None or self._etag or mimicdb is None:
             return
@@ -135,10 +136,10 @@ class StoredKey:
         if entry is not None and entry.kind == OBJECT:
             self._size, self._etag = entry.size, f'"{entry.etag}"'
 
-    # What S3 or the mirror said
+    # Answers of S3 or the mirror
 
     def take_head(self, answer: Mapping[str, Any]) -> None:
-        """Take what the answer to a HEAD or GET says."""
+        """Take the values in the answer to a HEAD or GET."""
         said = whole_size(answer)
         self.size = int(said) if said.isdecimal() else answer["ContentLength"]
         self.etag = answer.get("ETag")
@@ -164,7 +165,7 @@ class StoredKey:
             self.expiry_date = said.partition('expiry-date="')[2].partition('"')[0] or None
 
     def take_listed(self, item: Mapping[str, Any]) -> None:
-        """Take what an item of a listing says."""
+        """Take the values in an item of a listing."""
         self.size = item["Size"]
         self.etag = item.get("ETag")
         if self.etag and not self.etag.startswith('"'):
@@ -177,8 +178,8 @@ class StoredKey:
         self._complete = False
 
     def take_entry(self, entry: Entry, *, keeps: bool = False) -> None:
-        """Take what the mirror has. *keeps*: the next upload keeps headers and metadata, as
-        that of a Key from get_key does; that of one from a listing does not."""
+        """Take the values that the mirror has. *keeps*: the next upload keeps headers and metadata,
+        as it does for a Key from get_key; for a Key from a listing it does not."""
         self._keeps = keeps
         answer = answers.head_object(entry)
         if answer is not None:
@@ -191,7 +192,7 @@ class StoredKey:
         self._complete = False
 
     def _complete_from_s3(self) -> None:
-        """Have headers and metadata asked for, if they are not known."""
+        """Ask S3 for headers and metadata, if they are not known."""
         if not self._complete:
             version = {"VersionId": self.version_id} if self.version_id else {}
             self._take_stored(self.bucket.ask("head_object", Key=self.name, **version))
@@ -212,8 +213,8 @@ class StoredKey:
         self.update_metadata(metadata)
 
     def get_metadata(self, name: str) -> str | None:
-        """Return the value of *name* in user metadata, or of a header such as Content-Type; or
-        None."""
+        """Return the value of *name*, in user metadata or a header such as Content-Type; None if
+        there is none."""
         member = STANDARD.get(name.lower())
         if member is not None:
             value: str | None = getattr(self, HEADERS[member])
@@ -229,13 +230,13 @@ class StoredKey:
             self.metadata[name.lower()] = value
 
     def update_metadata(self, d: Mapping[str, str]) -> None:
-        """Store all of *d* with the next upload, as set_metadata."""
+        """Store all of *d* with the next upload, as set_metadata does."""
         for name, value in d.items():
             self.set_metadata(name, value)
 
     def _get_remote_metadata(self, headers: Headers | None = None) -> dict[str, str]:
-        """Return the headers that the object is stored with, by their names in HTTP. (Not public
-        in boto, but its programs call it.)"""
+        """Return the headers with which the object is stored, by their names in HTTP. (It is not
+        public in boto, but programs call it.)"""
         metadata = self.metadata
         said = {name.replace("_", "-"): self._headers.get(name) for name in HEADERS.values()}
         found = {name: value for name, value in said.items() if value}
@@ -248,8 +249,8 @@ class StoredKey:
         preserve_acl: bool,
         headers: Headers | None = None,
     ) -> None:
-        """Change what is stored with the object in S3, by a copy onto itself: *metadata_plus* is
-        added, the names of *metadata_minus* are removed. *preserve_acl* costs two requests more."""
+        """Change the metadata of the object in S3, by a copy onto itself: *metadata_plus* is added,
+        and the names in *metadata_minus* are removed. *preserve_acl* costs two requests more."""
         self._complete_from_s3()
         for name in metadata_minus:
             self._metadata.pop(name.lower(), None)
@@ -282,7 +283,8 @@ class StoredKey:
 
     @property
     def storage_class(self) -> str:
-        """The storage class; a new one is of the next upload (`change_storage_class` copies)."""
+        """The storage class. A new one holds for the next upload (`change_storage_class`
+        copies)."""
         return self._storage_class or "STANDARD"
 
     @storage_class.setter

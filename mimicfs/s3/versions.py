@@ -53,7 +53,7 @@ class MultiDeleteResult:
 
 
 class DeleteMarker:
-    """In a listing of versions: the key was deleted here."""
+    """A place in a listing of versions at which the key was deleted."""
 
     def __init__(self, bucket: Any = None, name: str | None = None) -> None:
         self.bucket = bucket

@@ -20,7 +20,7 @@ class RedirectLocation:
 
 
 class RoutingCondition:
-    """When a rule holds."""
+    """The condition under which a rule holds."""
 
     def __init__(self, key_prefix: str | None = None, http_error_code: str | None = None) -> None:
         self.key_prefix = key_prefix

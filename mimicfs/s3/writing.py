@@ -19,7 +19,7 @@ from mimicfs.s3.stored import HEADERS, StoredKey
 
 
 class Writing(StoredKey):
-    """Storing the content of a Key in S3, with the metadata and headers that the Key has."""
+    """Stores the content of a Key in S3, with the metadata and headers that the Key has."""
 
     DefaultContentType = "application/octet-stream"
 
@@ -43,10 +43,10 @@ class Writing(StoredKey):
         size: int | None = None,
         rewind: bool = False,
     ) -> int | None:
-        """Store *fp* from where it stands, at most *size* bytes, and return how many; None if not
-        *replace* and the key exists. *policy* is a canned ACL, *md5* what compute_md5 returned for
-        these bytes; *cb* is called with the bytes done and their total, about *num_cb* times.
-        Raises S3DataError if S3's ETag is not that of the bytes."""
+        """Store *fp* from its position on, at most *size* bytes, and return how many; None if not
+        *replace* and the key exists. *policy* is a canned ACL, and *md5* the result of compute_md5
+        for these bytes. *cb* is called about *num_cb* times, with the number of bytes that are done
+        and with their total. Raises S3DataError if S3's ETag is not that of the bytes."""
         if rewind:
             fp.seek(0)
         begun = fp.tell()
@@ -95,7 +95,7 @@ class Writing(StoredKey):
         params: dict[str, Any],
     ) -> Any:
         """Send *length* bytes of *fp*, whose MD5 is known. Return the answer. Raises S3DataError
-        if S3 has got something else."""
+        if S3 has got other bytes."""
         end = fp.tell() + length
         progress = CallbackProgress(cb, num_cb, length, self.BufferSize)
         body = CountedBody(sized(fp, length), progress) if cb else sized(fp, length)
@@ -113,7 +113,8 @@ class Writing(StoredKey):
         return answer
 
     def _take_params(self, extra: dict[str, Any]) -> None:
-        """Headers that were given hold, also for what this Key shows."""
+        """Take the headers, metadata and storage class in *extra* over into this Key, which then
+        shows them."""
         for member, name in HEADERS.items():
             if member in extra:
                 self._headers[name] = extra.pop(member)
@@ -133,7 +134,8 @@ class Writing(StoredKey):
         reduced_redundancy: bool = False,
         encrypt_key: bool = False,
     ) -> int | None:
-        """As set_contents_from_file. The type of the content is that of the file's name."""
+        """Store a file, as set_contents_from_file does. Unless the Key has a type of content
+        of its own, the name of the file gives it."""
         self.path = filename
         if self._headers.get("content_type") in (None, self.DefaultContentType):
             self._headers["content_type"] = mimetypes.guess_type(filename)[0]
@@ -162,7 +164,7 @@ class Writing(StoredKey):
         reduced_redundancy: bool = False,
         encrypt_key: bool = False,
     ) -> int | None:
-        """As set_contents_from_file. Text is stored in UTF-8."""
+        """Store *string_data*, as set_contents_from_file does. Text is stored in UTF-8."""
         data = string_data.encode() if isinstance(string_data, str) else string_data
         return self.set_contents_from_file(
             io.BytesIO(data),
@@ -188,8 +190,8 @@ class Writing(StoredKey):
         query_args: str | None = None,
         size: int | None = None,
     ) -> None:
-        """Store what *fp* gives, to its end or *size* bytes; it need not be seekable. It goes in
-        parts. *cb* is told 0 as the total where *size* is None."""
+        """Store the bytes of *fp*, to its end or *size* of them, in parts; *fp* need not be
+        seekable. *cb* gets 0 for the total if *size* is None."""
         if query_args:
             raise NotImplementedError("query_args: use connection.client.upload_fileobj")
         name = self._named()
@@ -223,7 +225,7 @@ class Writing(StoredKey):
         chunked_transfer: bool = False,
         size: int | None = None,
     ) -> None:
-        """Store *fp*, as set_contents_from_file."""
+        """Store *fp*, as set_contents_from_file does."""
         self.set_contents_from_file(fp, headers, True, cb, num_cb, query_args=query_args, size=size)
 
     def send_part(
@@ -245,8 +247,8 @@ class Writing(StoredKey):
         self._send("upload_part", fp, length, cb, num_cb, params)
 
     def compute_md5(self, fp: BinaryIO, size: int | None = None) -> tuple[str, str]:
-        """Return the MD5 of *fp* from where it stands, hex and base64; `size` is how many bytes
-        that were. The file stands where it did afterwards."""
+        """Return the MD5 of *fp* from its position on, in hex and base64; the attribute `size` is
+        then the number of these bytes. The position of the file stays as it was."""
         if _is_text(fp):
             start = fp.tell()
             found = self.compute_md5(in_bytes(fp, size), size)
@@ -267,8 +269,8 @@ class Writing(StoredKey):
 
 
 def in_bytes(fp: Any, size: int | None = None) -> Any:
-    """Return *fp*, or, of a file of text, what is left of it as a file of bytes in UTF-8: whole
-    characters, at most *size* bytes. The text then stands behind them."""
+    """Return *fp*; if it is a file of text, return the rest of it as a file of bytes in UTF-8:
+    whole characters, at most *size* bytes. The position of the text is then behind them."""
     if not _is_text(fp):
         return fp
     if size is None:
@@ -284,7 +286,7 @@ def _is_text(fp: Any) -> bool:
 
 
 def length_of(fp: BinaryIO, size: int | None) -> int:
-    """Return how many bytes of *fp* there are from where it stands, at most *size*."""
+    """Return how many bytes *fp* has from its position on, at most *size*."""
     start = fp.tell()
     end = fp.seek(0, os.SEEK_END)
     fp.seek(start)
