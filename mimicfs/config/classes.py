@@ -11,7 +11,7 @@ import re
 
 from mimicfs.config.options import nearest
 
-# Those of S3 (S3 API, PutObject: x-amz-storage-class).
+# The classes of S3 (S3 API, PutObject: x-amz-storage-class).
 _OF_S3 = (
     "STANDARD",
     "REDUCED_REDUNDANCY",
@@ -29,7 +29,7 @@ _OF_S3 = (
     "AWS_BACKUP_WARM",
     "AWS_BACKUP_LOW_COST_WARM",
 )
-# Of KMS (API, Encrypt, KeyId): an id, an alias, or the ARN of one.
+# A key of KMS (API, Encrypt, KeyId): an id, an alias, or the ARN of one.
 _KEY_OF_KMS = re.compile(
     r"arn:aws[\w-]*:kms:.+|alias/[\w/-]+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 )

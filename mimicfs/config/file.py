@@ -1,5 +1,5 @@
-"""The configuration file: TOML, one table for what every command needs, one for mounts, and
-one for each bucket.
+"""The configuration file: TOML, with one table for every command, one for mounts, and one for each
+bucket.
 
     endpoint-url = "https://minio.example"
     [mount]
@@ -12,7 +12,8 @@ one for each bucket.
     keys = "*.jpg"
     cache-control = "max-age=3600"
 
-A setting that is not known, or has the wrong type, is an error that says where and what was meant.
+A setting that is not known, or has the wrong type, is an error, which names the place and the
+setting that was probably meant.
 Anybody who can write this file chooses where data goes, so nobody else may; with a secret in it,
 nobody else may read it.
 
@@ -50,7 +51,7 @@ from mimicfs.config.written import rules_in
 from mimicfs.errors import ConfigError
 
 _SIZE_MAX = 1 << 20  # bytes
-_EVERY = "*"  # the section of what holds for every bucket
+_EVERY = "*"  # the section of settings that hold for every bucket
 _BARE = re.compile(r"\s*([\w-]+)\s*=\s*([^\s\"'\[{#][^\"'#]*?)\s*(?:#.*)?$")
 
 
@@ -65,7 +66,7 @@ class ConfigFile:
     rules: Mapping[str, tuple[KeyRule, ...]] = field(default_factory=dict)
 
     def of_bucket(self, bucket: str) -> Values:
-        """Return what holds for *bucket*: its own section before that of all."""
+        """Return the settings that hold for *bucket*: its own section goes before that of all."""
         return {**self.buckets.get(_EVERY, {}), **self.buckets.get(bucket, {})}
 
     def rules_of(self, bucket: str) -> tuple[KeyRule, ...]:
@@ -79,7 +80,7 @@ class ConfigFile:
 
 
 def default_path(environ: Mapping[str, str]) -> Path:
-    """Return where the file is looked for."""
+    """Return the path at which the file is looked for."""
     return our_directory(environ, "XDG_CONFIG_HOME", "~/.config") / "config.toml"
 
 
@@ -92,8 +93,8 @@ def our_directory(environ: Mapping[str, str], variable: str, usual: str) -> Path
 
 
 def read_config(path: Path, *, needed: bool) -> ConfigFile:
-    """Return what the file at *path* says; nothing if there is none and none is *needed*.
-    Raises ConfigError."""
+    """Return the contents of the file at *path*; empty ones if there is no file and none is
+    *needed*. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -199,8 +200,8 @@ def _parsed(path: Path, text: bytes) -> ConfigFile:
 
 
 def _by_bucket(path: Path, sections: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *sections* by the names that targets have: of an access point, its ARN has two forms.
-    Raises ConfigError for what names no bucket: it would hold for none."""
+    """Return *sections* by the names that targets have: the ARN of an access point has two forms.
+    Raises ConfigError for a name that is no bucket's: its section would hold for none."""
     found = {}
     for name, table in sections.items():
         try:

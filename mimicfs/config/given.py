@@ -1,4 +1,4 @@
-"""What users give: the words after -o, and variables of the environment. Pure; no state."""
+"""The input of users: the words after -o, and variables of the environment. Pure; no state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mimicfs.config.options import (
 from mimicfs.errors import ConfigError
 
 _ALIASES = {"ro": "read_only", "rw": "no_read_only", "daemon": "no_foreground"}
-# Words of fstab for mount(8), systemd and boot scripts, and not for a file system.
+# Words of fstab that are for mount(8), systemd and boot scripts, and not for a file system.
 _FOR_OTHERS = frozenset(
     {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"}
     | {"async", "sync", "dirsync", "relatime", "norelatime", "strictatime", "nostrictatime"}
@@ -31,14 +31,14 @@ _FOR_OTHERS_WITH_VALUE = ("x-", "X-", "comment=", "user=", "fsname=", "subtype="
 
 
 def words(groups: Iterable[str]) -> list[str]:
-    """Return the single words of what was given after -o; a comma in a value is `\\,`."""
+    """Return the single words of the *groups* after -o; a comma in a value is `\\,`."""
     found = [word for group in groups for word in re.split(r"(?<!\\),", group)]
     return [word.strip().replace("\\,", ",") for word in found if word.strip()]
 
 
 def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
-    """Return what the words after -o say. Raises ConfigError for what is not known, unless
-    *sloppy* (mount -s)."""
+    """Return the values that the words after -o give. Raises ConfigError for an unknown word,
+    unless *sloppy* (mount -s)."""
     values: Values = {}
     for word in given:
         name, equals, text = word.partition("=")
@@ -68,7 +68,7 @@ def from_words(given: Iterable[str], *, sloppy: bool = False) -> Values:
 
 
 def _named(word: str) -> tuple[Option | None, bool]:
-    """Return the option that *word* names, and whether it is switched off by that."""
+    """Return the option that *word* names, and whether *word* switches it off."""
     word = _ALIASES.get(word, word)
     for option in OPTIONS:
         if word == option.word:
@@ -79,7 +79,7 @@ def _named(word: str) -> tuple[Option | None, bool]:
 
 
 def short_for(name: str) -> str:
-    """Return what an abbreviation of fstab (ro) is in the configuration file; "" if it is none."""
+    """Return an abbreviation of fstab (ro) as the configuration file has it; "" if it is none."""
     option, negated = _named(name) if name in _ALIASES else (None, False)
     return "" if option is None else f"{option.name} = {str(not negated).lower()}"
 
@@ -95,7 +95,7 @@ def _hint(name: str) -> str:
 
 
 def from_environment(environ: Mapping[str, str]) -> Values:
-    """Return what variables of the environment say. Raises ConfigError."""
+    """Return the values that variables of the environment give. Raises ConfigError."""
     values: Values = {}
     for option in OPTIONS:
         for variable in (option.variable, *option.environment):
@@ -107,8 +107,8 @@ def from_environment(environ: Mapping[str, str]) -> Values:
 
 
 def mistyped(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that are probably meant for mimicfs and that it does not know. Of others
-    nothing is said: Kubernetes makes MIMICFS_PORT for a service of that name."""
+    """Return a warning for each variable that is probably meant for mimicfs, and that it does not
+    know. There is none for others: Kubernetes makes MIMICFS_PORT for a service of that name."""
     known = {option.variable for option in OPTIONS}
     doubted = []
     for variable in sorted(set(environ) - known):

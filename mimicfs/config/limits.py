@@ -1,7 +1,7 @@
 """Limits of speed by the time of day, and prices of requests. Pure.
 
 10M                        10 MiB a second
-08:00=1M 18:00=off         from eight to six 1 MiB a second, else as fast as it goes
+08:00=1M 18:00=off         from 8:00 to 18:00 1 MiB a second, else as fast as it goes
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from mimicfs.errors import ConfigError
 
 CHANGEABLE = ("download-limit", "upload-limit", "request-rate", "max-requests-per-day")
 _OFF = ("off", "0", "no")
-# Below these, one request, or the least piece of one, would hold up others for long: a mount would
-# look dead.
+# Below these limits, one request, or the least piece of one, would hold up others for long: a mount
+# would look dead.
 _BYTES_LEAST = 4 << 10  # a second
 _REQUESTS_LEAST = 0.1  # a second
 _AT = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)=(\S+)")
@@ -25,7 +25,7 @@ PUT_CLASS = frozenset({"PUT", "POST", "COPY", "LIST"})
 
 
 class LimitStep(NamedTuple):
-    """From this minute of the day on, so many bytes a second; 0: as many as come."""
+    """The bytes a second from this minute of the day on; 0: any number."""
 
     minute: int
     bytes_per_s: int
@@ -35,7 +35,7 @@ Limit = tuple[LimitStep, ...]  # in order of time; the last one holds until the 
 
 
 def parse_limit(text: str) -> Limit:
-    """Return the limit that *text* is. Raises ConfigError."""
+    """Return the limit that *text* means. Raises ConfigError."""
     words = text.split()
     if len(words) == 1 and "=" not in text:
         rate = _rate(text, text)
@@ -98,7 +98,7 @@ def limit_at(limit: Limit, minute: int) -> int:
 
 
 def limit_text(limit: Limit) -> str:
-    """Return *limit* as it is written."""
+    """Return *limit* in the form in which it is written."""
     if not limit:
         return "off"
     if limit[0].minute == 0 and len(limit) == 1:
@@ -118,7 +118,7 @@ class Prices(NamedTuple):
     currency: str = _CURRENCY
 
     def of(self, requests: dict[str, int], bytes_in: int = 0) -> float:
-        """Return what *requests*, by kind, and the bytes that came in cost."""
+        """Return the cost of *requests*, by kind, and of the bytes that came in."""
         classes = by_class(requests)
         asked = classes["put"] * self.put + classes["get"] * self.get
         return asked / 1000 + bytes_in / (1 << 30) * self.out

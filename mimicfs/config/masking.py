@@ -1,25 +1,25 @@
-"""What looks like a secret in a text, whoever wrote it: taken out before it is shown. Pure; no
-state."""
+"""Takes everything that looks like a secret out of a text, whoever wrote it, before it is shown.
+Pure; no state."""
 
 from __future__ import annotations
 
 import re
 
 SHOWN = "***"
-# What a header, a field, an element or a word of a query is called that has a secret; not a file
-# that has one, no error code of S3, and not where a listing goes on.
+# The names of headers, fields, elements and words of a query that have a secret. Not among them: a
+# file that has one, an error code of S3, and the place from which a listing goes on.
 NAMES = (
     r"(?!signatureDoesNotMatch)(?:X-(?:Amz|Goog)-Credential|signature|(?<![a-z0-9])sig"
     r"|pas+w(?:or)?d|passphrase|(?<![a-z0-9])pwd|secret|cookie|authorization"
     r"|(?<!expired)(?<!invalid)(?<!continuation)(?<!continuation-)token"
     r"|(?<!invalid)access[-_]?key|(?:customer|private|api)[-_]?key)(?![\w-]{0,99}file)[\w-]{0,99}"
 )
-# What is between a name and its value: in a query, also an encoded one; in JSON, also within a text
-# of JSON; in a dict or a tuple of Python.
+# The text between a name and its value: in a query, even an encoded one; in JSON, even within a
+# text of JSON; in a dict or a tuple of Python.
 _IS = r"(?:\\*[\"'])?\s*(?:[=:]|%(?:25)?3D)\s*"
 _QUOTED = rf"(?:{_IS}|[\"'],\s*)b?(\\*[\"'])"
 _FLAGS = re.IGNORECASE | re.DOTALL
-# The last group is the secret; what is before it stays.
+# The last group is the secret; the text before it stays.
 _LOOKS_SECRET = tuple(
     re.compile(pattern, _FLAGS)
     for pattern in (
@@ -31,16 +31,16 @@ _LOOKS_SECRET = tuple(
         r"(\bBearer\s+)((?=\S*\d)[\w.~+/=-]{8,})",
     )
 )
-# In a URL, the secret is behind the scheme, up to the last @: a password may have one, and a slash.
-# (A key may have one, too: not in s3://.)
+# In a URL, the secret lies behind the scheme, up to the last @: a password may contain an @, and a
+# slash. (A key may contain an @, too: so s3:// does not count.)
 _SCHEME = re.compile(r"\b(?!s3:)[\w+.-]{1,99}://", _FLAGS)
 _WORD = re.compile(r"[^\s\"'<>]+")
-_SHORTEST = 12  # letters; a shorter one, or one that is a word, may be written for another reason
+_SHORTEST = 12  # letters; a shorter secret, or a word, may stand in a text for another reason
 
 
 def masked(text: str) -> str:
     """Return *text* without passwords in URLs, and without signatures and tokens in queries,
-    headers, JSON and XML; nor where it says one of them again."""
+    headers, JSON and XML; and without the places that repeat one of them."""
     found: set[str] = set()
 
     def found_out(secret: str) -> str:

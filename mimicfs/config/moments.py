@@ -13,9 +13,9 @@ _FORMS = "write 2026-11-01T18:00 (UTC), 2026-11-01T18:00+01:00, -2h, -1d12h or y
 
 
 def parse_moment(text: str, now_ns: int) -> int:
-    """Return the ns of the moment that *text* means: a date or time of ISO 8601, in UTC where it
-    names no zone; `-2h`, so long before *now_ns*; `yesterday`, 24 hours before; `now`. Raises
-    ConfigError, also for a moment that is still to come."""
+    """Return the ns of the moment that *text* means: a date or time of ISO 8601, in UTC if it names
+    no zone; `-2h`, so long before *now_ns*; `yesterday`, 24 hours before; `now`. Raises
+    ConfigError, also for a moment in the future."""
     word = text.strip()
     if word == "now":
         return now_ns

@@ -1,14 +1,14 @@
-"""Every option, once: its name, how its value is written, what it is for. From this table come
-the flags of the command line, the words after -o, the variables MIMICFS_* of the environment,
-and the keys of the configuration file.
+"""Every option, once: its name, the form of its value, its purpose. The flags of the command line,
+the words after -o, the variables MIMICFS_* of the environment, and the keys of the configuration
+file all come from this table.
 
     file          endpoint-url = "https://..."     [mount] read-only = true
     environment   MIMICFS_ENDPOINT_URL=https://...         MIMICFS_READ_ONLY=yes
     -o            endpoint_url=https://...                 read_only
     flag          --endpoint-url https://...               --read-only
 
-A value goes with its origin, so that every error can say where it was written. Pure: reads
-neither the environment nor a file.
+A value goes with its origin, so that every error can say where it was written. Pure: nothing here
+reads the environment or a file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mimicfs.errors import ConfigError
 
 
 class Kind(Enum):
-    """The kind of a value: how people write it."""
+    """The kind of a value, and how people write it."""
 
     TEXT = "text"
     FLAG = "true or false"
@@ -73,7 +73,7 @@ class Option(NamedTuple):
     choices: tuple[str, ...] = ()
     metavar: str = ""
     environment: tuple[str, ...] = ()  # variables besides MIMICFS_NAME
-    flag: bool = True  # also on the command line: not what is secret, or is for one bucket
+    flag: bool = True  # also on the command line; False: it is secret, or for one bucket
 
     @property
     def word(self) -> str:
@@ -82,7 +82,7 @@ class Option(NamedTuple):
 
     @property
     def can_be_off(self) -> bool:
-        """Whether no_NAME switches it off: a flag, or one of whose words is "no"."""
+        """Whether no_NAME switches it off: it is a flag, or one of its words is "no"."""
         return self.kind is Kind.FLAG or OFF in self.choices
 
     @property
@@ -91,7 +91,7 @@ class Option(NamedTuple):
 
 
 class GivenValue(NamedTuple):
-    """A value, and where it was written."""
+    """A value, and the place where it was written."""
 
     value: Any
     origin: str
@@ -99,7 +99,7 @@ class GivenValue(NamedTuple):
 
 Values = dict[str, GivenValue]  # by the name of the option
 
-OFF = "no"  # the word, among choices, that means what a flag that is off does
+OFF = "no"  # the word, among choices, that means the same as a flag that is off
 _M, _B = Section.MOUNT, Section.BUCKETS
 _LEVELS = ("debug", "info", "warning", "error")
 _S3, _VFS = S3Options(), VFSOptions()  # for their defaults
@@ -268,7 +268,7 @@ OPTIONS = (
     Option("never-sync", Kind.FLAG, "Never list the whole bucket.", _B, flag=False),
 )  # fmt: skip
 
-# Options that mean something else in a bucket's section than for a mount.
+# Options that mean something else in the section of a bucket than for a mount.
 BUCKET_ONLY = (Option("read-only", Kind.FLAG, "Nothing in the bucket can be changed.", _B),)
 
 BY_NAME: Mapping[str, Option] = {option.name: option for option in OPTIONS}
@@ -276,14 +276,14 @@ IN_BUCKETS: Mapping[str, Option] = {
     option.name: option for option in (*OPTIONS, *BUCKET_ONLY) if option.section is Section.BUCKETS
 }
 
-URLS = frozenset({"endpoint-url", "store", "events"})  # which may have a password
+URLS = frozenset({"endpoint-url", "store", "events"})  # they may contain a password
 _RANGES = {
     Kind.USER: (0, (1 << 32) - 2),  # -1 is nobody
     Kind.GROUP: (0, (1 << 32) - 2),
     Kind.OCTAL: (0, 0o777),
     Kind.COUNT: (1, 10_000),
 }
-# The types that a configuration file may write a value in, where text alone is not right.
+# The types in which a configuration file may write a value, where only text is not right.
 _IN_FILES: Mapping[Kind, tuple[type, ...]] = {
     Kind.FLAG: (bool,),
     Kind.SIZE: (int, str),
@@ -308,15 +308,15 @@ WORDS_OF_FLAGS = (*WORDS_FOR_TRUE, *_FALSE)
 
 
 def shown_to_all(option: Option, text: str, name: str, about: str) -> Any:
-    """Return the value that *text*, on a command line, is. Raises ConfigError, which begins
-    with *about*; also for a URL with a password, as `ps` shows it to everybody."""
+    """Return the value that *text*, on a command line, means. Raises ConfigError, which begins with
+    *about*; also for a URL with a password, because `ps` shows it to everybody."""
     if option.name in URLS:
         refuse_shown_secret(name, text)
     return parsed(option, text, about)
 
 
 def parsed(option: Option, text: str, about: str) -> Any:
-    """Return the value that *text* is. Raises ConfigError, which begins with *about*."""
+    """Return the value that *text* means. Raises ConfigError, which begins with *about*."""
     if option.kind is Kind.FLAG:
         if text.lower() not in WORDS_OF_FLAGS:
             raise ConfigError(f"{about}: {option.name} is yes or no")
@@ -338,11 +338,12 @@ def parsed(option: Option, text: str, about: str) -> Any:
 
 
 def checked(option: Option, value: Any, about: str) -> Any:
-    """Return *value*, as a configuration file has it. Raises ConfigError for a wrong type."""
+    """Return the value that *value*, from a configuration file, means. Raises ConfigError, also for
+    a wrong type."""
     kind = option.kind
     if kind is Kind.OCTAL and isinstance(value, int):
         raise ConfigError(f'{about}: write the octal number as text: {option.name} = "022"')
-    if isinstance(value, bool) and OFF in option.choices:  # as it was written when it was a flag
+    if isinstance(value, bool) and OFF in option.choices:  # the form from when it was a flag
         return option.choices[0] if value else OFF
     right = _IN_FILES.get(kind, (str,))
     if not isinstance(value, right) or (isinstance(value, bool) and kind is not Kind.FLAG):
@@ -351,8 +352,8 @@ def checked(option: Option, value: Any, about: str) -> Any:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return the one of *known* that *name* was probably meant to be; "" if none is near."""
-    import difflib  # for those who mistype
+    """Return the name in *known* that was probably meant by *name*; "" if none is near."""
+    import difflib  # only people who mistype need it
 
     found = difflib.get_close_matches(name, list(known), 1, cutoff)
     return found[0] if found else ""

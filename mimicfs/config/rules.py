@@ -1,12 +1,13 @@
-"""Rules by pattern: what objects are stored with whose keys match. Pure; no state.
+"""Rules by pattern: the settings with which objects are stored, by their keys. Pure; no state.
 
     [[buckets.photos.rules]]
     keys = ["*.jpg", "raw/**"]
     storage-class = "STANDARD_IA"
     tags = { team = "web" }
 
-A pattern without "/" is about the last component of a key, in any directory; one with "/" is about
-the whole key. "*", "?" and "[a-z]" match within a component, "**" matches any number of them.
+A pattern without "/" is about the last component of a key, in any directory; a pattern with "/" is
+about the whole key. "*", "?" and "[a-z]" match within a component; "**" matches any number of
+components.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ ANY_DEPTH = "**"
 
 
 class Stored(NamedTuple):
-    """The settings with which an object is stored, unless its writer says otherwise; "": nothing is
-    said."""
+    """The settings with which an object is stored, unless its writer says otherwise; "": the rules
+    say nothing."""
 
     storage_class: str = ""
     sse: str = ""
@@ -35,8 +36,8 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyRule:
-    """A rule for keys that match one of *patterns*: *said*, by the names of Stored. *origin*: where
-    that was written."""
+    """A rule for keys that match one of *patterns*. *said* has its settings, by the names of
+    Stored; *origin* is the place where the rule was written."""
 
     patterns: tuple[str, ...]
     said: Mapping[str, Any]
@@ -46,14 +47,14 @@ class KeyRule:
         return any(matches(key, pattern) for pattern in self.patterns)
 
     def without(self, names: Iterable[str]) -> KeyRule:
-        """Return this as if it did not say *names*."""
+        """Return this rule without the settings *names*."""
         gone = frozenset(names)
         left = {name: value for name, value in self.said.items() if name not in gone}
         return KeyRule(self.patterns, left, self.origin)
 
 
 def matches(key: str, pattern: str) -> bool:
-    """Whether *key* is one that *pattern* means."""
+    """Whether *key* matches *pattern*."""
     if "/" not in pattern:
         return fnmatch.fnmatchcase(name_of(key), pattern)
     pattern = pattern.removeprefix("/")
@@ -63,8 +64,8 @@ def matches(key: str, pattern: str) -> bool:
 
 
 def _below(components: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
-    """Whether *components* match *patterns*. "**" may stand for none of them, unless it is the
-    last: a directory is not below itself."""
+    """Whether *components* match *patterns*. "**" may stand for no component, unless it is the last
+    pattern: a directory is not below itself."""
     end = len(patterns)
     reached = {0}  # how many of the patterns have matched so far, in each way
     for component in components:
@@ -82,7 +83,7 @@ def _below(components: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
 
 
 def _skip(reached: set[int], patterns: tuple[str, ...]) -> None:
-    """Add to *reached* what lies behind each "**" that stands for nothing."""
+    """Add to *reached* the places behind each "**" that stands for no component."""
     for at in range(len(patterns) - 1):
         if at in reached and patterns[at] == ANY_DEPTH:
             reached.add(at + 1)

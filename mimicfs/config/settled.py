@@ -1,6 +1,6 @@
-"""The settings in force: flags before words after -o, before the environment, before the
-configuration file, before the endpoint in the AWS configuration, before the defaults of mimicfs;
-and the mount that they make."""
+"""The settings in force, and the mount that they make. Flags go before words after -o, these before
+the environment, the configuration file, the endpoint in the AWS configuration, and the defaults of
+mimicfs, in this order."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ if TYPE_CHECKING:
 
 _EXTRAS = {"exec": "noexec", "atime": "noatime", "suid": "nosuid", "dev": "nodev"}
 _SSE_C_BYTES = 32  # AES-256
-_PLACES = {  # whose name says what the value is
+_PLACES = {  # places whose name says which value it is
     "storage-class": ("--storage-class", "-o storage_class", "MIMICFS_STORAGE_CLASS"),
     "kms-key-id": ("--kms-key-id", "-o kms_key_id", "MIMICFS_KMS_KEY_ID"),
 }
 _OFF = ("suid", "dev")  # unless they are asked for
 _NONE = GivenValue(None, "")
-_ENCRYPTION = {"sse", "kms_key_id"}  # one is nothing without the other
+_ENCRYPTION = {"sse", "kms_key_id"}  # one means nothing without the other
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Values that are in force. *given*: of the command line and the environment; they hold
-    for every bucket, whatever the file says of it."""
+    """Values that are in force. *given* are those of the command line and the environment; they
+    hold for every bucket, whatever the file says of it."""
 
     given: Values
     file: ConfigFile
     state: Path
-    cache: Path  # of what can be had again from S3
-    beneath: Values = field(default_factory=dict)  # of the AWS configuration
+    cache: Path  # for data that S3 can give again
+    beneath: Values = field(default_factory=dict)  # from the AWS configuration
     mistyped: tuple[str, ...] = ()  # variables that are nearly ours
     values: Values = field(init=False)
 
@@ -82,7 +82,7 @@ class Settled:
         return Path(text).expanduser() if text else None
 
     def settings(self) -> Settings:
-        """Return what every command needs. Raises ConfigError."""
+        """Return the settings that every command needs. Raises ConfigError."""
         from mimicfs.config.values import Settings
 
         return Settings(
@@ -102,7 +102,7 @@ class Settled:
         )
 
     def choices(self, target: Target) -> MountChoices:
-        """Return what a mount of *target* is to be like. Raises ConfigError."""
+        """Return the choices for a mount of *target*. Raises ConfigError."""
         from mimicfs.config.values import EventOptions, MountChoices
 
         for name in _OFF:
@@ -144,7 +144,7 @@ class Settled:
             raise ConfigError(f"{self.values['at'].origin}: {exc}") from exc
 
     def events(self) -> EventOptions:
-        """Return how a mount is to learn of what others change."""
+        """Return how a mount learns of the changes of others."""
         from mimicfs.config.values import EventOptions
 
         source: str = self.get("events", "")
@@ -168,9 +168,9 @@ class Settled:
         return size
 
     def of_bucket(self, bucket: str) -> Values:
-        """Return what is in force for *bucket* ("": for one that has no section)."""
+        """Return the values in force for *bucket* ("": for a bucket that has no section)."""
         common = {name: value for name, value in self.given.items() if name in IN_BUCKETS}
-        common.pop("read-only", None)  # that is about the mount
+        common.pop("read-only", None)  # on the command line it is about the mount
         return {**self.file.of_bucket(bucket), **common}
 
     def rules_of(self, bucket: str) -> tuple[KeyRule, ...]:
@@ -182,8 +182,8 @@ class Settled:
         return tuple(rule.without(names) for rule in self.file.rules_of(bucket))
 
     def doubts(self) -> list[str]:
-        """Return what is probably a mistake: variables of the environment that are nearly ours, and
-        storage classes and keys of KMS, of which only S3 knows; each with its place."""
+        """Return the probable mistakes: variables of the environment that are nearly ours, and
+        storage classes and keys of KMS, which only S3 knows for certain; each with its place."""
         own = "endpoint-url" in self.values or self.get("provider", "aws") != "aws"
         judges = {"storage-class": doubt, "kms-key-id": doubt_of_key}
         return [*self.mistyped] + [
@@ -210,7 +210,7 @@ class Settled:
 
     def _bucket_options(self, bucket: str) -> BucketOptions:
         options = replace(_bucket_options(self.of_bucket(bucket)), rules=self.rules_of(bucket))
-        if "at" in self.values:  # what was does not change
+        if "at" in self.values:  # the past does not change
             options = replace(options, ttl_s=0.0)
         for rule in options.rules:
             if options.sse_c_key and rule.said.get("sse"):
@@ -279,8 +279,8 @@ class Settled:
 
 
 def settle(flags: Values, environ: Mapping[str, str], words: Values | None = None) -> Settled:
-    """Return what is in force, by *flags*, the *words* after -o, and *environ*. Reads the
-    configuration file, and of the AWS configuration what names an endpoint. Raises ConfigError."""
+    """Return the settings in force, by *flags*, the *words* after -o, and *environ*. Reads the
+    configuration file, and the endpoints in the AWS configuration. Raises ConfigError."""
     given = {**from_environment(environ), **(words or {}), **flags}
     named = given.pop("config", None)
     path = default_path(environ) if named is None else Path(named.value).expanduser()

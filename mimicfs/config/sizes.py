@@ -8,7 +8,8 @@ MIB = 1 << 20
 
 
 def parse_size(text: str) -> int:
-    """Return how many bytes *text* means: 500, 64K, 512M, 20G, 1T (of 1024). Raises ConfigError."""
+    """Return how many bytes *text* means: 500, 64K, 512M, 20G, 1T (units of 1024). Raises
+    ConfigError."""
     number, unit = text.strip().upper().removesuffix("B").removesuffix("I"), 1
     if number and number[-1] in "KMGT":
         unit = 1 << 10 * ("KMGT".index(number[-1]) + 1)

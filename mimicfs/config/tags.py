@@ -9,7 +9,7 @@ _BESIDES = "_.:/=+-@"  # letters, digits and spaces
 
 
 def wrong_with(name: str, value: str) -> str:
-    """Return what is wrong with the tag *name* = *value*; "": nothing."""
+    """Return the fault of the tag *name* = *value*; "": there is none."""
     if not 1 <= len(name) <= _NAME_MAX or len(value) > _VALUE_MAX:
         return f"{name}: S3 takes a name of {_NAME_MAX} characters and a value of {_VALUE_MAX}"
     for text in (name, value):

@@ -15,15 +15,15 @@ from mimicfs.config.rules import KeyRule, Stored
 from mimicfs.config.sizes import MIB
 from mimicfs.errors import ConfigError, PosixError
 
-READ_MEMORY = 48 * MIB  # bytes that all files together may hold ahead of what is read
+READ_MEMORY = 48 * MIB  # bytes that all files together may read ahead and hold
 PART_SIZE = 16 * MIB  # of a multipart upload
 ANSWER_S = 5.0  # how long a mount may take to answer a command
-WORKERS = 16  # requests of the kernel that may wait for S3; of data four times as many
-# When an object is asked for the mode, owner, times and type that are stored with it: if others in
-# its directory have such; before it is shown; never. "no": what is stored is ignored, and nothing
-# is stored.
+WORKERS = 16  # requests of the kernel that may wait for S3; four times as many if for data
+# When S3 is asked for the mode, owner, times and type that are stored with an object: if other
+# objects in its directory have such; before the object is shown; never. "no": stored ones are
+# ignored, and none are stored.
 METADATA = ("auto", "always", "never", "no")
-# In the query of a URL, as redis-py takes them.
+# Secrets in the query of a URL, in the form that redis-py takes.
 _IN_QUERY = re.compile(rf"([?&][\w.-]*?(?:username|{NAMES})=)[^&#]*", re.IGNORECASE)
 
 
@@ -32,21 +32,21 @@ class BucketOptions:
     """The options of one bucket."""
 
     read_only: bool = False
-    storage_class: str = ""  # of what is written; "": S3's default
-    sse: str = ""  # how S3 encrypts it; "": as the bucket says
+    storage_class: str = ""  # of written objects; "": S3's default
+    sse: str = ""  # how S3 encrypts them; "": as the bucket says
     kms_key_id: str = ""
     acl: str = ""
     requester_pays: bool = False
     prefix: str = ""  # "" or ending in "/": the part of the bucket that is shown
-    never_sync: bool = False  # never list it as a whole
-    ttl_s: float = 0  # a directory that was listed longer ago, when it is visited; 0: believed
-    metadata: str = "auto"  # when what is stored with objects is asked for (METADATA)
+    never_sync: bool = False  # never list the bucket as a whole
+    ttl_s: float = 0  # after so long, a visit lists a directory again; 0: never
+    metadata: str = "auto"  # when S3 is asked for metadata that is stored with objects (METADATA)
     sse_c_key: bytes = field(default=b"", repr=False)  # the key of SSE-C; b"": none
-    rules: tuple[KeyRule, ...] = ()  # of keys by pattern; the later goes before the earlier
+    rules: tuple[KeyRule, ...] = ()  # for keys by pattern; a later rule goes before an earlier one
     request_rate: float = 0.0  # requests a second; 0: any number
 
     def stored(self, key: str) -> Stored:
-        """Return what *key* is stored with, where its writer says nothing else."""
+        """Return the settings with which *key* is stored, unless its writer says otherwise."""
         stored = Stored(self.storage_class, self.sse, self.kms_key_id)
         for rule in self.rules:
             if rule.matches(key):
@@ -61,7 +61,7 @@ class BucketOptions:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """The options of each bucket: *default* for one that is not *named*."""
+    """The options of each bucket. *default* holds for a bucket that is not *named*."""
 
     default: BucketOptions = BucketOptions()
     named: Mapping[str, BucketOptions] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Buckets:
         return self.named.get(bucket, self.default)
 
     def prefixes(self) -> dict[str, str]:
-        """Return the part that is shown of each bucket that is not shown whole."""
+        """Return, for each bucket that is not shown whole, the part that is shown."""
         return {name: options.prefix for name, options in self.named.items() if options.prefix}
 
     def shortest_ttl_s(self, bucket: str = "") -> float:
@@ -91,7 +91,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "delete-many": ("yes", "no"),  # DeleteObjects
     "delete-etags": ("unknown", "yes", "no"),  # whether it looks at the ETags of DeleteObjects
     "copy-parts": ("yes", "no"),  # UploadPartCopy
-    "copy-etags": ("unknown", "yes", "no"),  # whether a copy is refused of another version only
+    "copy-etags": ("unknown", "yes", "no"),  # whether only a copy of another version is refused
     "copy-tags": ("unknown", "yes", "no"),  # whether a copy with other metadata has the tags said
     "upload-tags": ("unknown", "yes", "no"),  # whether an upload in parts has the tags said
     "copy-markers": ("yes", "no"),  # CopyObject of a directory's marker
@@ -126,7 +126,7 @@ PROVIDERS = (
 
 
 def parse_capabilities(text: str) -> dict[str, str]:
-    """Return what `NAME=VALUE NAME=VALUE` says of a server. Raises ConfigError."""
+    """Return the capabilities that `NAME=VALUE NAME=VALUE` gives a server. Raises ConfigError."""
     said = {}
     for word in text.replace(",", " ").split():
         name, _, value = word.partition("=")
@@ -147,10 +147,10 @@ class S3Options:
     region: str | None = None
     profile: str | None = None
     sign: bool = True  # False: anonymous requests
-    connections: int = 32  # most requests at once
+    connections: int = 32  # the most requests at once
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 30.0  # without one byte arriving
-    request_timeout_s: float = 300.0  # for all of a request, and what its bytes take at a crawl
+    request_timeout_s: float = 300.0  # for a whole request, beside the time of its bytes at a crawl
     attempts: int = 5  # in all, with backoff and jitter between
     credentials_file: Path | None = None  # instead of ~/.aws/credentials
     credentials_first: bool = False  # that file goes before keys in the environment
@@ -158,8 +158,8 @@ class S3Options:
     slow_s: float = 10.0  # a request that takes so long is logged; 0: none is
     addressing: str = ""  # "path" or "virtual"; "": as the AWS configuration says, or by trial
     provider: str = ""  # one of PROVIDERS
-    capabilities: Mapping[str, str] = field(default_factory=dict)  # said of the server
-    bucket_owner: str = ""  # the account that the buckets must belong to
+    capabilities: Mapping[str, str] = field(default_factory=dict)  # those that the user has stated
+    bucket_owner: str = ""  # the account to which the buckets must belong
     dualstack: bool = False
     accelerate: bool = False
     fips: bool = False
@@ -182,7 +182,7 @@ class Settings:
     log_level: str = "info"
     log_file: Path | None = None
     blocks: Path | None = None  # where blocks are kept without a *cache_dir*
-    cache_size: int | None = None  # bytes of them; 0: none are kept; None: a share of the disk
+    cache_size: int | None = None  # bytes of blocks; 0: none are kept; None: a share of the disk
     access_log: Path | None = None  # where each request of a program is written
     metrics: str = ""  # where Prometheus may ask; "": nowhere
     ui: bool = False  # whether there is a web page, too
@@ -195,7 +195,7 @@ class FileOptions:
     staging: Path  # 0700; bytes that S3 does not have yet
     block_size: int = 6 * MIB  # of one ranged GET when reading ahead
     reads_per_file: int = 10  # ranged GETs at once, when reading ahead
-    requests_per_file: int = 8  # part uploads at once, or ranged GETs of what is to be changed
+    requests_per_file: int = 8  # part uploads at once, or ranged GETs for bytes that will change
     part_size: int = PART_SIZE  # smallest part of a multipart upload that we start
     read_memory: int = READ_MEMORY
     write_back: bool = False  # close(2) returns once the bytes are journalled
@@ -221,7 +221,8 @@ _ARN = re.compile(
 )
 
 
-# As botocore has it. What is none may be anything, such as a presigned URL: it is not repeated.
+# As in botocore. A text that is no name may be anything, such as a presigned URL: no error repeats
+# it.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _NO_NAME = (
     "what follows s3:// is not the name of a bucket (letters, digits, '.', '-' and '_');"
@@ -236,7 +237,7 @@ _OBJECT_LAMBDA = (
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the bucket, or the access point's ARN, and what is behind it."""
+    """Return the bucket, or the ARN of the access point, and the text behind it."""
     found = _ARN.match(name)
     if found is None:
         bucket, _, prefix = name.partition("/")
@@ -246,8 +247,8 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def bucket_named(name: str) -> str:
-    """Return the bucket that *name* is, of an access point its ARN as in a Target. Raises
-    ConfigError."""
+    """Return the bucket that *name* means; for an access point, its ARN in the form of a Target.
+    Raises ConfigError."""
     bucket, prefix = _split(name)
     if prefix or not (_NAME.fullmatch(bucket) or _ARN.fullmatch(bucket)):
         raise ConfigError(_NO_NAME)
@@ -255,7 +256,7 @@ def bucket_named(name: str) -> str:
 
 
 def parse_target(url: str) -> Target:
-    """Return what an s3:// URL names. Raises ConfigError."""
+    """Return the target that an s3:// URL names. Raises ConfigError."""
     if not url.startswith("s3://"):
         raise ConfigError(f"{redacted(url)}: not an S3 URL; write {redacted(_meant(url))}")
     bucket, prefix = _split(url.removeprefix("s3://"))
@@ -283,7 +284,7 @@ _LIKELY = (
 
 
 def _meant(url: str) -> str:
-    """Return what was probably meant by *url*, which is not one of S3."""
+    """Return what was probably meant by *url*, which is no URL of S3."""
     for pattern in _LIKELY:
         found = pattern.fullmatch(url)
         if found is not None:
@@ -337,16 +338,17 @@ def refuse_shown_secret(option: str, url: str | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class VFSOptions:
-    """The attributes that the file system shows where an object's metadata says nothing."""
+    """The options of the file system, among them the attributes that it shows where the metadata of
+    an object says nothing."""
 
     target: Target = field(default_factory=Target)
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
     file_mode: int = 0o644
     dir_mode: int = 0o755
-    markers: bool = True  # mkdir puts an object "d/"; False: the mirror alone remembers it
+    markers: bool = True  # mkdir puts an object "d/"; False: only the mirror remembers it
     ask_at_open: bool = False  # one HEAD for each open of a file
-    # What of an object's metadata is believed:
+    # The parts of an object's metadata that are believed:
     symlinks: bool = True
     suid: bool = False  # setuid and setgid bits
     dev: bool = False  # devices
@@ -359,9 +361,10 @@ class VFSOptions:
 
 @dataclass(frozen=True, slots=True)
 class EventOptions:
-    """The way in which a mount learns of others' changes. *source*: where S3 tells it; "": nowhere.
-    *reconcile_s*: the period in which all that is known is listed again; 0: never. *kept_s*: how
-    long the server of a webhook keeps what it could not deliver."""
+    """The way in which a mount learns of the changes of others. *source* is the place where S3
+    tells of them; "": nowhere. *reconcile_s* is the period in which everything that is known is
+    listed again; 0: never. *kept_s* is how long the server of a webhook keeps messages that it
+    could not deliver."""
 
     source: str = ""
     token: str = ""
@@ -377,7 +380,7 @@ class MountChoices:
     allow_other: bool = False
     extra: tuple[str, ...] = ("nosuid", "nodev")
     vfs: VFSOptions = field(default_factory=VFSOptions)
-    clear_dead: bool = True  # unmount what a mount of ours that died left at the mount point
+    clear_dead: bool = True  # unmount a dead mount of ours at the mount point
     write_back: bool = False
     staging_size: int = 0  # bytes; 0: until little of the disk is free
     nonempty: bool = False
@@ -387,7 +390,7 @@ class MountChoices:
     events: EventOptions = EventOptions()
     at_ns: int | None = None  # the moment that is shown, read-only; None: the present
     replica: bool = True  # a store in Redis is copied, and read from the copy
-    store_loss: str = "copy"  # what is read while the store is away: its copy, or "eio"
-    locks: str = "mount"  # for whom locks of files hold: "mount", or "shared" by all of the store
-    create_prefix: bool = False  # what is mounted need not be there
-    small_files: int = 0  # bytes; files that are fetched when their directory is listed; 0: none
+    store_loss: str = "copy"  # reads while the store is away: "copy", from its copy, or "eio"
+    locks: str = "mount"  # the scope of locks of files: "mount", or "shared" by all of the store
+    create_prefix: bool = False  # the mounted prefix need not exist
+    small_files: int = 0  # bytes: a listing of a directory fetches files up to this size; 0: none

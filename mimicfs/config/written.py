@@ -1,4 +1,5 @@
-"""Rules by pattern, as they are written in the configuration file, and shown. Pure; no state."""
+"""Rules by pattern, in the form in which the configuration file has them, and in which they are
+shown. Pure; no state."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ _KNOWN = ("keys", "tags", *_IN_RULES)
 
 
 def rules_in(tables: Any, section: str) -> tuple[KeyRule, ...]:
-    """Return the rules that *tables*, of *section* of a file, are. Raises ConfigError."""
+    """Return the rules in *tables*, which *section* of a file has. Raises ConfigError."""
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
         heading = section.partition(" [")[2].removesuffix("]")
         raise ConfigError(f"{section} rules: write them as [[{heading}.rules]]")
@@ -87,8 +88,8 @@ def _tags(value: Any, about: str) -> tuple[tuple[str, str], ...]:
 
 
 def _with_encryption(said: dict[str, Any], origin: str) -> dict[str, Any]:
-    """Return *said*, in which algorithm and key come together: a rule that says one of them says
-    both, so that no key of another rule goes with it."""
+    """Return *said* with algorithm and key together: a rule that names one of them sets both, so
+    that the key of another rule cannot join its algorithm."""
     if "sse" not in said and "kms_key_id" not in said:
         return said
     key = said.get("kms_key_id", "")
@@ -98,7 +99,7 @@ def _with_encryption(said: dict[str, Any], origin: str) -> dict[str, Any]:
     return {**said, "sse": sse, "kms_key_id": key}
 
 
-# As it is shown
+# The shown form
 
 
 def in_toml(value: Any) -> str:
@@ -116,12 +117,12 @@ def in_toml(value: Any) -> str:
 
 
 def plain_of_rule(value: Any) -> Any:
-    """Return *value*, which a rule says, as a configuration file may have it."""
+    """Return *value*, of a rule, in the form that a configuration file may have."""
     return value if isinstance(value, str) else dict(value)
 
 
 def table_of(rule: KeyRule) -> dict[str, Any]:
-    """Return the table that *rule* is, as a configuration file may have it."""
+    """Return *rule* as a table, in the form that a configuration file may have."""
     said = {
         name.replace("_", "-"): plain_of_rule(value)
         for name, value in rule.said.items()

@@ -1,11 +1,11 @@
 """A request to publish a volume, checked: any author of a pod may write an inline volume, and must
-not reach the node by it.
+not reach the node through it.
 
     volume attribute   bucket, prefix, mountOptions (as after -o)
     secret             access_key_id, secret_access_key, session_token; or as AWS_... variables
 
-So an option may say how S3 is asked and what a volume looks like, but names no file, socket or
-store of the node; and an inline volume does not get the credentials of the driver.
+So an option may say how S3 is asked and how a volume looks, but it names no file, socket or store
+of the node; and an inline volume does not get the credentials of the driver.
 
 Pure.
 """
@@ -26,7 +26,7 @@ from mimicfs.errors import ConfigError
 from mimicfs.human import printable
 
 _ATTRIBUTES = ("bucket", "prefix", "mountOptions")
-_OF_KUBERNETES = "csi.storage.k8s.io/"  # what kubelet adds of itself; may hold tokens
+_OF_KUBERNETES = "csi.storage.k8s.io/"  # attributes that kubelet adds; they may hold tokens
 _EPHEMERAL = f"{_OF_KUBERNETES}ephemeral"
 _VARIABLES: Mapping[str, str] = {
     "accesskeyid": "AWS_ACCESS_KEY_ID",
@@ -50,7 +50,7 @@ ALLOWED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """All arguments but the secrets: two requests with the same are the same."""
+    """All arguments but the secrets. Two requests with equal ones are the same request."""
 
     url: str
     words: tuple[str, ...]  # after -o
@@ -68,7 +68,7 @@ class AskedVolume:
 
 
 def publishing(request: Any) -> AskedVolume:
-    """Return what a NodePublishVolumeRequest asks for. Raises Refusal."""
+    """Return the volume for which a NodePublishVolumeRequest asks. Raises Refusal."""
     volume, target = named(request.volume_id, request.target_path, "target_path")
     if not request.HasField("volume_capability"):
         raise _wrong("volume_capability: missing")
@@ -97,7 +97,8 @@ def publishing(request: Any) -> AskedVolume:
 
 
 def given(volume: str, path: str, what: str) -> tuple[str, str]:
-    """Return the volume and the path that a request names, whatever they are. Raises Refusal."""
+    """Return the volume and the path that a request names, whatever they are. Raises Refusal if one
+    is missing."""
     if not volume:
         raise _wrong("volume_id: missing")
     if not path:
@@ -106,14 +107,14 @@ def given(volume: str, path: str, what: str) -> tuple[str, str]:
 
 
 def named(volume: str, path: str, what: str) -> tuple[str, str]:
-    """Return the volume and the absolute path, at which something may be mounted, that a request
-    names. Raises Refusal."""
+    """Return the volume that a request names, and the absolute path, at which something may be
+    mounted. Raises Refusal."""
     given(volume, path, what)
     if not volume.isprintable():
         raise _wrong(f"volume_id {printable(volume)}: not printable")
     if len(os.fsencode(path)) >= _PATH_MAX or not path.isprintable():
         raise _wrong(f"{what}: too long, or not printable")
-    # Of two slashes at the start, normpath leaves both: one directory would have two records.
+    # normpath leaves two slashes at the start as they are: one directory would have two records.
     if not path.startswith("/") or os.path.normpath(path) != path or path == "/":
         raise _wrong(f"{what} {path}: not an absolute path without . and ..")
     if path.startswith("//"):
@@ -138,7 +139,7 @@ def _url(context: Mapping[str, str]) -> str:
         raise _wrong(f"bucket {bucket}: has a /; the part of a bucket goes into prefix")
     if not bucket.isprintable():
         raise _wrong(f"bucket {printable(bucket)}: not printable")
-    if "\0" in prefix:  # a key may have it, an argument of a process may not
+    if "\0" in prefix:  # a key may contain it, an argument of a process may not
         raise _wrong(f"prefix {printable(prefix)}: has a NUL")
     try:
         return str(parse_target(f"s3://{bucket}/{prefix.lstrip('/')}"))
@@ -157,8 +158,8 @@ def _options(mount: Any, context: Mapping[str, str]) -> tuple[str, ...]:
     except ConfigError as exc:
         raise _wrong(f"mountOptions: {exc}") from exc
     for word in chosen:
-        # A second fence: each word goes to the mount after an -o of its own (process.py), so that
-        # none can reach into the next; should they ever be joined by commas, this one still holds.
+        # A second fence. Each word goes to the mount after an -o of its own (process.py), so that
+        # none can reach into the next. If words are ever joined by commas, this fence still holds.
         if word.endswith("\\"):
             raise _wrong(f"mountOptions: {word}: ends in a backslash")
     for name in said:
@@ -171,7 +172,8 @@ def _options(mount: Any, context: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _of_group(group: str, said: frozenset[str]) -> list[str]:
-    """Return what lets *group* (fsGroup of the pod) write, where nothing else is said."""
+    """Return the words that let *group* (fsGroup of the pod) write, unless options in *said* decide
+    that."""
     if not group.isdecimal():
         raise _wrong(f"volume_mount_group {group}: not the number of a group")
     chosen = [] if "gid" in said else [f"gid={group}"]
@@ -184,7 +186,7 @@ def _is_anonymous(chosen: tuple[str, ...]) -> bool:
 
 
 def _secrets(secrets: Mapping[str, str]) -> dict[str, str]:
-    """Return variables. Raises Refusal, which tells names only."""
+    """Return *secrets* as variables. Raises Refusal, which tells only names."""
     found = {}
     for name, value in sorted(secrets.items(), key=lambda item: item[0].lower()):
         plain = name.lower().replace("_", "").replace("-", "").removeprefix("aws")

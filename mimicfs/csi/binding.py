@@ -1,5 +1,5 @@
-"""Directories of pods that show what is mounted elsewhere: mount(2) with MS_BIND. A pod's
-directory is never looked into, and never removed but when it is empty.
+"""Directories of pods that show a mount at another place: mount(2) with MS_BIND. Nothing here
+looks into a mount in the directory of a pod, and the directory is removed only when it is empty.
 
 Threading: no state; any thread.
 """
@@ -22,7 +22,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(target: str) -> None:
-    """Raise Refusal if *target* is there, and not an empty directory."""
+    """Raise Refusal if *target* exists and is not an empty directory."""
     try:
         status = os.lstat(target)
     except FileNotFoundError:
@@ -35,7 +35,7 @@ def check(target: str) -> None:
 
 
 def bind(source: str, target: str, *, read_only: bool) -> None:
-    """Show at *target*, an empty directory that is made if need be, what is mounted at *source*.
+    """Show the mount at *source* at *target* as well, an empty directory, which is made if need be.
     Raises Refusal."""
     check(target)
     try:
@@ -46,18 +46,18 @@ def bind(source: str, target: str, *, read_only: bool) -> None:
     if read_only:
         try:
             _mount("", target, _BIND | _REMOUNT | _RDONLY | _NOSUID | _NODEV | _noexec(target))
-        except BaseException:  # whatever it is: nobody may write there
+        except BaseException:  # after any error: nobody may write there
             unbind(target, lazy=True)
             raise
 
 
 def is_read_only(target: str) -> bool:
-    """Whether nothing can be written through what is mounted at *target*."""
+    """Whether nobody can write through the mount at *target*."""
     return "ro" in mounting.options_of(Path(target))
 
 
 def unbind(target: str, *, lazy: bool = False) -> None:
-    """Take away what is mounted at *target*; *lazy*: also while it is in use. Raises Refusal."""
+    """Unmount *target*; *lazy*: even while it is in use. Raises Refusal."""
     if _libc.umount2(os.fsencode(target), _NOFOLLOW | (_DETACH if lazy else 0)):
         number = ctypes.get_errno()
         if number == errno.EBUSY:
@@ -66,7 +66,7 @@ def unbind(target: str, *, lazy: bool = False) -> None:
 
 
 def remove(directory: str) -> None:
-    """Remove an empty directory, if it is there. Raises Refusal."""
+    """Remove an empty directory, if it exists. Raises Refusal."""
     try:
         os.rmdir(directory)
     except FileNotFoundError:
@@ -81,8 +81,8 @@ def _mount(source: str, target: str, flags: int) -> None:
 
 
 def _noexec(target: str) -> int:
-    """A remount takes away what it does not name. The kernel is asked, not the file system: its
-    process may not answer."""
+    """Return the flag noexec if *target* has it: a remount takes away the flags that it does not
+    name. The kernel is asked, not the file system, whose process may not answer."""
     return _NOEXEC if "noexec" in mounting.options_of(Path(target)) else 0
 
 

@@ -1,8 +1,8 @@
-"""The process that serves a volume: `mimicfs mount`, which is started with the secrets in its
-environment, lives on without the driver, and is asked through its control socket.
+"""The process that serves a volume: `mimicfs mount`. It is started with the secrets in its
+environment, lives on without the driver, and answers at its control socket.
 
-    DIRECTORY/state          what mimicfs keeps of the volume: mirror, staging, blocks, log
-    DIRECTORY/mnt-HASH       where it is mounted, for each set of options
+    DIRECTORY/state          the state of the volume: mirror, staging, blocks, log
+    DIRECTORY/mnt-HASH       its mount point, for each set of options
 
 Threading: no state of its own; a caller holds the volume (volumes.py).
 """
@@ -39,17 +39,17 @@ from mimicfs.private import private_directory
 
 _START_S = 90.0  # kubelet gives a call two minutes
 _AGAIN_S = 0.2
-_CACHE_SIZE = "cache_size=1G"  # unless the volume says another: a node has many of them
-# Of the driver's own environment, a volume with secrets, or of a pod, gets no credentials, and
-# nothing that it may not say itself: a store answers all who share it (docs/security.md).
+_CACHE_SIZE = "cache_size=1G"  # unless the volume names another: a node has many volumes
+# From the driver's own environment, a volume with secrets, or of a pod, gets no credentials, and no
+# variable that it may not set itself: a store answers everybody who shares it (docs/security.md).
 _OF_DRIVER = ("AWS_", "MIMICFS_")
 _KEPT = frozenset(
     {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"}
     | {BY_NAME[name].variable for name in ALLOWED}
 )
-# What only one process of a node can have, or what would keep `mimicfs mount` from returning.
+# Options that only one process of a node can have, or that keep `mimicfs mount` from returning.
 _OF_ONE = frozenset(BY_NAME[name].variable for name in ("metrics", "access-log", "foreground"))
-# The exit codes of a command (cli/__init__.py), as CSI says it.
+# The exit codes of a command (cli/__init__.py), and the codes of CSI for them.
 _CODES: Mapping[int, Code] = {
     2: Code.INVALID_ARGUMENT,
     5: Code.PERMISSION_DENIED,
@@ -59,12 +59,13 @@ _CODES: Mapping[int, Code] = {
 
 
 class StartRefused(Refusal):
-    """There is no mount: it said why it did not begin, and has ended, or had no process."""
+    """There is no mount: its process said why it did not begin, and has ended; or there was
+    none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """The process that serves, or is to serve, at *point*, a directory in *directory*."""
+    """The process that serves, or will serve, at *point*, a directory in *directory*."""
 
     directory: Path
     point: Path
@@ -79,16 +80,16 @@ class Process:
 
     @property
     def device(self) -> str | None:
-        """The device that the kernel shows at the point; None: no file system of ours."""
+        """The device that the kernel shows at the point; None: there is no FUSE file system."""
         return mounting.device_number(self.point)
 
     @property
     def alive(self) -> bool:
-        """Whether the process lives that serves the point, however slow it is."""
+        """Whether the process that serves the point lives, however slow it is."""
         return self.device is not None and is_served(self.settings, self.point)
 
     def answers(self) -> bool:
-        """Whether it answers a question that costs it nothing."""
+        """Whether the process answers a question that costs it nothing."""
         try:
             ask(control_socket(self.settings, self.point), "log-level")
         except MimicError:
@@ -98,15 +99,15 @@ class Process:
     def start(
         self, url: str, chosen: tuple[str, ...], secrets: Mapping[str, str], *, apart: bool
     ) -> None:
-        """Mount *url*. A dead mount at the same place is taken away first. *apart*: without the
-        driver's credentials, whatever there is. Raises Refusal."""
+        """Mount *url*. A dead mount at the same place is unmounted first. *apart*: in any case
+        without the credentials of the driver. Raises Refusal."""
         if self.device is not None:
             binding.unbind(str(self.point), lazy=True)
         private_directory(self.point)
         options = [*chosen, "allow_other"]
         if "cache-size" not in from_words(chosen):
             options.append(_CACHE_SIZE)
-        # Whatever the driver's settings say: `left` must find what S3 does not have yet.
+        # Whatever the settings of the driver say: `left` must find bytes that S3 does not have yet.
         options.append(f"cache_dir={self.settings.state}")
         options += ["metrics=", "access_log="]  # none, also if a configuration file names one
         # Each by itself: nothing in one can reach into the next.
@@ -135,7 +136,7 @@ class Process:
             if name not in _OF_ONE
             and (not apart or not name.startswith(_OF_DRIVER) or name in _KEPT)
         }
-        if apart:  # and not what is in the driver's home
+        if apart:  # it does not get the files in the driver's home either
             environment.pop("XDG_CONFIG_HOME", None)
             environment |= {**secrets, "HOME": str(self.directory)}
             nowhere = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
@@ -144,10 +145,10 @@ class Process:
         return environment
 
     def flush(self, until: float, *, meanwhile: bool) -> None:
-        """Return when what was closed by now is in S3; *meanwhile*: and all that is closed until
-        then. Raises Refusal at *until* (monotonic)."""
+        """Return when all files that were closed by now are in S3; *meanwhile*: and all files that
+        are closed until then. Raises Refusal at *until* (monotonic)."""
         began = time.monotonic()
-        while self.alive:  # else: what it left is looked for when it has ended
+        while self.alive:  # else the caller looks for the bytes that the process has left
             asked_s = time.monotonic() - began
             queue = self._queue()
             if queue["files"] == 0 or (not meanwhile and queue["oldest_s"] < asked_s):
@@ -156,7 +157,8 @@ class Process:
             time.sleep(_AGAIN_S)
 
     def _queue(self) -> dict[str, Any]:
-        """Return what is closed and not in S3 yet; one that does not answer may have anything."""
+        """Return the closed files that are not in S3 yet. A process that does not answer may have
+        any number."""
         try:
             told = ask(control_socket(self.settings, self.point), "status")
             queue: dict[str, Any] = told["files"]["write_back"]
@@ -166,7 +168,7 @@ class Process:
         return queue
 
     def end(self, until: float) -> None:
-        """Unmount, and return when all is in S3 and the process has ended. Raises Refusal at
+        """Unmount, and return when everything is in S3 and the process has ended. Raises Refusal at
         *until*, and if there are bytes that nobody uploads any more."""
         if self.alive:
             self.flush(until, meanwhile=True)
@@ -184,30 +186,29 @@ class Process:
                 raise Refusal(Code.FAILED_PRECONDITION, str(exc)) from exc
 
     def wait(self, until: float) -> None:
-        """Return when nobody serves at the point any more. Raises Refusal at *until*."""
+        """Return when no process serves the point any more. Raises Refusal at *until*."""
         with watched(self.settings, self.point) as wait:
             wait(lambda pending: _check(until, pending))
 
     def left(self) -> int:
-        """Return how many files there are that no process brings to S3, and that the next one
-        here will."""
+        """Return how many files are left that no process uploads; the next process here will."""
         if not self.staging.is_dir():
             return 0
         journal = Journal.open(self.staging)
         return len(journal.orphans()) + len(journal.waiting)
 
     def recovered(self) -> int:
-        """Return how many files there are for a person to look at: S3 has others there."""
+        """Return how many files a person must look at, because S3 has other versions of them."""
         return Journal(self.staging).recovered()
 
     def clear(self) -> None:
-        """Remove what is kept of the volume, but what is there for a person to look at; nothing
-        while others are served from there."""
+        """Remove the state of the volume, except files that a person must look at. Remove nothing
+        while other mounts are served from there."""
         if not any(self.directory.glob("mnt-*")):
             _remove_but(self.staging / "recovered", self.directory)
 
     def terminate(self) -> None:
-        """Have it upload what is open, and end."""
+        """Have the process upload the open files, and end."""
         for each in mounts(self.settings):
             if each.alive and each.mountpoint == str(resolved(self.point)):
                 with suppress(ProcessLookupError):
@@ -215,7 +216,7 @@ class Process:
 
 
 def _remove_but(kept: Path, directory: Path) -> None:
-    """Remove *directory*, but *kept*, if that has something, and what leads there."""
+    """Remove *directory*, except *kept*, if that is not empty, and the directories above *kept*."""
     for each in directory.iterdir():
         if each == kept and any(each.iterdir()):
             continue
@@ -230,7 +231,7 @@ def _remove_but(kept: Path, directory: Path) -> None:
 
 
 def without(secrets: Mapping[str, str], text: str) -> str:
-    """Return *text* in one line, and none of *secrets* in it."""
+    """Return *text* in one line, with none of *secrets* in it."""
     for value in secrets.values():
         text = text.replace(value, "***")
     return " ".join(text.split())

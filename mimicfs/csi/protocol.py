@@ -1,6 +1,6 @@
 """The messages of the Container Storage Interface (csi.v1) that we use, by the numbers and types
-of their fields. Nothing of its file is here: on the wire there are only numbers, so an enumeration
-is an int32, a oneof is its fields, and a nested message has whatever name.
+of their fields. Nothing of the specification's file is here. On the wire there are only numbers: so
+an enumeration is an int32, a oneof is its fields, and a nested message may have any name.
 
 Threading: no state; the classes are made when the module is imported.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _PACKAGE = "csi.v1"
-# NAME=NUMBER TYPE; "map" is of strings to strings, "*" is repeated.
+# NAME=NUMBER TYPE. "map" maps strings to strings; "*" is a repeated field.
 _MESSAGES: Mapping[str, str] = {
     "GetPluginInfoRequest": "",
     "GetPluginInfoResponse": "name=1 string, vendor_version=2 string, manifest=3 map",
@@ -101,7 +101,7 @@ def _add_field(message: Any, name: str, number: int, kind: str, *, many: bool) -
         field.type = _TYPES[kind]
         return
     field.type = _FIELD.TYPE_MESSAGE
-    if kind == "map":  # which protobuf spells as a repeated message of this name
+    if kind == "map":  # protobuf spells it as a repeated message of this name
         entry = "".join(map(str.capitalize, name.split("_"))) + "Entry"
         pair = message.nested_type.add(name=entry)
         pair.options.map_entry = True

@@ -8,7 +8,7 @@ from mimicfs.errors import MimicError
 
 
 class Code(Enum):
-    """The codes that we answer, named as gRPC names them."""
+    """The codes in our answers, with the names that gRPC has for them."""
 
     INVALID_ARGUMENT = "a field is missing or wrong"
     NOT_FOUND = "no such volume, or no such bucket"
@@ -22,7 +22,7 @@ class Code(Enum):
 
 
 class Refusal(MimicError):
-    """A request that is answered with *code*."""
+    """The refusal of a request, which is answered with *code*."""
 
     def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)

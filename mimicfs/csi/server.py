@@ -33,7 +33,7 @@ from mimicfs.errors import ConfigError, MimicError
 log = logging.getLogger(__name__)
 
 _THREADS = 64
-_SPARE_S = 1.0  # of the time that the caller gives, to answer in
+_SPARE_S = 1.0  # the part of the caller's time that is kept for the answer
 _GRACE_S = 5.0
 _CAPABILITIES = (
     protocol.GET_VOLUME_STATS,
@@ -42,12 +42,12 @@ _CAPABILITIES = (
     protocol.VOLUME_MOUNT_GROUP,
 )
 
-Method = Callable[[Any, float], Any]  # a request, and until when (monotonic), to its answer
+Method = Callable[[Any, float], Any]  # from a request and its deadline (monotonic) to its answer
 
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """The driver's own description, and how long it waits for uploads."""
+    """The description of the driver, and how long it waits for uploads."""
 
     name: str
     node: str
@@ -94,7 +94,8 @@ class Services:
         return _answer("NodeUnpublishVolume")
 
     def _stats(self, request: Any, until: float) -> Any:
-        # What was never published is NOT_FOUND, whatever it looks like: csi-sanity asks so.
+        # A volume that was never published is NOT_FOUND, whatever it looks like: csi-sanity wants
+        # that.
         volume, path = given(request.volume_id, request.volume_path, "volume_path")
         wrong, told = self._volumes.condition(volume, path)
         condition = {"abnormal": bool(wrong), "message": wrong or "it answers"}
@@ -119,8 +120,9 @@ def _answer(method: str, **fields: Any) -> Any:
 
 
 def serve(endpoint: str, plugin: Plugin, state: Path) -> None:
-    """Answer at *endpoint*, unix:///PATH, until SIGTERM. Mounts live on; but as process 1 of a
-    container, with which they would be killed, we have them upload and end. Raises MimicError."""
+    """Answer at *endpoint*, unix:///PATH, until SIGTERM. Mounts live on. But if we are process 1 of
+    a container, they would be killed with us: then we have them upload and end. Raises MimicError.
+    """
     path = socket_path(endpoint)
     volumes = Volumes(state)
     volumes.adopt()
@@ -141,7 +143,7 @@ def serve(endpoint: str, plugin: Plugin, state: Path) -> None:
     server.start()
     log.info("%s of node %s answers at %s", plugin.name, plugin.node, path)
     try:
-        while not ended.wait(1.0):  # a signal that another thread takes wakes nobody
+        while not ended.wait(1.0):  # a signal that another thread takes does not wake us
             if os.getpid() == 1:
                 _reap()
         server.stop(_GRACE_S).wait()
@@ -174,9 +176,9 @@ def _listen(server: grpc.Server, path: Path) -> None:
 
 
 def _reap() -> None:
-    """As process 1: bury the processes of volumes, which are in sessions of their own. Our other
-    children are waited for where they were started."""
-    # Somebody who waits for a child of his own may be quicker than we: then it is no process more.
+    """As process 1, bury the processes of volumes, which are in sessions of their own. The code
+    that starts our other children waits for them itself."""
+    # A thread that waits for a child of its own may be quicker than we: then the process is gone.
     with suppress(ChildProcessError, ProcessLookupError):
         while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             if os.getsid(found.si_pid) == os.getsid(0):
@@ -208,7 +210,7 @@ def _answered(name: str, method: Method, request: Any, context: grpc.ServicerCon
 
 
 def _note(name: str, request: Any, outcome: str, took_s: float) -> None:
-    """Log a request: of its fields only what is never a secret."""
+    """Log a request: only those of its fields that are never secret."""
     volume, path = (str(getattr(request, field, "")) for field in ("volume_id", "target_path"))
     shown = " ".join(part for part in (name, volume, path) if part)
     level = logging.INFO if volume or outcome != "OK" else logging.DEBUG

@@ -1,17 +1,17 @@
-"""The volumes of a node: which is published where. One process serves each volume, whatever the
-number of pods; pods of one volume with other options have a process of their own.
+"""The volumes of a node: which volume is published where. One process serves each volume, whatever
+the number of pods; pods of one volume with other options have a process of their own.
 
-    STATE/published/HASH.json   a directory of a pod, and how it was asked for; no secrets
-    STATE/volumes/HASH/         what mimicfs keeps of a volume (process.py)
+    STATE/published/HASH.json   a directory of a pod, and the request for it; no secrets
+    STATE/volumes/HASH/         the state of a volume (process.py)
 
     a directory  | nothing --publish--> recorded --bound--> published --unpublish--> nothing
                  | published --its process dies--> dead --publish, with secrets--> published
                  | published, dead --unpublish--> unbound --uploads done--> nothing
 
-The kernel and the processes are asked each time what is true: so a driver that was killed finds all
-as it was.
+Each time, the driver asks the kernel and the processes what is true: so a driver that was killed
+finds everything as it was.
 
-Threading: called by many threads at once; one at a time has a volume and a directory of a pod,
+Threading: many threads call at once. One thread at a time has a volume and a directory of a pod;
 others are told to come back.
 """
 
@@ -43,7 +43,7 @@ _FOREVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A directory of a pod that shows, or is to show, a volume."""
+    """A directory of a pod that shows, or will show, a volume."""
 
     volume: str
     target: str
@@ -51,7 +51,7 @@ class Published:
 
     @property
     def device(self) -> str | None:
-        """Return the device that the kernel shows there; None: no file system of ours."""
+        """Return the device that the kernel shows there; None: there is no FUSE file system."""
         return mounting.device_number(Path(self.target))
 
 
@@ -65,7 +65,7 @@ class Volumes:
         self._busy: set[tuple[str, str]] = set()
 
     def adopt(self) -> None:
-        """Tell what is found when the driver begins."""
+        """Log the volumes that are found when the driver begins."""
         for each in self._all():
             healthy = "served" if self._is_healthy(each) else "DEAD; to be published again"
             log.info("volume %s at %s: %s", each.volume, each.target, healthy)
@@ -84,7 +84,7 @@ class Volumes:
             self._check_sharing(wanted)
             self._clear(wanted)
             process = self._process(wanted)
-            self._write(wanted)  # before: whatever runs is ended by `unpublish`
+            self._write(wanted)  # first, so that `unpublish` can end whatever process runs
             if not process.alive:
                 self._start(process, asked, known_before=known is not None)
             binding.bind(str(process.point), asked.target, read_only=asked.how.read_only)
@@ -94,13 +94,13 @@ class Volumes:
         try:
             process.start(how.url, how.words, asked.secrets, apart=how.ephemeral)
         except StartRefused:
-            if not known_before:  # nothing runs, and nothing was kept: it may be asked otherwise
+            if not known_before:  # nothing runs or is kept: the next request may be another one
                 self._file(asked.target).unlink(missing_ok=True)
             raise
 
     def unpublish(self, volume: str, target: str, until: float) -> None:
-        """Take a volume away from a directory, which is removed, and return when all that was
-        written is in S3. Raises Refusal, also at *until* (monotonic)."""
+        """Remove a volume from a directory, and the directory; return when all written bytes are in
+        S3. Raises Refusal, also at *until* (monotonic)."""
         with self._held(volume, target):
             known = self._at(target)
             if known is None:
@@ -117,7 +117,7 @@ class Volumes:
             self._file(target).unlink(missing_ok=True)
 
     def condition(self, volume: str, path: str) -> tuple[str, os.statvfs_result | None]:
-        """Return what is wrong with a volume at *path* ("": nothing), and its figures. Raises
+        """Return the fault of a volume at *path* ("": there is none), and its figures. Raises
         Refusal."""
         known = self._at(path)
         if known is None or known.volume != volume:
@@ -129,8 +129,8 @@ class Volumes:
         return "", os.statvfs(path)
 
     def end(self) -> None:
-        """Have all processes upload what is open, and wait for them: ours is the last of a
-        container, and they end with it. Not only those of which there is a record."""
+        """Have all processes upload their open files, even processes without a record, and wait for
+        them: ours is the last process of a container, and they end with it."""
         processes = [Process(point.parent, point) for point in self._volumes.glob("*/mnt-*")]
         for each in processes:
             each.terminate()
@@ -139,8 +139,8 @@ class Volumes:
 
     @contextmanager
     def _held(self, volume: str, target: str) -> Iterator[None]:
-        """Within, nobody else changes *volume*, or what is at *target*. Raises Refusal: somebody
-        does."""
+        """Within, nobody else changes *volume*, or the mount at *target*. Raises Refusal if
+        somebody does now."""
         held = {("volume", volume), ("target", target)}
         with self._lock:
             taken = held & self._busy
@@ -155,7 +155,7 @@ class Volumes:
                 self._busy -= held
 
     def _check_sharing(self, wanted: Published) -> None:
-        """Raise Refusal if the volume is for one directory, and is shown in another."""
+        """Raise Refusal if the volume may be in one directory only, and another one shows it."""
         if wanted.how.mode.startswith("MULTI_NODE") or wanted.how.mode.endswith("MULTI_WRITER"):
             return
         for each in self._all():
@@ -164,7 +164,7 @@ class Volumes:
                 raise Refusal(Code.FAILED_PRECONDITION, text)
 
     def _clear(self, wanted: Published) -> None:
-        """Take away what a dead process has left at a directory, which must be empty then. Raises
+        """Unmount what a dead process has left at a directory, which must be empty then. Raises
         Refusal."""
         if wanted.device is not None:
             binding.unbind(wanted.target, lazy=True)
@@ -201,8 +201,8 @@ class Volumes:
             )  # fmt: skip
 
     def _serves_others(self, process: Process, known: Published) -> bool:
-        """Whether *process* is shown in another directory of a pod; also if the record of that
-        cannot be read."""
+        """Whether another directory of a pod shows the mount of *process*, even if the record of
+        that directory cannot be read."""
         others = [each for each in self._all() if each.target != known.target]
         if any(self._process(each) == process and each.device for each in others):
             return True
@@ -211,7 +211,8 @@ class Volumes:
         return any(place != known.target and self._file(place).exists() for place in shown)
 
     def _is_healthy(self, each: Published) -> bool:
-        """Whether a directory shows, as it was asked for, what a process serves that lives."""
+        """Whether a directory shows, in the way that was asked for, the mount of a process that
+        lives."""
         if each.how.read_only and not binding.is_read_only(each.target):
             return False  # we were killed before the bind mount had become read-only
         process = self._process(each)
@@ -244,8 +245,8 @@ class Volumes:
             return None
 
     def _all(self) -> list[Published]:
-        """Return what is recorded. A record that cannot be read keeps no other volume from its
-        pods: it is logged, and refused where it is asked for (`_at`)."""
+        """Return all records. A record that cannot be read keeps no other volume from its pods: it
+        is logged here, and refused where somebody asks for it (`_at`)."""
         found = []
         for path in sorted(self._published.glob("*.json")):
             try:
@@ -271,8 +272,8 @@ def _read(path: Path) -> Published:
 
 
 def _how(said: dict[str, Any]) -> How:
-    """Return what another version may have written: of fields that it did not know yet, How has
-    the default; those that only it knows are left out."""
+    """Return a How from a record that another version may have written. Fields that it did not know
+    yet get their defaults; fields that only it knows are left out."""
     known = {each.name: said[each.name] for each in fields(How) if each.name in said}
     return How(**{**known, "words": tuple(known["words"])})
 

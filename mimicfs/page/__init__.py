@@ -3,7 +3,7 @@
 It only shows, and can change nothing.
 
 document  the page as a whole             sections  its sections
-markup    HTML and SVG as values: only here does text become markup
+markup    HTML and SVG as values: text becomes markup only here
 plots     plots of the last hour          hour      the samples of the last hour
-meanings  what errors mean                warned    the last warnings of the log
+meanings  the meanings of errors          warned    the last warnings of the log
 """

@@ -1,4 +1,4 @@
-"""The page as a whole: from the figures of a mount to a document.
+"""The page as a whole: makes a document from the figures of a mount.
 
 Threading: `MountPage` may be asked by any number of threads.
 """
@@ -34,7 +34,7 @@ _ICON = (
 )
 _STYLE = Markup(files("mimicfs.page").joinpath("look.css").read_text(encoding="utf-8"))
 _STYLE_HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
-# No script, nothing from elsewhere, in no frame; the style is the one that we send.
+# No script, nothing from elsewhere, in no frame; the only style is the one that we send.
 _POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'"
@@ -49,7 +49,7 @@ Mounts = Sequence[Mapping[str, Any]]
 
 
 class View(NamedTuple):
-    """All that one page shows. *mounts*: of this user, as their records say."""
+    """Everything that one page shows. *mounts* are those of this user, by their records."""
 
     figures: Mapping[str, Any]
     minutes: Sequence[Minute]
@@ -92,7 +92,7 @@ class MountPage:
 
 
 def _clean(secrets: Sequence[str], said: Any) -> Any:
-    """Return *said* without what is secret, or looks so, in its texts."""
+    """Return *said* without the parts of its texts that are secret, or look secret."""
     if isinstance(said, str):
         return without_secrets(said, secrets)
     if isinstance(said, Mapping):
@@ -101,9 +101,10 @@ def _clean(secrets: Sequence[str], said: Any) -> Any:
 
 
 def rendered(seen: View, *, paused: bool = False, metrics: bool = True) -> str:
-    """Return the document that shows what was *seen*; it comes anew by itself unless *paused*.
-    *metrics*: there are such beside it."""
-    # Also of a dead mount in a container before this one, the process was number 1.
+    """Return the document that shows what was *seen*. It loads itself anew unless *paused*.
+    *metrics*: there are metrics beside it."""
+    # Only living ones: the process of a dead mount, in a container before this one, was number 1,
+    # too.
     ours = [each for each in seen.mounts if each["alive"] and each["pid"] == os.getpid()]
     mount = ours[0] if ours else {}
     title = f"{mount.get('target', 's3://')} at {mount.get('mountpoint', '?')}"

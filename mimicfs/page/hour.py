@@ -1,7 +1,7 @@
 """The work of a mount in the last hour, minute by minute: the one owner of these samples.
 
-Counters only grow; a *mark* is what they were when a minute began. 61 marks are kept, so an hour
-costs some 250 KiB, and a mount at which nobody looks is asked for two parts once a minute.
+Counters only grow; a *mark* has their values at the beginning of a minute. 61 marks are kept, so an
+hour costs some 250 KiB, and a mount at which nobody looks is asked for two parts once a minute.
 
 Threading: `sampled` runs a thread that marks; the page reads in others. `_lock` is a leaf.
 """
@@ -27,7 +27,7 @@ _NOTHING: Numbers = MappingProxyType({})
 
 
 class Totals(NamedTuple):
-    """Counters since the mount began; or, of two of them, what was between."""
+    """Counters since the mount began, or the difference of two of them."""
 
     counts: Numbers = _NOTHING  # by the names that `totals_in` gives them
     calls: Numbers = _NOTHING  # of S3, by operation
@@ -43,16 +43,16 @@ class Totals(NamedTuple):
         return sum(self.seconds.values()) / count if count else None
 
     def since(self, before: Totals) -> Totals:
-        """Return what came after *before*."""
+        """Return the counts since *before*."""
         return Totals(*(_less(*both) for both in zip(self, before, strict=True)))
 
     def and_(self, more: Totals) -> Totals:
-        """Return both together."""
+        """Return the sum of both."""
         return Totals(*(_plus(*both) for both in zip(self, more, strict=True)))
 
 
 class Minute(NamedTuple):
-    """*start_s*: of the minute, in seconds since 1970."""
+    """A minute, which begins at *start_s*, in seconds since 1970."""
 
     start_s: int
     did: Totals
@@ -77,22 +77,22 @@ def totals_in(figures: Figures) -> Totals | None:
 
 
 class Hour:
-    """The marks of the last hour. The first one is of the mount's beginning."""
+    """The marks of the last hour. The first one is that of the mount's beginning."""
 
     def __init__(self, now_s: float) -> None:
         self._lock = threading.Lock()  # protects the marks
         self._marks: deque[Minute] = deque([Minute(_minute(now_s), Totals())], MINUTES + 1)
 
     def mark(self, totals: Totals, now_s: float) -> None:
-        """A new minute has begun, unless it is the one of the last mark."""
+        """Mark that a new minute has begun, unless the last mark is of the same minute."""
         start_s = _minute(now_s)
         with self._lock:
             if start_s > self._marks[-1].start_s:
                 self._marks.append(Minute(start_s, totals))
 
     def minutes(self, totals: Totals | None, now_s: float) -> list[Minute]:
-        """Return what was done in each minute of the last hour of which there is a mark, the
-        oldest first; the last one is not over yet, and *totals* is how things stand."""
+        """Return the work in each minute of the last hour that has a mark, the oldest first. The
+        last minute is not over yet, and *totals* are the counters of now."""
         with self._lock:
             marks = list(self._marks)
         ends = [each.did for each in marks[1:]]
@@ -107,7 +107,7 @@ class Hour:
 
 
 def spent(minutes: Sequence[Minute]) -> Totals:
-    """Return what was done in *minutes* together."""
+    """Return the work in *minutes* together."""
     total = Totals()
     for each in minutes:
         total = total.and_(each.did)
@@ -116,7 +116,7 @@ def spent(minutes: Sequence[Minute]) -> Totals:
 
 @contextmanager
 def sampled(hour: Hour, collect: Callable[[], Figures]) -> Iterator[None]:
-    """Within, *hour* is marked each minute, from what *collect* says."""
+    """Within, *hour* is marked each minute, with the figures of *collect*."""
     ended = threading.Event()
 
     def run() -> None:

@@ -1,5 +1,5 @@
-"""HTML and SVG as values. Text becomes markup here and nowhere else, escaped: names of buckets,
-keys and errors come from strangers.
+"""HTML and SVG as values. Text becomes markup here and nowhere else, and is escaped: names of
+buckets, keys and errors come from strangers.
 
 Threading: no state.
 """
@@ -10,11 +10,12 @@ from html import escape
 
 from mimicfs.human import printable
 
-_VOID = frozenset({"link", "meta"})  # that have no end
+_VOID = frozenset({"link", "meta"})  # elements without an end
 
 
 class Markup(str):
-    """A text that is HTML already. Only this module, and literals, make one."""
+    """A text that is HTML already. Only this module makes one of a text, and others of
+    our own constants."""
 
     __slots__ = ()
 
@@ -23,8 +24,8 @@ Child = Markup | str | int | None  # None: nothing
 
 
 def element(name: str, *children: Child, **attributes: str | int | float | bool | None) -> Markup:
-    """Return an element. Of an attribute's name, "_" stands for "-", and one at the end is left
-    out (class_); True is an attribute without a value, False and None are none."""
+    """Return an element. In the name of an attribute, "_" stands for "-", and a "_" at the end is
+    left out (class_). True makes an attribute without a value; False and None make none."""
     words = [name]
     for key, value in attributes.items():
         word = key.rstrip("_").replace("_", "-")
@@ -37,7 +38,7 @@ def element(name: str, *children: Child, **attributes: str | int | float | bool 
 
 
 def together(*children: Child) -> Markup:
-    """Return *children* one behind the other; what is no Markup is escaped."""
+    """Return *children* one behind the other. A child that is no Markup is escaped."""
     return Markup("".join(_text(each) for each in children if each is not None))
 
 

@@ -1,13 +1,11 @@
-"""The meanings of errors, and what to do about them: errors of S3, and errors that programs were
-given.
+"""The meanings of errors, and what to do about them: errors of S3, and errors that programs got.
 
 Threading: no state.
 """
 
 from __future__ import annotations
 
-# By S3's code, or by the class of the error. An error that is not here is looked up by its kind
-# below.
+# By S3's code, or by the class of the error. The kinds below are for errors that are not here.
 _S3 = {
     "AccessDenied": "These credentials may not do that. `mimicfs doctor --write s3://BUCKET` says"
     " which right is missing.",
@@ -52,10 +50,10 @@ _ERRNOS = {
 
 
 def advice_of_code(code: str) -> str:
-    """Return what to do about an error that S3 answered."""
+    """Return what to do about an error of S3."""
     return _S3.get(code, _UNKNOWN_CODE)
 
 
 def meaning_of_errno(name: str) -> str:
-    """Return what an error that a program was given mostly means; "" if that is plain."""
+    """Return the usual meaning of an error that a program got; "" if it is plain."""
     return _ERRNOS.get(name, "")

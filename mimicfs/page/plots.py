@@ -1,5 +1,5 @@
-"""Small plots of the last hour, a bar for each minute, in SVG. Each bar says its numbers as a
-title; the page has the same numbers in a table.
+"""Small plots of the last hour, a bar for each minute, in SVG. Each bar has its numbers as a title;
+the page has the same numbers in a table.
 
 Threading: no state.
 """
@@ -27,7 +27,7 @@ class Series(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """*told*: how a value is written."""
+    """A plot. *told* writes a value as text."""
 
     name: str
     title: str
@@ -36,7 +36,7 @@ class Plot(NamedTuple):
 
 
 def figure(plot: Plot, minutes: Sequence[Minute], now_s: float) -> Markup:
-    """Return *plot* of *minutes*: the current value, the bars, and what the colours mean."""
+    """Return *plot* of *minutes*: the current value, the bars, and the meaning of the colours."""
     highest = max((_sum(plot, each) for each in minutes), default=0.0)
     now = plot.told(_sum(plot, minutes[-1])) if minutes else "-"
     head = element(

@@ -22,7 +22,7 @@ from mimicfs.page.warned import Warned
 _BUCKETS_MAX = 100
 _MOUNTS_MAX = 50
 _SYNCS_MAX = 20
-_LIVE_S = 120  # a bucket that was told of so recently is up to date
+_LIVE_S = 120  # a bucket of which S3 told so recently is up to date
 _RECENT_MINUTES = 5
 
 
@@ -30,7 +30,7 @@ _RECENT_MINUTES = 5
 
 
 def attention(found: Sequence[Trouble]) -> Markup | None:
-    """Return what somebody should look at; None: nothing."""
+    """Return the troubles at which somebody should look; None: there are none."""
     if not found:
         return None
     items = (
@@ -42,7 +42,7 @@ def attention(found: Sequence[Trouble]) -> Markup | None:
 
 
 def tiles(figures: Figures, hour: Totals) -> Markup:
-    """Return the few numbers that say how it goes."""
+    """Return the few numbers that say how the mount is doing."""
     kernel, files = figures.get("kernel", {}), figures.get("files", {})
     costs = figures.get("costs", {})
     known, asked = kernel.get("answered_by_mirror"), kernel.get("asked_s3_first")
@@ -75,7 +75,7 @@ def plots(minutes: Sequence[Minute], now_s: float) -> Markup:
 
 
 def freshness(figures: Figures, now_ns: int) -> Markup:
-    """Return how new each bucket is, and by what that is known."""
+    """Return how up to date each bucket is, and how that is known."""
     buckets = figures.get("mirror", {}).get("buckets", [])
     told = figures.get("events", {}).get("told_until_ns", {})
     swept = figures.get("reconcile", {}).get("swept_until_ns", {})
@@ -99,7 +99,7 @@ def freshness(figures: Figures, now_ns: int) -> Markup:
 
 
 def syncs(figures: Figures) -> Markup | None:
-    """Return how far each sync is that runs; None: none does."""
+    """Return the progress of each running sync; None: none runs."""
     running = figures.get("sync", {}).get("running", [])
     if not running:
         return None
@@ -108,7 +108,7 @@ def syncs(figures: Figures) -> Markup | None:
 
 
 def uploads(figures: Figures) -> Markup:
-    """Return what S3 does not have yet."""
+    """Return the bytes that S3 does not have yet."""
     files = figures.get("files", {})
     queue = files.get("write_back", {})
     unsaved, size = files.get("unsaved", 0), amount(files.get("unsaved_bytes", 0))
@@ -158,7 +158,7 @@ def calls(figures: Figures, minutes: Sequence[Minute]) -> Markup:
 
 
 def errors(figures: Figures, notes: Sequence[Warned]) -> Markup | None:
-    """Return what went wrong since the mount began, and the last warnings; None: nothing did."""
+    """Return the errors since the mount began, and the last warnings; None: there are none."""
     codes = figures.get("s3", {}).get("errors", {})
     given = figures.get("kernel", {}).get("errors", {})
     parts: list[Child] = []
@@ -191,7 +191,7 @@ def others(mounts: Iterable[Mapping[str, Any]], now_ns: int) -> Markup | None:
     return section("others", "Other mounts", shown)
 
 
-# What they are made of
+# The parts of the sections
 
 
 def section(name: str, title: str, *children: Child) -> Markup:
@@ -200,7 +200,7 @@ def section(name: str, title: str, *children: Child) -> Markup:
 
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Child]]) -> Markup:
-    """Return a table that scrolls by itself where it is too wide; *rows* begin with their name."""
+    """Return a table that scrolls by itself if it is too wide. *rows* begin with their names."""
     head = element("tr", *(element("th", each, scope="col") for each in heads))
     body = [
         element("tr", element("th", row[0], scope="row"),
@@ -234,7 +234,8 @@ def _tile(name: str, value: str, about: str) -> Markup:
 def _true_until(
     bucket: Mapping[str, Any], told: Mapping[str, int], swept: Mapping[str, int], now_ns: int
 ) -> Markup:
-    """Return the time until which all that is known of *bucket* is true, and how that is known."""
+    """Return the time as of which everything that is known of *bucket* is true, and the way in
+    which that is known."""
     name = bucket["name"]
     ways = {
         "told": told.get(name) or 0,

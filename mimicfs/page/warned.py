@@ -22,7 +22,7 @@ class Warned(NamedTuple):
 
 
 class RecentWarnings(logging.Handler):
-    """Keeps the last of what somebody should look at."""
+    """Keeps the last lines at which somebody should look."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -40,7 +40,7 @@ class RecentWarnings(logging.Handler):
         self._notes.append(Warned(record.created, level, text))
 
     def latest(self) -> list[Warned]:
-        """Return them, the newest first."""
+        """Return the notes, the newest first."""
         self.acquire()
         try:
             return list(reversed(self._notes))
@@ -50,7 +50,7 @@ class RecentWarnings(logging.Handler):
 
 @contextmanager
 def noted(notes: RecentWarnings) -> Iterator[None]:
-    """Within, *notes* hears what is logged."""
+    """Within, *notes* hears the lines of the log."""
     root = logging.getLogger()
     root.addHandler(notes)
     try:
