@@ -1,8 +1,8 @@
 """Structures and constants of linux/fuse.h, in the header's order and by its names.
 
-Nothing but layouts: little-endian, 64-bit. tests/fuse/test_fuse_abi.py compares each size, offset
-and constant with the C header. A constant that Debian 12's header (7.38) does not have yet is
-marked with the minor version that brought it; its source is the kernel's own header.
+There is nothing but layouts here: little-endian, 64-bit. tests/fuse/test_fuse_abi.py compares each
+size, offset and constant with the C header. A constant that the header of Debian 12 (7.38) does not
+have yet is marked with the minor version that brought it; its source is the kernel's own header.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ FIELDS: dict[str, dict[str, int]] = {}
 
 
 def _layout(c_name: str, fields: str) -> struct.Struct:
-    """Return the Struct of *fields*: pairs of a struct code and the field's name in C.
+    """Return the Struct of *fields*: pairs of a struct code and the name of the field in C.
 
-    A name ending in "[n]" is an array; its code repeats n times.
+    A name that ends in "[n]" is an array; its code repeats n times.
     """
     words = fields.split()
     formats = "<"
@@ -43,7 +43,7 @@ IN_HEADER = _layout(
 )
 OUT_HEADER = _layout("fuse_out_header", "I len i error Q unique")
 
-# Parts of several answers. The kernel's times are signed inside, so they are here.
+# Parts of several answers. Times are signed inside the kernel, so they are signed here.
 
 _ATTR = (
     "Q ino Q size Q blocks q atime q mtime q ctime I atimensec I mtimensec I ctimensec"
@@ -57,7 +57,7 @@ ENTRY_HEAD = _layout("fuse_entry_out", _ENTRY)  # without its last field, attr
 DIRENT = _layout("fuse_dirent", _DIRENT)
 ATTR_OUT_HEAD = _layout("fuse_attr_out", "Q attr_valid I attr_valid_nsec I dummy")
 
-# The same, whole: one call packs an answer.
+# The same structures as a whole: one call packs an answer.
 ENTRY_OUT = struct.Struct(ENTRY_HEAD.format + ATTR.format[1:])
 ATTR_OUT = struct.Struct(ATTR_OUT_HEAD.format + ATTR.format[1:])
 DIRENTPLUS = struct.Struct(ENTRY_OUT.format + DIRENT.format[1:])
@@ -135,7 +135,7 @@ NOTIFY_RETRIEVE_OUT = _layout(
 
 
 class Opcode(IntEnum):
-    """enum fuse_opcode: what a request asks."""
+    """enum fuse_opcode: the kinds of requests."""
 
     LOOKUP = 1
     FORGET = 2  # no reply
@@ -290,7 +290,7 @@ LK_FLOCK = 1 << 0
 
 INTERRUPT_BIT = 1  # set in the unique of an INTERRUPT itself (fs/fuse/fuse_dev_i.h)
 MIN_READ_BUFFER = 8192
-UNKNOWN_INO = 0xFFFFFFFF  # what libfuse puts where a d_ino is not known; 0 would be "deleted"
+UNKNOWN_INO = 0xFFFFFFFF  # libfuse's value for an unknown d_ino; 0 would mean "deleted"
 
 
 def aligned(size: int) -> int:

@@ -1,5 +1,5 @@
-"""The inodes that the kernel may keep locked, because a request on them waits for a worker's
-answer.
+"""The inodes that the kernel may keep locked, because a request on them waits for the answer of a
+worker.
 
 Threading: any thread.
 """
@@ -11,7 +11,7 @@ from collections import Counter
 
 
 class Busy:
-    """Counts requests that workers have, by the inodes that they are about."""
+    """Counts the requests that workers have, by their inodes."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # protects the counts
@@ -30,6 +30,6 @@ class Busy:
             self._changed.notify_all()
 
     def wait_until_free(self, ino: int, timeout_s: float) -> bool:
-        """Return once no worker has a request on *ino*; False if that takes longer."""
+        """Return True once no worker has a request on *ino*; False if that takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: ino not in self._counts, timeout_s)

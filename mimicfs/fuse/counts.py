@@ -1,8 +1,8 @@
-"""The requests of the kernel, counted, and how they were answered.
+"""Counts the requests of the kernel, and how they were answered.
 
-Counting costs the thread that reads the device one addition to a list, without a lock: it is the
-only one that writes there. The counts of workers are under a lock; they wait for S3 anyway. Readers
-see each number as it was a moment ago.
+To count costs the thread that reads the device one addition to a list, without a lock: it is the
+only thread that writes there. The counts of workers are under a lock; workers wait for S3 anyway.
+Readers see each number as it was a moment ago.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from mimicfs.fuse.abi import Opcode
 
 _SIZE = 64  # above every opcode that is counted
-# What a file system without a mirror asks S3 for, of what is answered from one.
+# Of the requests that the mirror answers, those for which a file system without one sends a HEAD.
 _HEADS = (Opcode.LOOKUP, Opcode.GETATTR)
 
-# Answers, not errors: a name is not there, an attribute is not set, the kernel is to do it itself.
+# Answers, not errors: a name is not there, an attribute is not set, the kernel must do it itself.
 ANSWERS = frozenset(
     {(Opcode.LOOKUP, errno.ENOENT)}
     | {(Opcode.GETXATTR, errno.ENODATA), (Opcode.GETXATTR, errno.EOPNOTSUPP)}
@@ -27,15 +27,17 @@ ANSWERS = frozenset(
 
 
 class Counts:
-    """INVARIANT: `came` and `cached_bytes` are written by the reading thread only; so is
-    `listings` where the file system is quick, else workers do, and may lose one now and then."""
+    """The counts of one mount.
+
+    INVARIANT: only the reading thread writes `came` and `cached_bytes`, and `listings` if the file
+    system is quick; else workers write `listings`, and may lose a count now and then."""
 
     def __init__(self) -> None:
         self.came = [0] * _SIZE  # by opcode
         self.listings = 0  # of directories, begun
-        self.cached_bytes = 0  # of reads answered by the reading thread
+        self.cached_bytes = 0  # of reads that the reading thread answers
         self._lock = threading.Lock()  # protects all below
-        self._learned: Counter[int] = Counter()  # by opcode; for which S3 had to be asked first
+        self._learned: Counter[int] = Counter()  # by opcode: S3 had to be asked first
         self._errors: Counter[int] = Counter()  # by errno
         self._read = 0  # bytes
         self._written = 0  # bytes
@@ -58,10 +60,10 @@ class Counts:
     def figures(self) -> dict[str, Any]:
         """Return the sums, for people and programs.
 
-        *answered_by_mirror* are the questions about names, attributes and directories that cost
-        no request; *saved* what they would have cost without a mirror: a HEAD for each name and
-        its attributes, a LIST for each directory that was read. Answers of the kernel from its own
-        caches are not seen here, and not counted.
+        *answered_by_mirror* are the questions about names, attributes and directories that cost no
+        request. *saved* are the requests that they would have cost without a mirror: a HEAD for
+        each name and its attributes, a LIST for each directory that was read. Answers of the kernel
+        from its own caches are not seen here, and not counted.
         """
         with self._lock:
             learned, errors = dict(self._learned), dict(self._errors)

@@ -1,4 +1,4 @@
-"""The groups of a process that asks. FUSE tells one of them; /proc knows the others."""
+"""The groups of a process that asks. FUSE tells one group; /proc knows the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mimicfs.posix import Caller
 
 
 def is_member(caller: Caller, gid: int) -> bool:
-    """Whether *caller* is in the group *gid*, or is root; False where that is not to be seen."""
+    """Whether *caller* is in the group *gid*, or is root; False if that cannot be seen."""
     return caller.uid == 0 or caller.gid == gid or gid in _supplementary(caller.pid)
 
 

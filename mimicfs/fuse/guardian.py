@@ -1,12 +1,12 @@
 """A process of its own that ends the connection when the daemon is killed.
 
-The kernel does so by itself once nobody has /dev/fuse open. But a thread of ours that waits in
-the kernel for a lock (a notification) cannot be killed there, and keeps it open, while the
-holder of that lock waits for our answer: the mount would hang for good, whoever touches it.
+The kernel does so by itself once nobody has /dev/fuse open. But a thread of ours that waits in the
+kernel for a lock (a notification) cannot be killed there, and keeps /dev/fuse open, while the
+holder of that lock waits for our answer. The mount would hang for good, whoever touches it.
 
-It is forked before there is a thread, a lock or an open /dev/fuse, and keeps nothing open but a
-pipe. The kernel sends it a signal when the thread that forked it ends. Where it may not end the
-connection (no fusectl mounted, and not root) it cannot help.
+The guardian is forked before there is a thread, a lock or an open /dev/fuse, and keeps nothing open
+but a pipe. The kernel sends it a signal when the thread that forked it ends. If it may not end the
+connection (no fusectl mounted, and not root), it cannot help.
 
 Threading: made, told and closed by the main thread.
 """
@@ -26,8 +26,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _CLONE_NEWNS = 0x20000  # linux/sched.h
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000  # linux/mount.h
 _CONNECTIONS = "/sys/fs/fuse/connections"
-_TOLD = signal.SIGUSR1  # that the daemon has ended; others may send it, too
-_LOOK_S = 60.0  # between two looks at the daemon, were that signal lost
+_TOLD = signal.SIGUSR1  # says that the daemon has ended; others may send it, too
+_LOOK_S = 60.0  # between two looks at the daemon, in case that signal gets lost
 _ENDING_S = 2.0
 _CLOSED_MAX = 1 << 16
 
@@ -45,11 +45,11 @@ class Guardian:
         os.close(told)
 
     def watch(self, device: str) -> None:
-        """From now on the connection of the file system "0:MINOR" ends with this process."""
+        """Have the connection of the file system *device* ("0:MINOR") end with this process."""
         os.write(self._tell, device.partition(":")[2].encode())
 
     def close(self) -> None:
-        """The connection has ended as it should: nothing is to be guarded any more."""
+        """End the guardian: the connection has ended as it should, and nothing is left to guard."""
         if self._closed:
             return
         self._closed = True
@@ -59,7 +59,7 @@ class Guardian:
 
 
 def _guard(daemon: int, told: int) -> NoReturn:
-    """In the child. Nothing of the parent's is used, but the number of its process."""
+    """Guard, in the child. It uses nothing of the parent but the number of its process."""
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
@@ -70,19 +70,19 @@ def _guard(daemon: int, told: int) -> NoReturn:
         os.chdir("/")
         device = os.read(told, 32).decode()  # empty: the daemon has ended before it mounted
         if device:
-            # Opened now: the kernel gives the number to another connection once this has ended,
-            # and what is open here is nobody's then.
+            # Opened now: once this connection has ended, the kernel gives its number to another
+            # one, and the open file belongs to none then.
             abort = _opened_abort(device)
             _wait_for_end(daemon)
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # the connection has ended
                 os.write(abort, b"1")
     finally:
         os._exit(0)
 
 
 def _wait_for_end(daemon: int) -> None:
-    """Return when *daemon* has ended. The signal comes a moment before that, and may come from
-    somebody else."""
+    """Return when *daemon* has ended. The signal comes a moment before that, and others may send
+    it, too."""
     while not _has_ended(daemon):
         if signal.sigtimedwait([_TOLD], _LOOK_S) is not None:
             deadline = time.monotonic() + _ENDING_S
@@ -91,7 +91,7 @@ def _wait_for_end(daemon: int) -> None:
 
 
 def _has_ended(daemon: int) -> bool:
-    """Whether *daemon* is gone, or its main thread is: others may be left in the kernel."""
+    """Whether *daemon* is gone, or its main thread is: other threads may be left in the kernel."""
     if os.getppid() != daemon:
         return True
     try:
@@ -102,13 +102,14 @@ def _has_ended(daemon: int) -> bool:
 
 
 def _opened_abort(device: str) -> int:
-    """Open what ends the connection; root may look at fusectl in a mount namespace of its own.
-    -1: it is not ours to end."""
+    """Return a descriptor of the file that ends the connection; -1: we may not end it. Root may
+    look at fusectl in a mount namespace of its own."""
     abort = f"{_CONNECTIONS}/{device}/abort"
     with suppress(OSError):
         return os.open(abort, os.O_WRONLY | os.O_CLOEXEC)
-    # The other namespace has a copy of each mount, of ours too: while it lived, umount(8) would
-    # not end the connection. It ends with its only process; the file that this opened stays open.
+    # The other namespace has a copy of each mount, of ours, too: while it lived, umount(8) would
+    # not end the connection. It ends with its only process; the file that this process opened stays
+    # open.
     here, there = socket.socketpair()
     opening = os.fork()
     if opening == 0:
@@ -121,8 +122,8 @@ def _opened_abort(device: str) -> int:
 
 
 def _open_elsewhere(abort: str, there: socket.socket) -> NoReturn:
-    """Send *abort*, opened in a mount namespace that has fusectl, if we may make one. To return
-    from there would take CAP_SYS_CHROOT as well, which a container may lack."""
+    """Send *abort*, opened in a mount namespace that has fusectl, if we may make such a namespace.
+    To return from there would take CAP_SYS_CHROOT as well, which a container may lack."""
     try:
         libc = ctypes.CDLL(None)
         if libc.unshare(_CLONE_NEWNS) == 0:

@@ -1,6 +1,6 @@
 """/dev/fd/N as a mount point: a descriptor of /dev/fuse that somebody else opened, mounted and
-handed to us. So whoever mounts needs the privileges, and whoever serves has the network and the
-keys, and needs none.
+handed to us. So the process that mounts needs the privileges. The process that serves has the
+network and the keys, and needs no privileges.
 
 Threading: no state but the descriptor; made by the main thread.
 """
@@ -19,13 +19,13 @@ from mimicfs.fuse import mounting
 
 _NAMES = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _FUSE_DEVICE = (10, 229)  # Documentation/admin-guide/devices.txt; nodes may be anywhere
-_STANDARD = 2  # the descriptors up to this are the terminal's, and closed by a daemon
+_STANDARD = 2  # descriptors up to this one are the terminal's, and a daemon closes them
 _INIT_S = 5.0  # the kernel sends INIT as soon as it is mounted
 
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """The descriptor *fd*; where it is mounted, as far as that can be seen from here."""
+    """The descriptor *fd*, and where it is mounted, as far as that can be seen from here."""
 
     fd: int
     device: str  # "MAJOR:MINOR" of the file system; "": the kernel does not say (before 6.14)
@@ -33,8 +33,8 @@ class Handed:
 
     @classmethod
     def named(cls, path: Path) -> Handed | None:
-        """Return what *path* names, if that is a descriptor. Raises MountError for one that
-        nothing can be served through."""
+        """Return the descriptor that *path* names; None: it names none. Raises MountError for one
+        through which nothing can be served."""
         found = _NAMES.fullmatch(os.fspath(path))
         if found is None:
             return None
@@ -45,7 +45,7 @@ class Handed:
         return cls(fd, device, _mountpoint(device) or Path(f"/proc/{os.getpid()}/fd/{fd}"))
 
     def wait_for_init(self) -> None:
-        """Return when the kernel asks for something. Raises MountError: it asks for nothing."""
+        """Return when the kernel asks for something. Raises MountError if it asks for nothing."""
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         events = poll.poll(_INIT_S * 1000)
@@ -77,14 +77,15 @@ def _check(path: Path, fd: int) -> None:
 
 
 def _device(fd: int) -> str:
-    """Return the file system that the kernel says *fd* is mounted as."""
+    """Return the file system as which *fd* is mounted, by the word of the kernel."""
     said = Path(f"/proc/self/fdinfo/{fd}").read_text()
     found = re.search(r"^fuse_connection:\s*(\d+)$", said, re.MULTILINE)
     return f"0:{found[1]}" if found else ""
 
 
 def _mountpoint(device: str) -> Path | None:
-    """Return where *device* is mounted in this mount namespace."""
+    """Return the place at which *device* is mounted in this mount namespace; None: there is
+    none."""
     places = (each.place for each in mounting.mounted() if each.number == device)
     first = next(places, None)
     return Path(os.fsdecode(first)) if first is not None else None

@@ -1,17 +1,19 @@
 """Lets go of processes that were killed while they wait for an answer.
 
-The kernel says once that a process has a signal (INTERRUPT), whichever, and then lets a killed
-one wait for its answer all the same. So /proc is asked, now and while the answer is awaited,
-whether SIGKILL is pending for it: that is what every signal that ends a process becomes. A signal
-that is handled gives no EINTR here: mkdir(2) and its like do not restart. A process that waits is
-in /proc: one that is not seen there has its number in another PID namespace (that of whoever
-mounted, with /dev/fd/N), or hidepid hides it. Nothing is known of it: it waits for its answer.
+The kernel says once that a process has a signal (INTERRUPT), whichever signal, and then lets a
+killed process wait for its answer all the same. So we ask /proc, at once and as long as the process
+waits, whether SIGKILL is pending for it: every signal that ends a process becomes that. A signal
+that the process handles gives no EINTR here: mkdir(2) and its like do not restart.
 
-The kernel closes the files of a process that was killed when it is past all signals, and waits for
+A process that waits is in /proc. If we do not see it there, its number belongs to another PID
+namespace (that of the process that mounted, with /dev/fd/N), or hidepid hides it. Then we know
+nothing of it, and it waits for its answer.
+
+The kernel closes the files of a killed process when the process is past all signals, and waits for
 each FLUSH. It says nothing then; /proc knows why the process ends.
 
-Threading: `watch` and `answered` are called by any thread; a thread of its own looks, once
-something is watched, and sleeps while nothing is.
+Threading: any thread calls `watch` and `answered`. A thread of its own looks, once something is
+watched, and sleeps while nothing is.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Killed:
         self._started = False
 
     def watch(self, unique: int, thread: int) -> None:
-        """Thread *thread* waits for *unique*, and has a signal."""
+        """Watch thread *thread*, which waits for *unique* and has a signal."""
         with self._lock:
             self._watched[unique] = thread
             self._lock.notify()
@@ -48,7 +50,7 @@ class Killed:
         threading.Thread(target=self._run, name="fuse-killed", daemon=True).start()
 
     def let_go_if_ended(self, unique: int, thread: int) -> None:
-        """Let go of *thread*, which asks *unique*, if a signal has ended it."""
+        """Let go of *thread*, which waits for *unique*, if a signal has ended it."""
         if _is_ended(thread):
             self._let_go(unique)
 
@@ -57,7 +59,8 @@ class Killed:
         return unique in self._gone
 
     def answered(self, unique: int) -> bool:
-        """The work on *unique* has ended; return whether nobody waited for it any more."""
+        """Note that the work on *unique* has ended; return whether nobody waited for it any
+        more."""
         if not self._started:
             return False
         with self._lock:
@@ -82,7 +85,7 @@ class Killed:
 
 
 def _is_killed(thread: int) -> bool:
-    """Whether *thread* was killed; False where that is not to be seen."""
+    """Whether *thread* was killed; False if that cannot be seen."""
     try:
         status = Path(f"/proc/{thread}/status").read_text()
     except OSError:
@@ -92,8 +95,7 @@ def _is_killed(thread: int) -> bool:
 
 
 def _is_ended(thread: int) -> bool:
-    """Whether a signal has ended *thread*, which closes its files; False where that is not to be
-    seen."""
+    """Whether a signal has ended *thread*, which closes its files; False if that cannot be seen."""
     try:
         stat = Path(f"/proc/{thread}/stat").read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Calls that are repeated after what they lack was learned.
+"""Calls that are repeated after the facts that they lack were learned.
 
 Threading: no state; any thread that may wait.
 """
@@ -19,7 +19,7 @@ _LEARNINGS_MAX = 16  # how often one request may find that something must be lea
 
 
 class LearnedCalls:
-    """Has *fs* learn; *counts* the requests for which it does."""
+    """Has *fs* learn; *counts* has the requests for which it does."""
 
     def __init__(self, fs: FileSystem, counts: Counts) -> None:
         self._fs = fs
@@ -32,9 +32,9 @@ class LearnedCalls:
         missing: Unlisted | None = None,
         opcode: Opcode = Opcode.SETATTR,
     ) -> T:
-        """Return call(), learning first whatever it says must be learned. Waits.
+        """Return call(), after learning everything that it says must be learned. Waits.
 
-        *missing* is what it said already. Raises the last Unlisted when it says so for ever.
+        *missing* is what it has said already. Raises the last Unlisted if it never stops saying so.
         """
         counted = False
         for _ in range(_LEARNINGS_MAX):

@@ -1,4 +1,4 @@
-"""The requests about locks of files, where we keep those and not the kernel.
+"""The requests about locks of files, for mounts in which we keep the locks, and not the kernel.
 
 Threading: no state; any thread.
 """
@@ -15,8 +15,8 @@ LockHandler = Callable[[Caller, int, bytes], bytes]
 
 
 class LockRequests:
-    """Answers from *locks*. *asks* never wait for a lock, *waits* may: also those that the program
-    does not want to wait for, as its close(2) may have returned before others know of it."""
+    """Answers from *locks*. Requests in *asks* never wait for a lock. Those in *waits* may, even if
+    the program does not want to wait: a close(2) may have returned before others know of it."""
 
     def __init__(self, locks: FileLocks) -> None:
         self._locks = locks
@@ -38,7 +38,7 @@ class LockRequests:
 
 
 def gives_up(request: bytes) -> bool:
-    """Whether *request*, SETLK or SETLKW, is to give up a lock: nobody waits for others then."""
+    """Whether *request*, SETLK or SETLKW, gives up a lock: then it does not wait for others."""
     whole = len(request) >= IN_HEADER.size + LK_IN.size
     if not whole:
         return False
@@ -47,7 +47,7 @@ def gives_up(request: bytes) -> bool:
 
 
 def _asked(request: bytes) -> tuple[int, int, FileLock]:
-    """Return the handle, the owner, and what is asked."""
+    """Return the handle, the owner, and the lock in *request*."""
     fields = LK_IN.unpack_from(request, IN_HEADER.size)
     handle, owner, start, end, kind, pid, flags, _ = fields
     return handle, owner, FileLock(kind, start, end, pid, bool(flags & LK_FLOCK))

@@ -1,4 +1,5 @@
-"""Index files by their names: which format, compressed or not; and written whole or not at all.
+"""Index files: their names select the format and whether they are compressed; they are written
+whole or not at all.
 
 *.jsonl, .ndjson and .json are lines of JSON, with .gz behind compressed; .parquet is Parquet;
 "-" is standard output or input, in lines of JSON.
@@ -28,7 +29,7 @@ _BUFFER = 1 << 20
 
 
 def check_name(name: str) -> None:
-    """Raise ConfigError if *name* is not that of an index file, or if what its format needs is
+    """Raise ConfigError if *name* is not that of an index file, or if the library for its format is
     not installed."""
     if _is_parquet(name):
         from mimicfs.index.parquet import check_installed
@@ -37,7 +38,7 @@ def check_name(name: str) -> None:
 
 
 def _is_parquet(name: str) -> bool:
-    """Whether *name* is that of a Parquet file. Raises ConfigError if it is no format's."""
+    """Whether *name* is that of a Parquet file. Raises ConfigError if it belongs to no format."""
     if name == "-":
         return False
     suffixes = Path(name).suffixes[-2:]
@@ -50,8 +51,8 @@ def _is_parquet(name: str) -> bool:
 
 @contextmanager
 def sink(name: str, header: Header, stdout: IO[bytes]) -> Iterator[Sink]:
-    """Write the index file *name*. It is there, whole, when the block ends; if that raises,
-    what was there before is untouched."""
+    """Write the index file *name*. It is there, whole, when the block ends; if the block raises,
+    the file that was there before is untouched."""
     parquet = _is_parquet(name)
     with ExitStack() as stack:
         made = _standard_output(stdout) if name == "-" else _created(Path(name))
@@ -92,7 +93,7 @@ def source(name: str, stdin: IO[bytes]) -> Iterator[IndexSource]:
 
 
 def place_of_spool(name: str) -> str | None:
-    """Return the directory where to keep what is to go into *name*; None: the usual one."""
+    """Return the directory for data that will go into *name*; None: the usual one."""
     return None if name == "-" or _is_special(Path(name)) else str(Path(name).resolve().parent)
 
 
@@ -109,13 +110,13 @@ def _standard_output(stdout: IO[bytes]) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _created(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of *path* when it is whole."""
+    """Yield a new file that takes the place of *path* when it is whole."""
     try:
         if _is_special(path):
             with open(path, "wb") as file:
                 yield file
             return
-        path = path.resolve()  # a symlink stays, what it points to is replaced
+        path = path.resolve()  # a symlink stays, and its target is replaced
         fd, temporary = tempfile.mkstemp(prefix=".mimicfs-", dir=path.parent)
     except OSError as exc:
         raise _io_error(path, exc) from exc
@@ -138,7 +139,7 @@ def _io_error(path: Path, exc: OSError) -> MimicError:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether *path* is there and is a pipe or a device: there is nothing to replace."""
+    """Whether *path* exists and is a pipe or a device: there is nothing to replace."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -1,7 +1,7 @@
 """The answers of `mimicfs find` and `du`, from the store and without a request: every entry below a
 directory with the directories that it implies, the tests that choose among them, and totals.
 
-Both refuse to answer where the mirror does not know all: an answer with holes looks like one
+Both refuse to answer if the mirror does not know everything: an answer with gaps looks like one
 without. Pure but for the reads of the store; any thread may call it.
 """
 
@@ -25,7 +25,7 @@ _UNITS = {"": 1, "c": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
 
 
 class Start(NamedTuple):
-    """The start of a search: a directory, or just *entry*, the object that was named."""
+    """The start of a search: a directory, or only *entry*, the object that was named."""
 
     bucket: str
     prefix: str
@@ -36,8 +36,8 @@ class Start(NamedTuple):
 
 
 def starts(mimicdb: Mirror, target: Target, url: str, *, partial: bool = False) -> list[Start]:
-    """Return what *url*, parsed as *target*, names: each bucket for "s3://". With *partial*,
-    what is known is enough. Raises NotSynced, KeyNotFound."""
+    """Return the starts that *url*, parsed as *target*, names: each bucket for "s3://". With
+    *partial*, partial knowledge is enough. Raises NotSynced, KeyNotFound."""
     if not target.bucket:
         try:
             buckets = mimicdb.buckets()
@@ -78,13 +78,13 @@ def _is_there(mimicdb: Mirror, start: Start) -> bool:
 
 
 def walk(mimicdb: Mirror, start: Start) -> Iterator[Entry]:
-    """Yield *start* and all below it in S3's order: objects, and directories before what is in
-    them. A marker with content is a directory, and then a file whose key ends in "/"."""
+    """Yield *start* and everything below it in S3's order: objects, and directories before their
+    contents. A marker with content is a directory, and then a file whose key ends in "/"."""
     if start.entry is not None:
         yield start.entry
         return
     yield Entry(start.prefix, kind=LISTED)
-    above = [start.prefix]  # the directories that the last key was in, outermost first
+    above = [start.prefix]  # the directories above the last key, outermost first
     for entry in _entries(mimicdb, start):
         key = entry.key
         while not key.startswith(above[-1]):
@@ -114,8 +114,8 @@ class DirectoryUsage(NamedTuple):
 
 
 def usage(mimicdb: Mirror, start: Start, depth: int) -> Iterator[DirectoryUsage]:
-    """Yield the totals of each directory down to *depth* levels (-1: all), each behind those
-    that are in it; the last one is that of *start*."""
+    """Yield the totals of each directory down to *depth* levels (-1: all). A directory comes behind
+    those in it; the last one is *start*."""
     if start.entry is not None:
         yield DirectoryUsage(start.prefix, 0, Total(1, start.entry.size))
     else:
@@ -141,11 +141,11 @@ def _usage(
     yield DirectoryUsage(directory, level, Total(files, size))
 
 
-# What is looked for
+# The tests
 
 
 class Interval(NamedTuple):
-    """Values from *least* to *most*, both included; None: without an end."""
+    """The values from *least* to *most*, both included; None: there is no end."""
 
     least: int | None = None
     most: int | None = None
@@ -157,8 +157,8 @@ class Interval(NamedTuple):
 
 
 def size_range(text: str) -> Interval:
-    """Return what +N, -N or N (more, less, just so many) bytes mean, with a unit k, M, G, T or
-    P of 1024. Raises ConfigError."""
+    """Return the sizes that +N, -N or N bytes mean (more, less, exactly so many), with a unit k, M,
+    G, T or P of 1024. Raises ConfigError."""
     found = re.fullmatch(r"(?P<sign>[+-]?)(?P<number>\d+)(?P<unit>[ckmgtp]?)(?:i?b)?", text.lower())
     if found is None:
         raise ConfigError(f"--size {text}: write [+-]N[k|M|G|T|P], as +100M for more than 100 MiB")
@@ -169,8 +169,8 @@ def size_range(text: str) -> Interval:
 
 
 def age_range(text: str, now_ns: int) -> Interval:
-    """Return the times that are older (+N), younger (-N) or just as old (N, rounded down) as N
-    units: s, m, h, d or w; days without one. Raises ConfigError."""
+    """Return the times that are older than N units (+N), younger (-N), or as old (N, rounded down).
+    The units are s, m, h, d and w; without one, N is in days. Raises ConfigError."""
     found = re.fullmatch(r"(?P<sign>[+-]?)(?P<number>\d+)(?P<unit>[smhdw]?)", text)
     if found is None:
         raise ConfigError(f"--mtime {text}: write [+-]N[s|m|h|d|w], as +30d for older than that")
@@ -183,7 +183,7 @@ def age_range(text: str, now_ns: int) -> Interval:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The entries that are looked for: those that pass all tests. Several values of one test: any.
+    """The wanted entries: those that pass all tests. Of several values of one test, one is enough.
 
     Sizes, times, storage classes and etags are those of objects: a directory passes none.
     """
@@ -191,15 +191,15 @@ class Wanted:
     names: tuple[str, ...] = ()  # globs of the last component
     inames: tuple[str, ...] = ()  # in any case
     paths: tuple[str, ...] = ()  # globs of the whole key
-    sizes: tuple[Interval, ...] = ()  # all of them
-    times_ns: tuple[Interval, ...] = ()  # all of them
+    sizes: tuple[Interval, ...] = ()  # here all of them must hold
+    times_ns: tuple[Interval, ...] = ()  # here, too
     storage_classes: frozenset[str] = frozenset()
     etags: frozenset[str] = frozenset()
     kind: str = ""  # "f" or "d"; "": both
     depth: int = -1  # levels below the start; -1: all
 
     def passed(self, entry: Entry, start: Start) -> bool:
-        """Whether *entry*, found from *start*, is one."""
+        """Whether *entry*, found from *start*, passes all tests."""
         file = is_file(entry)
         if self.kind and (self.kind == "f") != file:
             return False

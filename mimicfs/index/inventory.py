@@ -1,10 +1,12 @@
 """A report of S3 Inventory, read as an index: the manifest and its checksum, the files that it
-names with theirs, their rows as entries.
+names and their checksums, and their rows as entries.
 
-A report is untrusted input: it is read from the bucket that the user named, whatever it says
-itself; each file goes to a temporary one without a name and is used only when its MD5 is that
-of the manifest. Rows come in no order, and old versions and delete markers among them.
-The report does not say whether it is of the whole bucket or of a prefix: `coverage` asks.
+A report is untrusted input. It is read from the bucket that the user named, whatever it says
+itself. Each file goes to a temporary file without a name, and is used only if its MD5 is that in
+the manifest. Rows come in no order, with old versions and delete markers among them.
+
+The report does not say whether it covers the whole bucket or a prefix: `coverage` asks.
+
 Not thread-safe.
 """
 
@@ -32,7 +34,7 @@ _MANIFEST_MAX = 64 * MIB  # the manifest of 10^9 objects has about 1 MiB
 _CHECKSUM_MAX = 1024
 _PIECE = 8 * MIB
 _FORMATS = {"csv": "CSV", "orc": "ORC", "parquet": "Parquet"}
-# Columns that are used, by their names in ORC and Parquet, and in CSV.
+# The columns that are used, by their names in ORC and Parquet, and in CSV.
 _COLUMNS = {
     "Bucket": "bucket",
     "Key": "key",
@@ -54,14 +56,14 @@ class InventoryFile(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The description of a report, from itself. *place* and *key* are where it was found."""
+    """A report's description of itself. *place* and *key* say where it was found."""
 
-    place: str  # the bucket that the report is in
+    place: str  # the bucket in which the report is
     key: str
-    bucket: str  # the one that it is about
+    bucket: str  # the bucket about which it is
     created_ns: int  # when the scan began
     format: str  # "CSV", "ORC", "Parquet"
-    columns: tuple[str, ...]  # of CSV, in their order; empty for the others, which say it
+    columns: tuple[str, ...]  # of CSV, in their order; empty for other formats, which name them
     files: tuple[InventoryFile, ...]
 
     def __str__(self) -> str:
@@ -72,8 +74,8 @@ class Manifest(NamedTuple):
 
 
 def read_manifest(s3: S3, url: str) -> Manifest:
-    """Return the manifest at *url*, s3://.../manifest.json or the directory that it is in, once
-    its checksum is found to be right. Raises MalformedIndex, ConfigError, S3Error."""
+    """Return the manifest at *url*, s3://.../manifest.json or its directory, if its checksum is
+    right. Raises MalformedIndex, ConfigError, S3Error."""
     target = parse_target(url)
     key = target.prefix.removesuffix("/")
     if not key:
@@ -133,7 +135,7 @@ def _said(said: dict[str, Any], name: str) -> str:
 
 
 def check_columns(columns: Iterable[str]) -> None:
-    """Raise Wrong if *columns* are too few to say what is in the bucket."""
+    """Raise Wrong if *columns* are too few to tell the contents of the bucket."""
     there = set(columns)
     if "key" not in there:
         raise Wrong("its files have no column Key")
@@ -147,8 +149,8 @@ def check_columns(columns: Iterable[str]) -> None:
 
 
 def coverage(s3: S3, manifest: Manifest) -> str:
-    """Return the prefix that the report is of, "" for the whole bucket, as the configuration
-    says by which S3 made it. Raises ConfigError where that cannot be found out."""
+    """Return the prefix that the report covers, "" for the whole bucket, by the configuration with
+    which S3 made it. Raises ConfigError if that cannot be found out."""
     parts = manifest.key.split("/")
     try:
         if len(parts) < 4 or parts[-4] != manifest.bucket:
@@ -225,7 +227,7 @@ def _csv_rows(manifest: Manifest, file: IO[bytes], name: str) -> Iterator[dict[s
 
 
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what the texts of a CSV row stand for. Raises Wrong, ValueError."""
+    """Return the values for which the texts of a CSV row stand. Raises Wrong, ValueError."""
     row["key"] = unquote_plus(row["key"], errors="strict")
     for name in ("is_latest", "is_delete_marker"):
         if name in row:
@@ -264,7 +266,7 @@ def _entry(manifest: Manifest, row: dict[str, Any], prefix: str) -> Entry | None
         raise Wrong(f"key {key!r} does not begin with {prefix!r}")
     if type(size) is not int or not 0 <= size < SIZE_MAX:
         raise Wrong(f"size {size!r} of {key!r} is not a size")
-    modified_ns = row.get("last_modified_date") or manifest.created_ns  # that is no later
+    modified_ns = row.get("last_modified_date") or manifest.created_ns  # that time is no later
     storage_class = row.get("storage_class") or ""
     etag = unquoted(row.get("e_tag"))
     return Entry(key, size, modified_ns, etag, "" if storage_class == "STANDARD" else storage_class)
@@ -274,7 +276,7 @@ def _entry(manifest: Manifest, row: dict[str, Any], prefix: str) -> Entry | None
 
 
 def _md5(data: bytes = b"") -> Any:
-    return hashlib.md5(data, usedforsecurity=False)  # what S3 Inventory has
+    return hashlib.md5(data, usedforsecurity=False)  # the checksum of S3 Inventory
 
 
 def _fetched(s3: S3, bucket: str, key: str, size_max: int) -> bytes:

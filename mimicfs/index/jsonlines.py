@@ -1,9 +1,9 @@
-"""An index as lines of JSON: the header, then for each part a line that begins it, a line for
-each entry, and a line that ends it and says how many there were.
+"""An index as lines of JSON: the header; then for each part a line that begins it, a line for each
+entry, and a line that ends it and says how many there were.
 
-A line is of the kind whose name it has, which no other kind has: `mimicfs_index`, `bucket`, `key`,
-`entries`. All is ASCII: what is not is escaped as JSON does, so that control characters and what no
-locale can show come through any tool. Not thread-safe.
+Each kind of line has a name that no other kind has: `mimicfs_index`, `bucket`, `key`, `entries`.
+Everything is ASCII: other characters are escaped as in JSON, so that control characters, and
+characters that no locale can show, come through any tool. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from mimicfs.index.records import (
     part_record,
 )
 
-_LINE_MAX = 1 << 20  # bytes. A key has 1 KiB and metadata 2, which escapes make six times longer
+_LINE_MAX = 1 << 20  # bytes. A key has 1 KiB, metadata 2; escapes make both six times longer
 
 _text = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class JsonLinesSink:
-    """Writes to *stream*."""
+    """Writes lines of JSON to *stream*."""
 
     def __init__(self, stream: IO[bytes], header: Header) -> None:
         self._stream = stream
@@ -61,7 +61,7 @@ class JsonLinesSink:
 
 
 class JsonLinesSource:
-    """Reads *stream*; *name* is what errors call it."""
+    """Reads lines of JSON from *stream*; errors call it *name*."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream = stream
@@ -85,7 +85,7 @@ class JsonLinesSource:
             count += 1
             batches = self._batches(part)
             yield part, batches
-            for _ in batches:  # what the caller has left out
+            for _ in batches:  # the batches that the caller has left out
                 pass
         if self.header.parts not in (None, count):
             raise self._error(f"ends early: it has {count} of {self.header.parts} buckets")
@@ -114,12 +114,12 @@ class JsonLinesSource:
             yield batch
 
     def _next(self) -> dict[str, Any] | None:
-        """Return the next line; None at the end. Empty lines are no lines."""
+        """Return the next line; None at the end. Empty lines do not count."""
         while True:
             self._line += 1
             try:
                 line = self._stream.readline(_LINE_MAX)
-            except (EOFError, OSError, zlib.error) as exc:  # among them BadGzipFile
+            except (EOFError, OSError, zlib.error) as exc:  # BadGzipFile is one of them
                 raise self._error(f"damaged or incomplete: {exc}") from exc
             if not line:
                 return None

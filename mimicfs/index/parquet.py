@@ -1,9 +1,9 @@
 """Parquet: an index as a table that other programs query, and the Parquet and ORC files of S3
 Inventory. The only file that imports pyarrow, which comes with the extra `parquet`.
 
-The table has a row an entry, part behind part. What lines of JSON say in their header and
-where a part begins and ends is one JSON object in the file's metadata, under the name
-`mimicfs_index`: the header, with the parts in `contents` and how many rows each has.
+The table has one row for each entry, part behind part. The facts that lines of JSON have in their
+header, and where a part begins and ends, are one JSON object in the metadata of the file, under the
+name `mimicfs_index`: the header, with the parts, and how many rows each has, in `contents`.
 Not thread-safe.
 """
 
@@ -54,7 +54,7 @@ def check_installed(name: str) -> None:
 
 
 class ParquetSink:
-    """Writes to *stream*. A context manager."""
+    """Writes a table to *stream*. A context manager."""
 
     def __init__(self, stream: IO[bytes], header: Header) -> None:
         import pyarrow as pa
@@ -117,7 +117,7 @@ class ParquetSink:
 
 
 class ParquetSource:
-    """Reads *stream*, a file; *name* is what errors call it."""
+    """Reads a table from *stream*, a file; errors call it *name*."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         import pyarrow as pa
@@ -160,7 +160,7 @@ class ParquetSource:
         for part, count in self._contents:
             batches = self._batches(part, islice(rows, count))
             yield part, batches
-            for _ in batches:  # what the caller has left out
+            for _ in batches:  # the batches that the caller has left out
                 pass
 
     def _batches(self, part: IndexPart, rows: Iterator[dict[str, Any]]) -> Iterator[list[Entry]]:

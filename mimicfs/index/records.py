@@ -1,7 +1,7 @@
-"""The records of an index file, in whatever format: one header, then one part for each bucket (or
-prefix of one) that was known whole, with its entries in S3's order.
+"""The records of an index file, in any format: one header, then one part for each bucket (or prefix
+of one) that was known completely, with its entries in S3's order.
 
-Pure values, and the two ends of a file: a `Sink` takes what an `IndexSource` gives.
+Pure values, and the two ends of a file: a `Sink` takes the records that an `IndexSource` gives.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 from mimicfs.entry import KEPT, KEY_MAX, NS, Entry, unquoted
 
-VERSION = 1  # of the format. One that is higher cannot be read
+VERSION = 1  # of the format; a higher one cannot be read
 BATCH = 1000  # entries that are written, read and merged at a time
-SIZE_MAX = 1 << 62  # bytes; what stores can hold, and far above S3's limit
+SIZE_MAX = 1 << 62  # bytes: stores can hold such sizes, and S3's limit is far lower
 
 
 class Header(NamedTuple):
@@ -29,8 +29,8 @@ class Header(NamedTuple):
 
 
 class IndexPart(NamedTuple):
-    """A bucket, or all keys that begin with a prefix, as S3 had it at *synced_ns*. In a file
-    the prefix is a directory's."""
+    """A bucket, or all keys that begin with a prefix, as S3 had them at *synced_ns*. In a file the
+    prefix is that of a directory."""
 
     bucket: str
     prefix: str
@@ -46,7 +46,7 @@ class IndexPart(NamedTuple):
 
 
 class Sink(Protocol):
-    """The place where an index is written. `part`, its entries, `part` ..., at last `finish`."""
+    """The place to which an index is written: `part`, its entries, `part` ..., at last `finish`."""
 
     def part(self, part: IndexPart) -> None: ...
 
@@ -56,7 +56,7 @@ class Sink(Protocol):
 
 
 class IndexSource(Protocol):
-    """The place where an index is read."""
+    """The place from which an index is read."""
 
     @property
     def header(self) -> Header: ...
@@ -68,7 +68,7 @@ class IndexSource(Protocol):
 
 
 class Wrong(Exception):
-    """A fault in a record. The reader of the file adds where it stands."""
+    """A fault in a record. The reader of the file adds the place of the record."""
 
 
 # Records as JSON objects. Both formats have the header and the parts so; Parquet has the
@@ -90,7 +90,7 @@ def header_record(header: Header) -> dict[str, Any]:
 
 
 def header_of(record: Any) -> Header:
-    """Return the header that *record* is. Raises Wrong."""
+    """Return *record* as a header. Raises Wrong."""
     if not isinstance(record, dict) or "mimicfs_index" not in record:
         raise Wrong("not an index of mimicfs: its header is missing")
     version = _number(record, "mimicfs_index")
@@ -131,7 +131,7 @@ def part_record(part: IndexPart) -> dict[str, Any]:
 
 
 def part_of(record: dict[str, Any]) -> IndexPart:
-    """Return the part that *record* is. Raises Wrong."""
+    """Return *record* as a part. Raises Wrong."""
     bucket = checked_bucket("bucket", _text(record, "bucket"))
     prefix = _text(record, "prefix", "")
     if prefix and not prefix.endswith("/"):
@@ -168,7 +168,7 @@ def entry_record(entry: Entry) -> dict[str, Any]:
 
 
 def entry_of(record: dict[str, Any], mtime_ns: int | None = None) -> Entry:
-    """Return the entry that *record* is; its time is *mtime_ns*, if given. Raises Wrong."""
+    """Return *record* as an entry; its time is *mtime_ns*, if that is given. Raises Wrong."""
     key = checked_key(record.get("key"))
     if record.get("directory") is True:
         if not key.endswith("/"):
@@ -196,7 +196,7 @@ def _text(record: dict[str, Any], name: str, default: str | None = None) -> str:
 
 
 def checked_bucket(name: str, bucket: str) -> str:
-    """Return *bucket* if a directory can be shown for it. Raises Wrong."""
+    """Return *bucket* if it can be shown as a directory. Raises Wrong."""
     if not 0 < len(bucket) < 256 or "/" in bucket or bucket in (".", ".."):
         raise Wrong(f"{name}: {bucket[:50]!r} is not the name of a bucket")
     if not bucket.isprintable():
@@ -205,7 +205,7 @@ def checked_bucket(name: str, bucket: str) -> str:
 
 
 def checked_key(key: Any) -> str:
-    """Return *key* if S3 can have it. Raises Wrong."""
+    """Return *key* if S3 can have such a key. Raises Wrong."""
     if not isinstance(key, str):
         raise Wrong(f"key: {'missing' if key is None else f'{key!r} is not a text'}")
     if not key:
@@ -254,7 +254,7 @@ def _metadata(found: Any) -> dict[str, str] | None:
     return {name.lower(): value for name, value in found.items()}
 
 
-# Times: ISO 8601 in UTC, with all digits of the nanosecond where it is not a whole second.
+# Times: ISO 8601 in UTC, with all digits of the nanoseconds if the time is no whole second.
 
 
 def time_text(ns: int) -> str:
@@ -263,7 +263,7 @@ def time_text(ns: int) -> str:
 
 
 def read_time(text: str) -> int:
-    """Return the ns of *text*; of one without a zone, as UTC. Raises ValueError."""
+    """Return the ns of *text*; a time without a zone is in UTC. Raises ValueError."""
     whole, rest = text[:19], text[19:]
     if rest == "Z":
         return _second(whole) * NS
