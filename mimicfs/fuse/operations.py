@@ -142,8 +142,7 @@ class Operations:
             self.at_once[Opcode.RELEASE] = self._release_at_once
 
     def _lanes(self, *, opendir: bool) -> dict[Lane, dict[Opcode, Handler]]:
-        """Return the handlers of all requests, by lane: requests in one lane may wait for each
-        other."""
+        """Return the handlers by lane: requests in one lane may wait for each other."""
         lanes: dict[Lane, dict[Opcode, Handler]] = {
             Lane.QUICK: {
                 Opcode.LOOKUP: self.lookup,
