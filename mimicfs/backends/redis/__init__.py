@@ -1,14 +1,14 @@
 """Redis: the mirror in a server that several mounts and programs share. Redis or Valkey, 6.2+.
 
-`layout.py` says what is kept under which keys, `directories.py` and `walking.py` read them,
-`orphans.py` finds those that belong to nothing, `connecting.py` makes the client, `waiting.py`
-waits for news, `notes.py` has what is kept as plain text, and what the server says of itself.
+`layout.py` describes the keys and their values, `directories.py` and `walking.py` read them,
+`orphans.py` finds keys that belong to nothing, `connecting.py` makes the client, `waiting.py` waits
+for news, `notes.py` keeps plain texts, and learns what the server says of itself.
 Records, their directories, the totals and the log change in one step: a script (`scripts.py`)
 or, if this user may not run scripts, a transaction (`transactions.py`); `steps.py` chooses.
 
 `scan` reads a directory at a time: each page of one directory is a snapshot.
 
-Threading: as redis-py's client, any number of threads.
+Threading: any number of threads, like the client of redis-py.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ from mimicfs.backends.uncovering import prefixes_of
 from mimicfs.entry import LINES, PAGE, BucketEntry, Change, DirectoryCopy, Entry, Scope
 
 _JUMP = 1_000_000  # numbers that a new epoch passes over
-_TOLD_MAX = 1000  # lines of the log that are read together with a change
+_TOLD_MAX = 1000  # lines of the log that a change reads with it
 
 
 class RedisBackend(NotingBackend):
     """The mirror in the Redis that *client*, of redis-py, asks (decode_responses off). *namespace*
-    keeps several mirrors apart in one Redis. Methods: those of Backend. Raises StoreUnavailable,
-    StoreTooNew, StoreCorrupt.
+    keeps several mirrors apart in one Redis. The methods are those of Backend. Raises
+    StoreUnavailable, StoreTooNew, StoreCorrupt.
     """
 
     quick = False
@@ -80,12 +80,13 @@ class RedisBackend(NotingBackend):
 
     @classmethod
     def from_url(cls, url: str, namespace: str = "", password: str | None = None) -> RedisBackend:
-        """Connect to what *url* names (connecting.py). *password* where it has none."""
+        """Connect to the server that *url* names (connecting.py). *password* is used if *url* has
+        none."""
         return cls(connected(url, password), namespace)
 
     @property
     def client(self) -> Any:
-        """The client of redis-py that asks."""
+        """The client of redis-py with which this store asks."""
         return self._client
 
     def enter(self, namespace: str) -> None:
@@ -104,7 +105,7 @@ class RedisBackend(NotingBackend):
                 f"{self._where}: written by a newer mimicfs (schema {int(found)}, this one"
                 f" knows {VERSION}); upgrade mimicfs or give another --namespace"
             )
-        if int(found) == 1:  # its directories are legal, as one chunk that is too large
+        if int(found) == 1:  # its directories are legal: each is one chunk that is too large
             self._unlink(f"{self._prefix}{{", "*}:z:*")
         if int(found) < VERSION:
             self._client.set(key, VERSION)
@@ -138,12 +139,13 @@ class RedisBackend(NotingBackend):
         if created_ns:
             self._client.hset(meta, "created_ns", created_ns)
         self._client.hsetnx(meta, "known", 1)
-        # Also if it was known: whoever added it may have been killed before this step.
+        # Even if it was known: the process that added it may have been killed before this step.
         self._steps.enlist(self._tag(""), self.origin, name)
 
     @ours
     def drop_bucket(self, name: str, since: int | None = None) -> bool:
-        # The list and the bucket may be on two nodes. Forgotten in between, a bucket is not known.
+        # The list and the bucket may be on two nodes. A bucket that is forgotten in between is not
+        # known.
         if since is not None and left_alone(self.changes("", since, LOG_MAX), [name]):
             return False
         if self._is_known(name):
@@ -151,7 +153,7 @@ class RedisBackend(NotingBackend):
         steps = Transactions(self._client)  # a script more would not be worth it
         if steps.delist(self._tag(""), self.origin, name, since):
             return True
-        self.add_bucket(name, 0)  # it was made meanwhile; what is in it is asked of S3
+        self.add_bucket(name, 0)  # it was made meanwhile; S3 is asked for its contents
         return False
 
     def _wipe(self, tag: str) -> None:
@@ -259,7 +261,7 @@ class RedisBackend(NotingBackend):
     ) -> set[str]:
         batch = self._batch(puts, deletes, since, step)
         known, left = self._steps.apply(self._tag(bucket), batch)
-        self._lately.pop(bucket, None)  # the log has a line more
+        self._lately.pop(bucket, None)  # the log has one line more
         return self._applied(bucket, known, left, step)
 
     @ours
@@ -298,7 +300,7 @@ class RedisBackend(NotingBackend):
     def _applied(self, bucket: str, known: bool, left: set[str], step: IntentStep) -> set[str]:
         if left:  # a number from a moment ago may have been too old
             self._lately.pop(bucket, None)
-        if bucket and not known and not step.token:  # the beginning of an intent has looked
+        if bucket and not known and not step.token:  # else the beginning of the intent has looked
             self.add_bucket(bucket, 0)
         return left
 
@@ -396,7 +398,8 @@ class RedisBackend(NotingBackend):
     def _covers_of(
         self, directories: Sequence[str], asked: Sequence[str], texts: Sequence[bytes | None]
     ) -> list[Scope | None]:
-        """Return what covers *directories*, of the scopes *asked* for, which are *texts*."""
+        """Return, for each of *directories*, the scope that covers it, among the scopes *asked*
+        for, of which *texts* are the values."""
         if self.evicts:
             return [None] * len(directories)
         scopes = {prefix: scope_of(text) for prefix, text in zip(asked, texts, strict=True) if text}
@@ -407,7 +410,7 @@ class RedisBackend(NotingBackend):
     @ours
     def begin_epoch(self) -> None:
         names = self._with_scopes()
-        for name in names:  # also of buckets that the list has lost
+        for name in names:  # even buckets that the list has lost
             self._client.delete(f"{self._tag(name)}:scopes")
             self.set_note(name, DOUBTED, "1")
         super().begin_epoch()
@@ -422,8 +425,8 @@ class RedisBackend(NotingBackend):
         return {key.decode()[len(start) : -len(end)] for key in found} - {"/"}
 
     def _jump(self, bucket: str) -> None:
-        """Go on with numbers beyond all that were given out: the log has a gap, which
-        everybody who reads on finds."""
+        """Go on with numbers beyond all that were given out: then the log has a gap, which every
+        reader finds."""
         behind = max(0, self._highest.get(bucket, 0) - self.seq(bucket))
         self._client.hincrby(f"{self._tag(bucket)}:meta", "seq", behind + _JUMP)
 

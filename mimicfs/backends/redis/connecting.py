@@ -1,6 +1,6 @@
-"""From a URL to a client of redis-py, and from its errors to ours.
+"""Makes a client of redis-py from a URL, and our errors from its errors.
 
-Threading: as redis-py's client.
+Threading: like the client of redis-py.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from mimicfs.errors import StoreCorrupt, StoreError, StoreUnavailable
 
-# The errors of redis-py, also for others, who do not import it.
+# The errors of redis-py, for other modules, too, which do not import it.
 NO_RIGHTS = NoPermissionError
 FOREIGN = (redis.RedisError, RedisClusterException)
 
 
-# How long a command waits for its answer, unless the URL says otherwise (?socket_timeout=60). The
-# longest of ours, a page of a listing, takes some 50 ms; a server that forks stops for a second.
+# How long a command waits for its answer, unless the URL says otherwise (?socket_timeout=60). Our
+# longest command, a page of a listing, takes some 50 ms; a server that forks stops for a second.
 _ANSWER_S = 5.0
 
 
 class _Never(Exception):
-    """Stands where redis-py has no error of its own."""
+    """Stands in the table where redis-py has no error of its own."""
 
 
 _THEIRS = "another program uses these keys; give another --namespace"
@@ -39,8 +39,8 @@ _MOVES = "the cluster moves its keys to another node; try again when they have m
 _LOADING = "Redis is still reading its data from disk; try again in a moment"
 _NOBODY = "no answer; is redis-server running there?"
 _FORBIDDEN = "the user has no permission: {text}; give it `~mimicfs:* +@all`"
-# The refusals of Redis: by the error that redis-py makes of it, or, where a script was refused, by
-# the code that is somewhere in its text.
+# The refusals of Redis: by the error that redis-py makes of a refusal or, if it refused a script,
+# by the code that is somewhere in the text.
 _REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
     (redis.exceptions.OutOfMemoryError, "OOM", StoreUnavailable, _FULL),
     (redis.exceptions.ReadOnlyError, "READONLY", StoreUnavailable, _REPLICA),
@@ -61,9 +61,9 @@ _REFUSALS: list[tuple[type[Exception], str, type[StoreError], str]] = [
 
 
 def connected(url: str, password: str | None) -> Any:
-    """Return a client of what a redis://, rediss:// or unix:// URL names; of a cluster by the
-    URL of one of its nodes, redis+cluster://; or of what a sentinel says is the primary of a
-    service, redis+sentinel://HOST:26379/SERVICE. *password* where the URL has none.
+    """Return a client of the server that a redis://, rediss:// or unix:// URL names. The URL of one
+    node, redis+cluster://, names a cluster; redis+sentinel://HOST:26379/SERVICE names the server
+    that the sentinel calls the primary of the service. *password* is used if the URL has none.
     """
     given = urlsplit(url).password is not None or password is None
     extra: dict[str, Any] = {"socket_timeout": _ANSWER_S, "socket_connect_timeout": _ANSWER_S}
@@ -79,8 +79,8 @@ def connected(url: str, password: str | None) -> Any:
 
 
 def connected_once(url: str, password: str | None) -> Any:
-    """Return a client that sends no command twice: the answer to a command that takes something
-    may be lost, and what it held with it."""
+    """Return a client that sends no command twice: the answer to a command that takes something may
+    get lost, and with it the thing that was taken."""
     client = connected(url, password)
     client.set_retry(Retry(NoBackoff(), 0))
     client.cluster_error_retry_attempts = 0  # of a cluster, before redis-py 6
@@ -88,7 +88,7 @@ def connected_once(url: str, password: str | None) -> Any:
 
 
 def run_id(client: Any) -> str:
-    """Return the id of the run of the server; "": not known, of a cluster or without rights."""
+    """Return the id of the run of the server; "" for a cluster, or without the right to ask."""
     if isinstance(client, RedisCluster):
         return ""
     try:
@@ -98,8 +98,8 @@ def run_id(client: Any) -> str:
 
 
 def _retry() -> Retry:
-    """Return the rule for retries: once, at once, as a connection may have broken since its last
-    use. If the store is away, the caller is told, and does not wait."""
+    """Return a rule to retry once, at once: a connection may have broken since it was used last. If
+    the store is away, the caller must hear that, and not wait."""
     return Retry(NoBackoff(), 1)
 
 
@@ -126,7 +126,7 @@ def _primary(url: str, extra: dict[str, Any]) -> Any:
 
 
 def place(client: Any) -> str:
-    """Return where *client* is connected to, for messages."""
+    """Return a name of the server to which *client* is connected, for messages."""
     if isinstance(client, RedisCluster):
         primaries: Any = RedisCluster.get_primaries(client)  # type: ignore[no-untyped-call]
         nodes = sorted(f"{node.host}:{node.port}" for node in primaries)
@@ -141,7 +141,7 @@ def place(client: Any) -> str:
 
 
 def said_by_all(client: Any) -> list[dict[str, Any]]:
-    """Return what each node says of itself."""
+    """Return the answer of each node to INFO."""
     if isinstance(client, RedisCluster):
         nodes: Any = RedisCluster.get_primaries(client)  # type: ignore[no-untyped-call]
         return [client.info(target_nodes=node) for node in nodes]
@@ -184,7 +184,7 @@ def denies_scripts(exc: Exception) -> bool:
 
 
 def our_error(exc: Exception, where: str) -> StoreError:
-    """Return the error for our callers, where redis-py has raised *exc*."""
+    """Return our error for *exc*, an error of redis-py."""
     text = " ".join(str(exc).split())
     if isinstance(exc, redis.AuthenticationError):
         advice = "give the password in MIMICFS_STORE_PASSWORD"

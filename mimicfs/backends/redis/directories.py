@@ -1,5 +1,5 @@
-"""The directories of a bucket that a change is about: read, changed here, and written as the
-commands that make the difference. The caller sees to it that nobody else writes meanwhile.
+"""The directories of a bucket that a change is about. They are read, changed here, and written as
+the commands that make the difference. The caller sees to it that nobody else writes meanwhile.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _ChunkedDirectory:
     def put(self, name: bytes, record: bytes) -> None:
         chunk = self.chunks[self.start(name)]
         chunk[name] = record
-        if len(chunk) > FULL:  # names that come in order fill their chunks
+        if len(chunk) > FULL:  # so that names which come in order fill their chunks
             names = sorted(chunk)
             moved = names[-1:] if names[-1] == name else names[len(names) // 2 :]
             self.chunks[moved[0]] = {each: chunk.pop(each) for each in moved}
@@ -41,7 +41,7 @@ class _ChunkedDirectory:
         return any(self.chunks.values()) or len(self.starts) > len(self.chunks)
 
     def commands(self, tag: str, directory: str) -> Iterator[RedisCommand]:
-        """Yield what makes Redis hold this."""
+        """Yield the commands that make Redis hold this directory."""
         for start, chunk in self.chunks.items():
             key, old = chunk_key(tag, directory, start), self._old.get(start, {})
             for name in old.keys() - chunk.keys():
@@ -57,11 +57,11 @@ class _ChunkedDirectory:
 
 
 class Directories:
-    """The facts that one must know of a bucket to put or delete *keys*."""
+    """The directories that a thread must know to put or delete *keys* of a bucket."""
 
     def __init__(self, client: Any, tag: str, keys: Iterable[str]) -> None:
         self._tag = tag
-        names: dict[str, set[str]] = {}  # of each directory, those that matter
+        names: dict[str, set[str]] = {}  # of each directory, the names that matter
         for key in keys:
             if key.endswith("/"):
                 names.setdefault(key, set())  # whether it is empty
@@ -103,7 +103,7 @@ class Directories:
         return self._at[directory].exists()
 
     def commands(self) -> Iterator[RedisCommand]:
-        """Yield what makes Redis hold what was changed here."""
+        """Yield the commands that make Redis hold the changes that were made here."""
         for directory, at in self._at.items():
             yield from at.commands(self._tag, directory)
 

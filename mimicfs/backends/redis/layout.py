@@ -1,6 +1,6 @@
-"""The keys of a bucket in Redis, and what their values look like. Pure functions.
+"""The keys of a bucket in Redis, and the form of their values. Pure functions.
 
-All keys of a bucket are below one hash tag, so that they are on one node of a cluster:
+All keys of a bucket have one hash tag, so that they are on one node of a cluster:
 
     TAG = PREFIX{BUCKET}
     TAG:meta       HASH    known, created_ns, objects, bytes, seq
@@ -14,12 +14,12 @@ All keys of a bucket are below one hash tag, so that they are on one node of a c
     TAG:k          HASH    key -> row of backends/pending.py: what is pending or contended
     TAG:log        STREAM  entry.Change, with the ids SEQ-0, without gaps
 
-INVARIANT: a chunk holds the names of its directory from its first name on up to the next
-chunk's. The first name itself may have been deleted since. A further chunk that becomes empty
-is gone, and so is its line in TAG:i:DIR; TAG:d:DIR may be empty beside others.
+INVARIANT: a chunk holds the names of its directory from its first name on up to the first name of
+the next chunk. The first name itself may have been deleted since. A further chunk that becomes
+empty is gone, and so is its line in TAG:i:DIR; TAG:d:DIR may be empty beside others.
 
-PREFIX is "mimicfs:" or "mimicfs:NAMESPACE:". The list of buckets is kept like a bucket named
-"/", which no bucket is; its directory "" has the names.
+PREFIX is "mimicfs:" or "mimicfs:NAMESPACE:". The list of buckets is kept like a bucket named "/",
+a name that no bucket has; its directory "" has the names.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from mimicfs.errors import StoreCorrupt
 # 2: scopes had no `names`.
 VERSION = 3
 LOG_MAX = 200_000
-# Names of a chunk. Redis packs a hash of up to 128 (hash-max-listpack-entries): 63 bytes a name,
-# else 121; and does not pack it again once it had more.
+# Names of a chunk. Redis packs a hash of up to 128 names (hash-max-listpack-entries): 63 bytes a
+# name instead of 121. It does not pack a hash again that once had more.
 FULL = 127
 LAST = b"\xff"  # behind every name: no UTF-8 has that byte
 # A record: kind, size, mtime_ns; the etag, then class, meta[, head], cut by NUL. With _MD5 in the
-# kind, the etag is 16 bytes, else it ends at a NUL; what is all empty at the end is left out.
+# kind, the etag is 16 bytes, else it ends at a NUL. Empty fields at the end are left out.
 _FIXED = struct.Struct("<bqq")
 _MD5 = 16
 
@@ -59,7 +59,7 @@ class ChangeBatch:
     since: int | None
     puts: Sequence[tuple[str, str, bytes]]
     deletes: Sequence[tuple[str, str]]
-    first: str  # of the keys of all
+    first: str  # the first of all keys
     last: str
     step: IntentStep = LEARNED
 
@@ -78,7 +78,7 @@ def index_key(tag: str, directory: str) -> str:
 
 
 def split(key: str) -> tuple[str, str]:
-    """Return the directory that *key* is in, and its name there."""
+    """Return the directory in which *key* is, and its name there."""
     cut = key.rfind("/", 0, -1) + 1
     return key[:cut], key[cut:]
 
@@ -124,7 +124,7 @@ def scope_of(text: bytes) -> Scope:
 
 
 def totals(record: bytes | None) -> tuple[int, int]:
-    """Return how many objects a record is, and their bytes."""
+    """Return how many objects *record* stands for (0 or 1), and their bytes."""
     if not record:
         return 0, 0
     kind, size, _ = _FIXED.unpack_from(record)
@@ -147,7 +147,7 @@ assert OBJECT == 0  # the script counts entries of kind 0
 def found_of(
     directory: str, name: str, records: Sequence[bytes | None]
 ) -> tuple[Entry | None, Entry | None]:
-    """Return what `lookup` says where the *records* of the name and of NAME/ are these."""
+    """Return the answer of `lookup`, from *records*: that of the name, and that of NAME/."""
     key = directory + name
     record, below = records
     entry = entry_of(key, record) if name and record else None

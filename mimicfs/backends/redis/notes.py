@@ -1,10 +1,10 @@
-"""What the server keeps as plain text beside buckets, and what it says of itself. `RedisBackend` is
-built on it.
+"""The plain texts that the server keeps beside buckets, and the facts that it tells about itself.
+`RedisBackend` is built on it.
 
-If Redis may evict keys, absence means nothing: then no scope is ever complete, and each directory
+If Redis may evict keys, absence means nothing. Then no scope is ever complete, and each directory
 is listed in S3 again.
 
-Threading: as redis-py's client.
+Threading: like the client of redis-py.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def ours(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], 
 
 
 class NotingBackend(Backend):
-    """The part of a backend that keeps notes, in the Redis that *client* is connected to."""
+    """The part of a backend that keeps notes, in the Redis to which *client* is connected."""
 
     def __init__(self, client: Any, namespace: str) -> None:
         super().__init__()
@@ -63,15 +63,15 @@ class NotingBackend(Backend):
         self._prefix = prefix(namespace)
         self._where = place(client)
         self._steps: Scripts | Transactions = Scripts(client)
-        self._policy = ""  # by which keys may be evicted
+        self._policy = ""  # the policy by which keys may be evicted
         self._highest: dict[str, int] = {}  # by bucket: the highest number that was seen
-        self._lately: dict[str, tuple[int, float]] = {}  # the one that was seen last, and when
+        self._lately: dict[str, tuple[int, float]] = {}  # the number that was seen last, and when
 
     def _tag(self, bucket: str) -> str:
         return f"{self._prefix}{{{bucket or '/'}}}"  # an empty tag would not keep keys together
 
     def _together(self, *commands: RedisCommand) -> list[Any]:
-        """Return what *commands* answer: one round trip, but of a cluster."""
+        """Return the answers to *commands*, in one round trip unless this is a cluster."""
         if isinstance(self._client, RedisCluster):
             client: Any = self._client  # which has no types
             return [client.execute_command(*each) for each in commands]
@@ -106,7 +106,7 @@ class NotingBackend(Backend):
             self._client.hdel(f"{tag}:notes", name)
         elif not name.startswith(LISTING):
             self._client.hset(f"{tag}:notes", name, text)
-        else:  # whoever lists asks for the number next
+        else:  # a thread that lists asks for the number next
             noted = ("HSET", f"{tag}:notes", name, text)
             _, number = self._together(noted, ("HGET", f"{tag}:meta", "seq"))
             self._seen(bucket, int(number or 0))
@@ -149,7 +149,7 @@ class NotingBackend(Backend):
         )
         return done, now, self._said(*answers)
 
-    # What the store says of itself
+    # The facts that the server tells about itself
 
     @ours
     def now_ms(self) -> int:
@@ -176,8 +176,8 @@ class NotingBackend(Backend):
         return StoreSaid(self._identity([info]), epoch.decode() if epoch is not None else None)
 
     def _note_eviction(self, policy: str) -> None:
-        """See whether keys may be evicted: that can be switched on and off while Redis runs. It
-        counts for one look longer, in which a new epoch begins."""
+        """Note whether keys may be evicted, which somebody can switch on and off while Redis runs.
+        After it was switched off, it counts for one look longer, in which a new epoch begins."""
         before, self._policy = self._policy, policy
         if policy and not self.evicts:
             text = "%s: with maxmemory-policy %s, no directory counts as listed; set it to %s"

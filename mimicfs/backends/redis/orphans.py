@@ -1,5 +1,5 @@
-"""Orphans: records of a bucket in Redis that none of its directories leads to, and directories that
-lead to nothing. `layout.py` says how it should be. For `mimicfs store check`.
+"""Orphans: records of a bucket in Redis to which none of its directories leads, and directories
+that lead to nothing. `layout.py` says how it should be. For `mimicfs store check`.
 
 Threading: as redis-py's client. Others may write meanwhile, so a finding may be wrong.
 """
@@ -18,12 +18,12 @@ _PAGE = 500  # keys that are looked at in one round trip
 
 
 def quoted(text: str) -> str:
-    """Return the pattern of just *text*."""
+    """Return the pattern that matches *text* and nothing else."""
     return "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in text)
 
 
 def orphans(client: Any, tag: str, steps: Scripts | Transactions) -> Iterator[str]:
-    """Yield what is wrong with the keys below *tag*."""
+    """Yield the faults of the keys below *tag*."""
     for page in _pages(client, tag, "d"):
         yield from _not_named(steps, tag, page)
         yield from _empty(client, tag, {chunk_key(tag, each, b""): each for each in page})
@@ -45,7 +45,7 @@ def _pages(client: Any, tag: str, kind: str) -> Iterator[list[str]]:
 
 
 def _not_named(steps: Scripts | Transactions, tag: str, directories: list[str]) -> Iterator[str]:
-    """Yield those of *directories* that are not in the directory above."""
+    """Yield the *directories* that are missing in the directory above."""
     parts = [split(each) for each in directories if each]
     below = [(parent, [name]) for parent, name in parts]
     for (parent, (name,)), found in zip(below, steps.records_of(tag, below), strict=True):
@@ -75,7 +75,8 @@ def _without_chunks(client: Any, tag: str, directories: list[str]) -> Iterator[s
 
 
 def _empty(client: Any, tag: str, chunks: dict[bytes, str]) -> Iterator[str]:
-    """Yield the subdirectories in *chunks*, of the directories given, that nothing is in."""
+    """Yield the subdirectories in *chunks* that have no entry and nothing in them. *chunks* has the
+    directory of each chunk."""
     pipe = client.pipeline(transaction=False)
     for key in chunks:
         pipe.hgetall(key)

@@ -1,16 +1,15 @@
 """The scripts, in Lua, that read or change a directory: one script is one step, all or nothing.
-Several are asked in one round trip, and commands with them (`together`); a cluster is asked for one
-after the other.
+Several scripts go out in one round trip, and commands with them (`together`); a cluster is asked
+one after the other.
 
-`transactions.py` does the same where scripts are denied; the tests of the promises run over
-both.
+`transactions.py` does the same where scripts are denied; the tests of the promises run over both.
 
-While a cluster moves the keys of a bucket to another node, some are here and some are there. A
-node lets a script run all the same if none of the keys that it was given is at the other one. So
-each is given two: the tag, which is no key, and TAG:meta. Of those one is missing wherever it is
-asked, and a node answers that with TRYAGAIN until all keys have moved.
+While a cluster moves the keys of a bucket to another node, some are here and some are there. A node
+lets a script run all the same if none of the keys that the script was given is at the other node.
+So each script is given two: the tag, which is no key, and TAG:meta. Whichever node is asked, one of
+these is missing there, and the node answers TRYAGAIN until all keys have moved.
 
-Threading: as redis-py's client.
+Threading: like the client of redis-py.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ _MOVES_S = 5.0  # how long a script waits for keys that move
 
 _Call = tuple[Any, tuple[Any, ...]]  # a script, and its arguments
 
-# What the scripts share. KEYS[1] is the tag of the bucket. Names are never compared by Lua's `<`,
-# which goes by the collation of the server's locale.
+# The part that the scripts share. KEYS[1] is the tag of the bucket. No script compares names by
+# Lua's `<`, which goes by the collation of the server's locale.
 _LIBRARY = """
 local tag = KEYS[1]
 local function split(key)  -- a directory into its parent and its name there
@@ -288,8 +287,8 @@ if ARGV[6] ~= '' then append(ARGV[6], {{name, name}}) end
 return {1, ARGV[4] == '1' and ARGV[5]}
 """
 
-# Every command that changes something. A user that may not run one of them must not get as far
-# as the middle of a script, which would stay half done.
+# Every command that changes something. A user that may not run one of them must not get to the
+# middle of a script, which would stay half done.
 _TRY = """
 local key = KEYS[1] .. ':try'
 redis.call('HSET', key, 'a', 1)
@@ -321,7 +320,7 @@ class Scripts:
         self._run(self._try, tag)
 
     def records(self, tag: str, directory: str, names: list[str]) -> list[bytes | None]:
-        """Return what is kept of each of *names* of *directory*."""
+        """Return the record of each of *names* in *directory*; None: there is none."""
         found: list[bytes | None] = self._run(self._records, tag, directory, *names)
         return found
 
@@ -336,7 +335,7 @@ class Scripts:
     def records_of(
         self, tag: str, wanted: Sequence[tuple[str, list[str]]]
     ) -> list[list[bytes | None]]:
-        """As `records`, of names of several directories in one round trip."""
+        """Do as `records`, for names of several directories, in one round trip."""
         asked = [(self._records, (directory, *names)) for directory, names in wanted]
         found: list[list[bytes | None]] = self.together(tag, asked)
         return found
@@ -350,22 +349,22 @@ class Scripts:
         before: Sequence[RedisCommand],
         after: RedisCommand,
     ) -> tuple[list[Any], list[list[tuple[bytes, bytes]]], Any]:
-        """As `page`, of several directories from their beginning. Return also what commands answer,
-        those *before* that and the one *after* it."""
+        """Return pages as `page` does, of several directories from their beginning; and the answers
+        to commands: those *before* that, and the one *after* it."""
         asked = [(self._page, (each, b"", high, limit)) for each in directories]
         *answers, last = self.together(tag, [*before, *asked, after])
         first, found = answers[: len(before)], answers[len(before) :]
         return first, [list(zip(each[::2], each[1::2], strict=True)) for each in found], last
 
     def apply(self, tag: str, batch: ChangeBatch) -> tuple[bool, set[str]]:
-        """Change what *batch* says. Return whether the bucket is known, and the keys left alone.
-        Raises LogTrimmed."""
+        """Make the changes of *batch*. Return whether the bucket is known, and the keys that were
+        left alone. Raises LogTrimmed."""
         return self._applied(batch, lambda: self._run(self._apply, tag, *_args_of(batch)))
 
     def apply_told(
         self, tag: str, batch: ChangeBatch, lines: RedisCommand
     ) -> tuple[bool, set[str], Any]:
-        """As `apply`; return also what the command *lines* answers after that."""
+        """Do as `apply`; return also the answer to the command *lines*, after that."""
         told: list[Any] = []
 
         def ask() -> Any:
@@ -386,11 +385,11 @@ class Scripts:
         return bool(known), {key.decode() for key in left}
 
     def begin(self, tag: str, keys: Sequence[str], token: str, lasts_ms: int) -> bool:
-        """As Backend.begin. Return whether the bucket is known."""
+        """Do as Backend.begin. Return whether the bucket is known."""
         return bool(self._run(self._begin, tag, token, lasts_ms, fresh(), *keys))
 
     def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
-        """As Backend.end."""
+        """Do as Backend.end."""
         found = self._run(self._end, tag, token, int(unsure), fresh(), *keys)
         return {key.decode() for key in found}
 
@@ -407,8 +406,8 @@ class Scripts:
         origin: int | None,
         *beside: RedisCommand,
     ) -> tuple[bool, str | None, list[Any]]:
-        """As Backend.swap_note. *origin*: of the line in the log; None: there is to be none. Return
-        also what commands answer, which are asked *beside*, after that."""
+        """Do as Backend.swap_note. *origin* is that of the line in the log; None: there must be no
+        line. Return also the answers to the commands *beside*, which run after that."""
         answer, *answers = self.together(
             tag, [self._swap_of((name, before, after), origin), *beside]
         )
@@ -417,7 +416,7 @@ class Scripts:
     def swap_notes(
         self, tag: str, swaps: Sequence[NoteSwap], origins: Sequence[int | None]
     ) -> list[tuple[bool, str | None]]:
-        """As `swap_note` for each, in one round trip."""
+        """Do as `swap_note` for each, in one round trip."""
         asked = list(map(self._swap_of, swaps, origins))
         return [_swapped(answer) for answer in self.together(tag, asked)]
 
@@ -427,7 +426,7 @@ class Scripts:
         return self._swap, (name, *said, "" if origin is None else origin)
 
     def together(self, tag: str, asked: Sequence[RedisCommand | _Call]) -> list[Any]:
-        """Return what the commands and scripts *asked* answer, in their order."""
+        """Return the answers to the commands and scripts *asked*, in their order."""
         if isinstance(self._client, RedisCluster) or len(asked) == 1:
             return [
                 self._client.execute_command(*each)
@@ -443,7 +442,7 @@ class Scripts:
             return self._piped(tag, asked)
 
     def _piped(self, tag: str, asked: Sequence[RedisCommand | _Call]) -> list[Any]:
-        # A script that a pipeline of redis-py is given costs a SCRIPT EXISTS each time.
+        # A script that is given to a pipeline of redis-py costs a SCRIPT EXISTS each time.
         with self._client.pipeline(transaction=False) as pipe:
             for each in asked:
                 if isinstance(each[0], str):
@@ -455,7 +454,7 @@ class Scripts:
         return found
 
     def _run(self, script: Any, tag: str, *args: Any) -> Any:
-        """Return what *script* answers. Waits for keys that move."""
+        """Return the answer of *script*. Waits for keys that move."""
         deadline = time.monotonic() + _MOVES_S
         while True:
             try:

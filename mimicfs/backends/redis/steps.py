@@ -1,4 +1,4 @@
-"""How a change becomes one step: by scripts, or where a user may not run them, by transactions."""
+"""How a change becomes one step: by scripts or, if the user may not run them, by transactions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 
 def steps_of(client: Any, tag: str, where: str) -> Scripts | Transactions:
-    """Return the steps that the user of *client* may take; *tag* is one of its keys, *where* names
-    the server."""
+    """Return the steps that the user of *client* may take. *tag* begins keys of that user; *where*
+    names the server."""
     scripts = Scripts(client)
     try:
         scripts.try_all(tag)

@@ -1,14 +1,14 @@
 """The steps of `scripts.py` where scripts are denied: MULTI and WATCH, with the same promises.
 
-Reading: the index of a directory and its chunks in one MULTI. The index says which chunks: so they
-are read by the index of a moment ago, and again if that has changed. A directory of one chunk costs
-one round trip.
+Reading: one MULTI reads the index of a directory and its chunks. The index says which chunks there
+are. So the chunks are read that it named a moment ago, and again if it names others now. A
+directory of one chunk costs one round trip.
 
-Changing: every change of a bucket changes TAG:meta, whichever way it is made. That is watched;
-what the change is about is read, changed here, and written in one MULTI, which Redis refuses
-if somebody was faster.
+Changing: every change of a bucket changes TAG:meta, whichever way it is made. So that key is
+watched. The records of the change are read, changed here, and written in one MULTI, which Redis
+refuses if somebody was faster.
 
-Threading: as redis-py's client.
+Threading: like the client of redis-py.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Transactions:
         self._client = client
 
     def records(self, tag: str, directory: str, names: list[str]) -> list[bytes | None]:
-        """As Scripts.records."""
+        """Do as Scripts.records."""
         index = index_key(tag, directory)
         starts = [b""] * len(names)
         while True:
@@ -71,9 +71,9 @@ class Transactions:
     def page(
         self, tag: str, directory: str, low: bytes, high: bytes, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        """As Scripts.page."""
+        """Do as Scripts.page."""
         index = index_key(tag, directory)
-        starts, more = [b""], 0  # the chunks that are read, and how many behind the first
+        starts, more = [b""], 0  # the chunks to read, and how many of them are behind the first
         while True:
             with self._client.pipeline(transaction=True) as pipe:
                 pipe.zrevrangebylex(index, b"[" + low, b"-", 0, 1)
@@ -93,7 +93,7 @@ class Transactions:
     def records_of(
         self, tag: str, wanted: Sequence[tuple[str, list[str]]]
     ) -> list[list[bytes | None]]:
-        """As Scripts.records_of, a round trip each."""
+        """Do as Scripts.records_of, in a round trip for each."""
         return [self.records(tag, *each) for each in wanted]
 
     def pages(
@@ -105,17 +105,17 @@ class Transactions:
         before: Sequence[RedisCommand],
         after: RedisCommand,
     ) -> tuple[list[Any], list[list[tuple[bytes, bytes]]], Any]:
-        """As Scripts.pages, a round trip each."""
+        """Do as Scripts.pages, in a round trip for each."""
         first = [self._client.execute_command(*each) for each in before]
         found = [self.page(tag, each, b"", high, limit) for each in directories]
         return first, found, self._client.execute_command(*after)
 
     def apply(self, tag: str, batch: ChangeBatch) -> tuple[bool, set[str]]:
-        """As Scripts.apply."""
+        """Do as Scripts.apply."""
         return self._watched(tag, lambda: _apply(self._client, tag, batch))
 
     def begin(self, tag: str, keys: Sequence[str], token: str, lasts_ms: int) -> bool:
-        """As Backend.begin. Return whether the bucket is known."""
+        """Do as Backend.begin. Return whether the bucket is known."""
 
         def plan() -> tuple[bool, list[RedisCommand]]:
             known = bool(self._client.hexists(f"{tag}:meta", "known"))
@@ -126,7 +126,7 @@ class Transactions:
         return self._watched(tag, plan)
 
     def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
-        """As Backend.end."""
+        """Do as Backend.end."""
 
         def plan() -> tuple[set[str], list[RedisCommand]]:
             found = _rows(self._client, tag, keys)
@@ -136,7 +136,7 @@ class Transactions:
         return self._watched(tag, plan)
 
     def reap(self, tag: str, alive: Collection[str]) -> None:
-        """As Backend.reap."""
+        """Do as Backend.reap."""
 
         def plan() -> tuple[None, list[RedisCommand]]:
             now_ms, rows = clock_ms(self._client, tag), self._client.hgetall(f"{tag}:k")
@@ -155,7 +155,7 @@ class Transactions:
         origin: int | None,
         *beside: RedisCommand,
     ) -> tuple[bool, str | None, list[Any]]:
-        """As Scripts.swap_note."""
+        """Do as Scripts.swap_note."""
         place = f"{tag}:notes"
 
         def plan() -> tuple[tuple[bool, str | None], list[RedisCommand]]:
@@ -177,12 +177,12 @@ class Transactions:
     def swap_notes(
         self, tag: str, swaps: Sequence[NoteSwap], origins: Sequence[int | None]
     ) -> list[tuple[bool, str | None]]:
-        """As Scripts.swap_notes, one after the other."""
+        """Do as Scripts.swap_notes, one after the other."""
         both = zip(swaps, origins, strict=True)
         return [self.swap_note(tag, *each, origin)[:2] for each, origin in both]
 
     def enlist(self, tag: str, origin: int, name: str) -> None:
-        """As Scripts.enlist."""
+        """Do as Scripts.enlist."""
         self._watched(tag, lambda: _enlist(self._client, tag, origin, name))
 
     def delist(self, tag: str, origin: int, name: str, since: int | None) -> bool:
@@ -191,7 +191,7 @@ class Transactions:
         return self._watched(tag, lambda: _delist(self._client, tag, origin, name, since))
 
     def unmark(self, tag: str, origin: int, prefix: str) -> None:
-        """As Backend.unmark."""
+        """Do as Backend.unmark."""
         place = f"{tag}:scopes"
 
         def plan() -> tuple[None, list[RedisCommand]]:
@@ -221,8 +221,8 @@ class Transactions:
         self._watched(tag, plan, place)
 
     def _watched(self, tag: str, plan: Callable[[], tuple[T, list[RedisCommand]]], *also: str) -> T:
-        """Do what *plan* says. If the bucket, or a key of *also*, has changed meanwhile, plan
-        anew."""
+        """Run the commands of *plan*. If the bucket (or a key of *also*) changed meanwhile, plan
+        and run anew. Return the result of *plan*."""
         with self._client.pipeline(transaction=True) as pipe:
             for attempt in range(_ATTEMPTS):
                 pipe.watch(f"{tag}:meta", f"{tag}:k", *also)
@@ -276,7 +276,7 @@ def _apply(
 def _not_admitted(
     client: Any, tag: str, step: IntentStep, keys: list[str], late: set[str]
 ) -> tuple[set[str], list[RedisCommand]]:
-    """Return which of *keys* are left alone, and what becomes of their rows."""
+    """Return the *keys* that are left alone, and the commands that keep the new rows of all."""
     found, left, after = _rows(client, tag, keys), set[str](), dict[str, str | None]()
     for key in keys:
         ok, row = admitted(found[key], step, guarded=key in late)
@@ -307,11 +307,11 @@ def _scopes_kept(place: str, scopes: Mapping[str, Scope | None]) -> list[RedisCo
 
 
 def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]]:
-    """Return the number of the latest change, and what changed after *since*."""
+    """Return the number of the latest change, and the changes after *since*."""
     seq = int(client.hget(f"{tag}:meta", "seq") or 0)
     if since is None or since == seq:
         return seq, []
-    # Others may write meanwhile; then all this is done anew.
+    # Others may write meanwhile; then all of this is done anew.
     lines = client.xrange(f"{tag}:log", f"({since}-0", f"{seq}-0") if since < seq else []
     if len(lines) != seq - since:
         raise LogTrimmed.after(since)
@@ -319,7 +319,7 @@ def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]
 
 
 def _put(at: Directories, directory: str, name: str, record: bytes) -> bytes | None:
-    """Put the record, and the directories above it. Return what was there."""
+    """Put the record, and the directories above it. Return the record that was there."""
     old = at.get(directory, name)
     at.put(directory, name, record)
     while directory:
@@ -332,7 +332,8 @@ def _put(at: Directories, directory: str, name: str, record: bytes) -> bytes | N
 
 
 def _delete(at: Directories, directory: str, name: str) -> bytes | None:
-    """Delete the name, and the directories that nothing implies any more. Return what was there."""
+    """Delete the name, and the directories that nothing implies any more. Return the record that
+    was there."""
     old = at.get(directory, name)
     if old is None:
         return None

@@ -1,8 +1,8 @@
 """Waiting for news in the logs of Redis: XREAD BLOCK.
 
-The wait has a connection of its own, which another thread can end (CLIENT UNBLOCK). On a
-cluster, logs of several buckets are on several nodes, and no command waits for them all: there
-they are looked at now and then.
+The wait has a connection of its own, and another thread can end it (CLIENT UNBLOCK). In a cluster,
+the logs of several buckets are on several nodes, and no command waits for all of them: there, a
+thread looks at them now and then.
 
 XREAD says nothing of a log that was cut or lost. A thread that waits compares the numbers now and
 then.
@@ -33,14 +33,14 @@ class LogWaiter(Waiter):
         self._client = client
         self._log_of = log_of
         self._where = where
-        self._own: Any = None  # its connection; None: to be made, or a cluster
+        self._own: Any = None  # the client of the wait; None: it is still to be made, or a cluster
         self._waiting = False
-        self._number = 0  # of that connection, at the server
+        self._number = 0  # the number of its connection at the server
 
     def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
         if isinstance(self._client, RedisCluster) and len(places) > 1:
             return super().wait(places, timeout_s)
-        self._waiting = True  # before the look at _closed: whoever closes sees it, or is seen
+        self._waiting = True  # before the look at _closed: a thread that closes sees it, or is seen
         try:
             return [] if self._closed.is_set() else self._wait(places, timeout_s)
         except FOREIGN as exc:
@@ -80,9 +80,9 @@ class LogWaiter(Waiter):
         super().close()
         if isinstance(self._client, RedisCluster):
             return  # the wait ends by itself
-        with suppress(*FOREIGN):  # a server that is away wakes nobody
+        with suppress(*FOREIGN):  # a server that is away can wake nobody
             while self._waiting and not self._client.client_unblock(self._number):
-                time.sleep(_AGAIN_S)  # it is not there yet, or its answer is on its way
+                time.sleep(_AGAIN_S)  # the wait is not there yet, or its answer is on its way
 
 
 def _text(name: bytes | str) -> str:

@@ -1,4 +1,4 @@
-"""Reading many names of Redis in order: those of one directory, and all below one.
+"""Reads many names of Redis in order: those of one directory, and all names below a directory.
 
 Threading: none of its own.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from mimicfs.backends.redis.layout import LAST, entry_of
 from mimicfs.entry import PAGE, Entry
 
-_PAGE_MIN = 100  # names that are read where fewer are asked for: a chunk has as many
+_PAGE_MIN = 100  # names that are read even if fewer are asked for: a chunk has as many
 
-# Of a bucket: (directory, low, high, limit) -> the first *limit* names from *low* up to *high*,
+# For one bucket: (directory, low, high, limit) -> the first *limit* names from *low* up to *high*,
 # with their records.
 ReadPage = Callable[[str, bytes, bytes, int], list[tuple[str, bytes]]]
 
@@ -20,8 +20,8 @@ ReadPage = Callable[[str, bytes, bytes, int], list[tuple[str, bytes]]]
 def walk(read: ReadPage, directory: str, prefix: str, after: str, wanted: int) -> Iterator[Entry]:
     """Yield the entries below *directory* that begin with *prefix* and come after *after*.
 
-    Depth first: names in order, each subdirectory's own entry before what is in it.
-    *wanted* is how many are likely to be taken.
+    The walk goes depth first: names in order, and the own entry of each subdirectory before its
+    contents. *wanted* is the number of entries that the caller is likely to take.
     """
     size = min(max(wanted, _PAGE_MIN), PAGE)
     start = max(prefix, after)[len(directory) :] if max(prefix, after) > directory else ""

@@ -1,14 +1,14 @@
-"""SQLite: the mirror in a file. The default of the command line: nothing to start.
+"""SQLite: the mirror in a file. It is the default of the command line: there is nothing to start.
 
-One flat table, ordered by key, is the index for look-ups, listings and merges. A directory
-is read by seeking past each subdirectory ("d/" ... the next key is at least "d0").
+One flat table, ordered by key, is the index for look-ups, listings and merges. To read a directory,
+we seek past each subdirectory ("d/" ... the next key is at least "d0").
 
-`database.py` opens and checks the file, and says who reads and writes it; `rows.py` has the
-statements that several methods use, `directories.py` reads directories, `writing.py` and
+`database.py` opens and checks the file, and says which connections read and write it; `rows.py` has
+the statements that several methods use, `directories.py` reads directories, `writing.py` and
 `scopes.py` write changes, `remembering.py` keeps what a thread has just read, `waiting.py` waits
 for commits of other processes.
 
-Threading: as said in database.py.
+Threading: database.py describes it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from mimicfs.backends.sqlite.waiting import CommitWaiter
 from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store
 from mimicfs.entry import LINES, LISTED, PAGE, BucketEntry, Change, Entry, Scope, Total
 
-_LOG_MAX = 200_000  # lines of a bucket's log that are kept, at least
-_TRIM_EVERY = 1000  # changes between two looks at the log's length
+_LOG_MAX = 200_000  # lines of the log of a bucket that are kept, at least
+_TRIM_EVERY = 1000  # changes between two looks at the length of the log
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,9 +66,10 @@ def _ours(method: Callable[Concatenate[SQLite, P], T]) -> Callable[Concatenate[S
 
 
 class SQLite(Backend):
-    """The mirror in a SQLite database. *args* and *kwargs* are sqlite3.connect's; without them the
-    database is in memory, and gone when it is closed. *namespace* keeps several mirrors apart in
-    one file. Methods: those of Backend. Raises StoreTooNew, StoreCorrupt, StoreUnavailable."""
+    """The mirror in a SQLite database. *args* and *kwargs* are those of sqlite3.connect; without
+    them the database is in memory, and gone when it is closed. *namespace* keeps several mirrors
+    apart in one file. The methods are those of Backend. Raises StoreTooNew, StoreCorrupt,
+    StoreUnavailable."""
 
     intents = True
     groups = True
@@ -78,7 +79,7 @@ class SQLite(Backend):
         self._db = Database(args, kwargs)
         self._remembered = Remembered(self._db)
         self._namespace = namespace
-        self._ids: dict[str, int] = {}  # of buckets; of `_db.lock`, as the next
+        self._ids: dict[str, int] = {}  # of buckets; `_db.lock` protects this and the next
         self._trim_at: dict[int, int] = {}
         try:
             self.enter(namespace)
@@ -96,7 +97,7 @@ class SQLite(Backend):
     # Buckets
 
     def _id(self, bucket: str, db: sqlite3.Connection | None = None) -> int:
-        """Return the number of *bucket*; 0 if it has none. With *db*, it is given one."""
+        """Return the number of *bucket*; 0 if it has none. With *db*, it gets one."""
         number = self._ids.get(bucket, 0)
         if number:
             return number
@@ -106,7 +107,7 @@ class SQLite(Backend):
                 (self._namespace, bucket),
             )
         sql = "SELECT id FROM bucket WHERE namespace=? AND name=?"
-        if db is not None:  # what a transaction has made may still be rolled back
+        if db is not None:  # not remembered: the transaction may still be rolled back
             (number,) = db.execute(sql, (self._namespace, bucket)).fetchone()
         elif number := self._db.value(sql, self._namespace, bucket) or 0:
             self._ids[bucket] = number
@@ -201,8 +202,8 @@ class SQLite(Backend):
         if after > directory:
             start = after[:-1] + "0" if after.endswith("/") else after + "\0"
         with self._db.reading() as db:
-            # One statement reads a directory without subdirectories. Where it takes several,
-            # they are begun again in one transaction: one snapshot.
+            # One statement reads a directory without subdirectories. If it takes several, the
+            # reading begins again in one transaction: one snapshot.
             found = read_children(db, number, directory, start, limit, seeks=False)
             if found is not None:
                 return found
@@ -336,7 +337,7 @@ class SQLite(Backend):
         keys: list[str],
         more: tuple[int, int] = (0, 0),
     ) -> None:
-        """Log that *keys* have changed; *more*: so many objects, and bytes, there are more now."""
+        """Log that *keys* have changed; the bucket has *more*: so many objects, and bytes."""
         number = self._id(bucket, db)
         lines: list[tuple[str, str | None]] = [(key, None) for key in keys]
         if len(keys) > WIDE_CHANGE:
@@ -393,7 +394,7 @@ class SQLite(Backend):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Within, all that this thread changes is one transaction."""
+        """Within, all changes of this thread are one transaction."""
         try:
             with self._db.writing():
                 yield
@@ -423,7 +424,7 @@ class SQLite(Backend):
 
     @_ours
     def _covered(self, bucket: str, directory: str, deep: bool) -> bool:
-        """As `covered`. Each thread remembers the last deep scope that it found."""
+        """Do as `covered`. Each thread remembers the last deep scope that it found."""
         if self._remembered.is_within_deep(bucket, directory):
             return True
         version = self._db.version()

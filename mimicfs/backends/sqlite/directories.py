@@ -1,4 +1,4 @@
-"""Reading a directory of the flat table: a seek past each of its subdirectories."""
+"""Reads a directory of the flat table, with a seek past each of its subdirectories."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def read_children(
     end = directory[:-1] + "0"
     cut = len(directory)
     found: list[Entry] = []
-    # Rows that are fetched beyond a subdirectory's first are thrown away: few at a
-    # time where there are subdirectories, more and more where there are none.
+    # Rows beyond the first one of a subdirectory are fetched in vain. So we fetch few at a time
+    # where there are subdirectories, and more and more where there are none.
     size = 16
     while True:
         values = (bucket, start, end) if directory else (bucket, start)

@@ -1,9 +1,9 @@
-"""What each reading thread remembers of one state of the file: listings that it read ahead, the
+"""The memory of each reading thread for one state of the file: listings that it read ahead, the
 latest pages of scans, and the last deep scope.
 
-Each commit, also of this process, makes another state (PRAGMA data_version).
+Each commit, even of this process, makes another state (PRAGMA data_version).
 
-Threading: any thread; what one remembers is its own.
+Threading: any thread; each remembers for itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _PagesOfThread(threading.local):
 
 
 class Remembered:
-    """What the threads that read *db* remember."""
+    """The memory of the threads that read *db*."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -39,7 +39,7 @@ class Remembered:
         return self._local.ahead.take((bucket, self._db.version()), directory, limit, scan)
 
     def own(self, bucket: str, directory: str) -> tuple[bool, Entry | None]:
-        """Return whether the entry of *directory* itself was read ahead, and the entry."""
+        """Return whether the entry of *directory* itself was read ahead, and that entry."""
         return self._local.ahead.own((bucket, self._db.version()), directory)
 
     def page(
@@ -63,5 +63,5 @@ class Remembered:
         return (of, version) == (bucket, self._db.version()) and directory.startswith(prefix)
 
     def found_deep(self, bucket: str, version: int, prefix: str) -> None:
-        """Note that in state *version*, *prefix* has a deep scope."""
+        """Remember that in state *version*, *prefix* has a deep scope."""
         self._local.deep = (bucket, version, prefix)

@@ -1,5 +1,5 @@
-"""The statements that several methods use, and what their rows are. Pure functions, but for
-`totals`."""
+"""The statements that several methods use, and the meaning of their rows. Most functions are pure;
+those that take a connection are not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from mimicfs.entry import OBJECT, Entry, Scope
 
-COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"  # in an Entry's order
+COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"  # in the order of an Entry
 KEY, SIZE, META, KIND = (Entry._fields.index(name) for name in ("key", "size", "meta", "kind"))
 GET = f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key=?"
 FROM = f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? ORDER BY key"
@@ -25,8 +25,8 @@ LOOKUP = (
     f" (SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key LIMIT 1)"
 )
 PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?,?)"
-# A step of a statement gives up the interpreter's lock: a row at a time costs a third more, and
-# far more where other threads want the lock.
+# Each step of a statement gives up the interpreter's lock: one row at a time costs a third more,
+# and far more if other threads want the lock.
 ROWS = 100
 PUT_ROWS = PUT + ",(?,?,?,?,?,?,?,?,?)" * (ROWS - 1)
 ANY = "SELECT 1 FROM entry WHERE bucket=? AND key BETWEEN ? AND ? LIMIT 1"
@@ -39,11 +39,11 @@ TOTALS = (
 
 
 def totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, int]:
-    """Return how many of *keys* are objects there, and their bytes."""
+    """Return how many of *keys* are objects in *bucket*, and their bytes."""
     if len(keys) == 1:
         objects, size = db.execute(TOTAL_OF, (bucket, keys[0])).fetchone()
         return objects, size
-    # A page of a first listing: nothing is there, and one look says so.
+    # In a page of a first listing, nothing is there yet, and one look says so.
     if len(keys) >= ROWS and not db.execute(ANY, (bucket, min(keys), max(keys))).fetchone():
         return 0, 0
     whole = [key for key in keys if "\0" not in key]  # where json_each ends a text at NUL
@@ -55,7 +55,7 @@ def totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, i
     return objects, size
 
 
-_parsed = json.JSONDecoder().raw_decode  # of what `row_of` wrote: no white space is around it
+_parsed = json.JSONDecoder().raw_decode  # for text of `row_of`, without white space around it
 
 
 def make(row: tuple[Any, ...]) -> Entry:
@@ -99,7 +99,7 @@ def successor(prefix: str) -> str | None:
 
 
 def pending_of(db: sqlite3.Connection, bucket: int, keys: Sequence[str]) -> dict[str, str]:
-    """Return the rows of pending.py from the first to the last of *keys*: few, at most times."""
+    """Return the rows of pending.py from the first to the last of *keys*: mostly few."""
     if not keys:
         return {}
     span = (bucket, min(keys), max(keys))
@@ -109,7 +109,7 @@ def pending_of(db: sqlite3.Connection, bucket: int, keys: Sequence[str]) -> dict
 def keep_pending(
     db: sqlite3.Connection, bucket: int, before: Mapping[str, str], after: Mapping[str, str | None]
 ) -> None:
-    """Make the rows that were *before* those of *after*; those of other keys stay."""
+    """Replace the rows *before* by those of *after*; the rows of other keys stay."""
     gone = [(bucket, key) for key, row in after.items() if row is None and key in before]
     new = [(bucket, key, row) for key, row in after.items() if row and row != before.get(key)]
     if gone:

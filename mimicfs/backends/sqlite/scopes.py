@@ -1,4 +1,4 @@
-"""Changes of scopes, written within a transaction."""
+"""Changes of scopes, made within a transaction."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def drop_scopes(db: sqlite3.Connection, bucket: int, prefix: str) -> None:
 
 
 def unmark(db: sqlite3.Connection, bucket: int, prefix: str) -> None:
-    """As Backend.unmark."""
+    """Do as Backend.unmark."""
 
     def scopes(prefixes: Sequence[str]) -> dict[str, Scope]:
         rows = [db.execute(SCOPE, (bucket, each)).fetchone() for each in prefixes]

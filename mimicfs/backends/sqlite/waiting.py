@@ -1,13 +1,14 @@
 """Waiting for commits of other processes: inotify on the write-ahead log, then data_version.
 
-A commit writes its pages to the file FILE-wal, and then makes them visible in shared memory,
-which nobody hears. So a process that has committed changes the times of FILE-wal: that can be heard
-(IN_ATTRIB), and ends the wait. A write to the file (IN_MODIFY) says that a commit is on its way. If
-no word follows, because its process was killed or is no mimicfs, the waiter looks at the number
-several times, for a few hundredths of a second. The commits of this process wake it as well; while
-they follow each other, it looks at most once in a hundredth of a second. Without inotify, it looks
-20 times a second, which takes 3 us each. (A user has 128 instances of inotify, unless the system
-says otherwise; a waiter takes one.)
+A commit writes its pages to the file FILE-wal, and then makes them visible in shared memory, which
+nobody hears. So a process that has committed changes the times of FILE-wal. The waiter hears that
+(IN_ATTRIB), and it ends the wait. Writes to the file (IN_MODIFY) say that a commit is on its way.
+If no word follows, because the process was killed or is no mimicfs, the waiter looks at the number
+several times, for a few hundredths of a second.
+
+The commits of this process wake the waiter as well: if they follow each other, it looks at most
+once in a hundredth of a second. Without inotify, it looks 20 times a second, which takes 3 us each.
+(A user has 128 instances of inotify, unless the system says otherwise; a waiter takes one.)
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _IN_ATTRIB = 0x04
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENTS = 1 << 16  # bytes that are read at a time
 _GLANCE_S = 0.05  # without inotify
-_GATHERED_S = 0.01  # of what this process commits
-_LOOKS_S = (0.005, 0.01, 0.03)  # after a write, until somebody says that it is committed
+_GATHERED_S = 0.01  # how long commits of this process are gathered
+_LOOKS_S = (0.005, 0.01, 0.03)  # pauses after a write, until somebody says that it is committed
 
 
 class CommitWaiter(Waiter):
@@ -48,7 +49,7 @@ class CommitWaiter(Waiter):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._inotify = -1  # set by the thread that waits; -1: there is none
         self._begun = False
-        self._own = db.commits  # of this process, as far as it has gathered them
+        self._own = db.commits  # the commits of this process that were gathered so far
 
     def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
         if not self._begun:
@@ -65,7 +66,7 @@ class CommitWaiter(Waiter):
         return []
 
     def _gather(self) -> None:
-        """Where this process has committed, wait a little for what follows."""
+        """If this process has committed, wait a little for the commits that follow."""
         own, self._own = self._own, self._db.commits
         if own != self._own:
             _ready(_GATHERED_S, self._wake)
@@ -92,10 +93,10 @@ class CommitWaiter(Waiter):
             raise self._db.error(exc) from exc
 
     def _hear(self, timeout_s: float) -> None:
-        """Wait for an event, and until what it tells of can be seen, or is not to come.
+        """Wait for an event, and until the commit that it tells of can be seen, or will not come.
 
-        SQLite itself changes the times of the log when root opens it: where something was written,
-        a word is a reason to look, and no more."""
+        SQLite itself changes the times of the log when root opens it: if something was written, a
+        word is a reason to look, and no more."""
         if not self._word(timeout_s, _IN_ATTRIB | _IN_MODIFY) & _IN_MODIFY:
             return
         for pause_s in _LOOKS_S:
@@ -104,7 +105,8 @@ class CommitWaiter(Waiter):
             self._word(pause_s, _IN_ATTRIB)
 
     def _word(self, timeout_s: float, wanted: int) -> int:
-        """Wait for an event that is *wanted*, or the end of the waiting; return what was heard."""
+        """Wait for an event that is *wanted*, or for the end of the waiting; return the kinds of
+        events that were heard."""
         deadline, heard = time.monotonic() + timeout_s, 0
         while not heard & wanted and (left_s := deadline - time.monotonic()) > 0:
             if self._wake in _ready(left_s, self._wake, self._inotify):
@@ -123,7 +125,8 @@ class CommitWaiter(Waiter):
 
 
 def _ready(timeout_s: float, *fds: int) -> set[int]:
-    """Wait until one of *fds* can be read, and return those that can. One that is -1 never can."""
+    """Wait until one of *fds* can be read, and return all that can. A descriptor of -1 never
+    can."""
     poller = select.poll()  # not select(2), which knows 1,024 descriptors
     for fd in fds:
         if fd >= 0:
@@ -150,11 +153,11 @@ def _error(about: str) -> OSError:
 
 
 def _drained(fd: int) -> int:
-    """Read what *fd* tells; return which kinds of events that was, all where some were dropped."""
+    """Read the events of *fd*; return their kinds, or all kinds if some events were dropped."""
     heard = 0
     try:
         while fd >= 0 and (events := os.read(fd, _EVENTS)):
-            for _, mask, _, _ in _EVENT.iter_unpack(events):  # of a file: without names
+            for _, mask, _, _ in _EVENT.iter_unpack(events):  # events of a file have no names
                 heard |= _IN_ATTRIB | _IN_MODIFY if mask & _IN_Q_OVERFLOW else mask
     except BlockingIOError:
         pass

@@ -23,7 +23,7 @@ from mimicfs.errors import LogTrimmed
 def store(
     db: sqlite3.Connection, bucket: int, puts: dict[str, Entry], deletes: list[str]
 ) -> tuple[int, int]:
-    """Store and delete; return how many objects, and bytes of them, there are more."""
+    """Store and delete entries; return how many objects, and bytes, the bucket then has more."""
     objects, size = totals(db, bucket, [*puts, *deletes])
     if deletes:
         db.executemany(
@@ -38,7 +38,7 @@ def store(
 
 
 def learn_plain(db: sqlite3.Connection, bucket: int, entries: Sequence[Entry]) -> None:
-    """Note that the metadata of *entries* is {}, if they have not changed."""
+    """Note that the metadata of *entries* is {}, if the table still has them as they were."""
     rows = [(bucket, each.key, each.etag, each.size, each.mtime_ns) for each in entries]
     db.executemany(
         "UPDATE entry SET meta='{}' WHERE bucket=? AND key=? AND etag=? AND size=? AND mtime_ns=?"
