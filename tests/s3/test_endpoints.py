@@ -146,6 +146,7 @@ def test_each_request_is_signed_for_what_it_says_and_asked_once(listens, url, ba
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "region"),
     [

@@ -44,15 +44,18 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_botocore_does_without_awscrt_and_checksums_have_it(config: Path) -> None:
     assert said(config, "photos") == ["False", "False", str(_CHECK)]
 
 
+@pytest.mark.slow
 def test_awscrt_is_there_for_multi_region_access_points(config: Path) -> None:
     arn = "arn:aws:s3::123456789012:accesspoint/abc.mrap"
     assert said(config, "photos", arn) == ["True", "True", str(_CHECK)]
 
 
+@pytest.mark.slow
 def test_awscrt_is_there_for_the_credentials_of_a_login(config: Path) -> None:
     config.write_text("[profile a]\nLogin_Session = arn:aws:iam::123456789012:user/a\n")
     assert said(config, "photos") == ["True", "True", str(_CHECK)]

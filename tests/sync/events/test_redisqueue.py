@@ -110,6 +110,7 @@ def test_a_list_gives_each_message_until_it_is_acknowledged(queue, server, redis
     assert server.exists("events", "events:mimicfs") == 0
 
 
+@pytest.mark.slow
 def test_of_large_messages_of_a_list_few_are_taken_and_all_come(queue, server, redis_url):
     large = "x" * (5 << 20)
     server.rpush("events", *(f"{number}{large}" for number in range(5)))
@@ -124,6 +125,7 @@ def test_of_large_messages_of_a_list_few_are_taken_and_all_come(queue, server, r
     assert server.exists("events", "events:mimicfs") == 0
 
 
+@pytest.mark.slow
 def test_of_large_messages_of_a_stream_few_are_taken_and_all_come(queue, server, redis_url):
     for number in range(5):
         server.xadd("events", {"data": f"{number}" + "x" * (5 << 20)})
