@@ -209,6 +209,9 @@ class StoreIntents:
             return
         name = _ALONE + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         mine = self._turn(bucket, name, lasts_ms)
+        if not mine:
+            about = "others' change of it takes longer than expected; this one does not wait for it"
+            log.warning("s3://%s/%s: %s", bucket, key, about)
         try:
             yield
         finally:
@@ -236,7 +239,6 @@ class StoreIntents:
             if is_over:
                 continue
             if time.monotonic() > began_s + _TURN_S:
-                log.warning("s3://%s: a change of the same key takes longer than expected", bucket)
                 return ""
             time.sleep(_GLANCE_S)
 
