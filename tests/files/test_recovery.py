@@ -285,13 +285,18 @@ def test_of_two_that_were_left_of_one_name_the_newer_is_in_its_place(
     assert "somebody else has changed" in caplog.text
 
 
-def test_of_two_that_were_left_of_one_name_the_older_waits_for_the_newer(
-    files, client, proxy, calm, caplog, left
-):
+def write_twice(files, calm):
+    """Write two files of one name, the one that S3 is to have last."""
     for body in (b"refused", b"promised"):
         file = files.create("key")
         file.write(0, memoryview(body), calm)
         file.secure()
+
+
+def test_of_two_that_were_left_of_one_name_the_older_waits_for_the_newer(
+    files, client, proxy, calm, caplog, left
+):
+    write_twice(files, calm)
     journal = left()
     with proxy.rule(Fail(is_put, 403, "AccessDenied")):
         assert next_mount(files, journal) == 2
@@ -318,10 +323,7 @@ def test_of_two_that_were_left_of_one_name_the_one_that_got_it_later_is_in_its_p
 def test_two_mounts_that_recover_at_once_put_the_newer_of_one_name_in_its_place(
     files, client, proxy, calm, caplog, left
 ):
-    for body in (b"refused", b"promised"):
-        file = files.create("key")
-        file.write(0, memoryview(body), calm)
-        file.secure()
+    write_twice(files, calm)
     journal = left()
     sending = HoldFirst(is_put)
     with proxy.rule(sending), ThreadPoolExecutor(2) as pool:
