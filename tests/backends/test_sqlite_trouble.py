@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 from support import disks
 
+from mimicfs.backends import DOUBTED
+from mimicfs.backends.sessions import epoch
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import Entry
+from mimicfs.entry import Entry, Scope
 from mimicfs.errors import StoreCorrupt, StoreReplaced, StoreUnavailable
 
 
@@ -150,3 +154,67 @@ def test_the_store_is_its_owners_whatever_the_umask(tmp_path):
         os.umask(mask)
     modes = {each.name: oct(each.stat().st_mode & 0o777) for each in tmp_path.iterdir()}
     assert modes["mirror.db"] == "0o600"
+
+
+# The machine stops
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Iterator[SQLite]:
+    """A store in which the bucket `b` was listed, of an earlier run of the machine."""
+    store = SQLite(str(tmp_path / "store.db"))
+    store.apply("b", [Entry("a", 1)])
+    store.mark("b", Scope("", True, 1))
+    with sqlite3.connect(tmp_path / "store.db") as other:
+        other.execute("UPDATE run SET id='an earlier one'")
+    other.close()
+    yield store
+    store.close()
+
+
+def left_by(tmp_path: Path) -> SQLite:
+    """The store as the disk has it now, opened after the machine has begun again."""
+    for path in list(tmp_path.glob("store.db*")):
+        if not path.name.endswith("-shm"):
+            shutil.copy(path, tmp_path / path.name.replace("store", "after"))
+    return SQLite(str(tmp_path / "after.db"))
+
+
+def test_nothing_is_certain_in_a_store_that_was_open_when_the_machine_stopped(
+    used: SQLite, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = epoch(used)
+    after = left_by(tmp_path)
+    assert after.get("b", "a") == Entry("a", 1)
+    assert (after.cover("b", ""), after.note("b", DOUBTED)) == (None, "1")
+    assert epoch(after) not in ("", before)
+    assert "its last changes may be lost" in caplog.text
+    caplog.clear()
+    after.mark("b", Scope("", True, 2))
+    after.close()
+    again = SQLite(str(tmp_path / "after.db"))
+    assert again.cover("b", "") == Scope("", True, 2)
+    again.close()
+
+
+def test_a_store_that_was_closed_is_believed_when_the_machine_has_begun_again(
+    used: SQLite, tmp_path: Path
+) -> None:
+    before = epoch(used)
+    used.close()
+    after = left_by(tmp_path)
+    assert (after.cover("b", ""), after.note("b", DOUBTED)) == (Scope("", True, 1), None)
+    assert epoch(after) == before
+    after.close()
+
+
+def test_a_store_whose_user_was_killed_is_believed_while_the_machine_goes_on(
+    tmp_path: Path,
+) -> None:
+    store = SQLite(str(tmp_path / "store.db"))
+    store.apply("b", [Entry("a", 1)])
+    store.mark("b", Scope("", True, 1))
+    after = left_by(tmp_path)
+    assert (after.cover("b", ""), after.note("b", DOUBTED)) == (Scope("", True, 1), None)
+    after.close()
+    store.close()

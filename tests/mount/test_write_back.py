@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -281,6 +282,32 @@ def test_what_was_closed_is_uploaded_after_a_power_cut(
     }
     for key, bytes_ in {"closed7": b"\7" * 70_000, "closed8": b"\10" * 4_096}.items():
         assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == bytes_
+
+
+def test_what_was_closed_is_shown_after_a_power_cut_took_it_from_the_store(
+    mount_at, bucket, disk, tmp_path
+):
+    image, attach = disk
+    (attach(image) / "of").mkdir(mode=0o700)
+    store = tmp_path / "cache/of/store.db"
+    mount = mount_at(f"s3://{bucket}", store=f"sqlite://{store}")
+    (mount.path / "old").write_bytes(b"1")
+    assert os.listdir(mount.path) == ["old"]
+    with sqlite3.connect(store) as other:  # what was committed so far is synced with this
+        other.execute("PRAGMA synchronous=FULL")
+        other.execute("UPDATE run SET id='an earlier run of the machine'")
+    other.close()
+    (mount.path / "new").write_bytes(b"22")
+    (mount.path / "old").write_bytes(b"333")
+    after = tmp_path / "after"
+    subprocess.run(["cp", "--sparse=always", str(image), str(after)], check=True, timeout=30)
+    mount.process.kill()
+    mount.process.wait()
+    kept = f"sqlite://{attach(after)}/of/store.db"
+    again = mount_at(f"s3://{bucket}", store=kept, name="again")
+    assert (again.path / "new").read_bytes() == b"22"
+    assert (again.path / "old").read_bytes() == b"333"
+    assert sorted(os.listdir(again.path)) == ["new", "old"]
 
 
 # A full disk

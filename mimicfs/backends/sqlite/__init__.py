@@ -3,10 +3,10 @@
 One flat table, ordered by key, is the index for look-ups, listings and merges. To read a directory,
 we seek past each subdirectory ("d/" ... the next key is at least "d0").
 
-`database.py` opens and checks the file, and says which connections read and write it; `rows.py` has
-the statements that several methods use, `directories.py` reads directories, `writing.py` and
-`scopes.py` write changes, `remembering.py` keeps what a thread has just read, `waiting.py` waits
-for commits of other processes.
+`database.py` opens and checks the file, and says which connections read and write it; `runs.py`
+finds out whether a power cut took commits; `rows.py` has the statements that several methods use,
+`directories.py` reads directories, `writing.py` and `scopes.py` write changes, `remembering.py`
+keeps what a thread has just read, `waiting.py` waits for commits of other processes.
 
 Threading: database.py describes it.
 """

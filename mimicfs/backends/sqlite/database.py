@@ -18,6 +18,7 @@ nothing is answered.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sqlite3
 import threading
@@ -27,6 +28,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mimicfs.backends.sqlite import runs
 from mimicfs.errors import (
     ConfigError,
     StoreCorrupt,
@@ -36,6 +38,8 @@ from mimicfs.errors import (
     StoreUnavailable,
 )
 from mimicfs.private import check_file, make_directory
+
+log = logging.getLogger(__name__)
 
 _ENDING_S = 1.0  # a thread that ends waits so long for a fork
 _VERSION = 3  # of the schema; PRAGMA user_version
@@ -196,8 +200,17 @@ class Database:
         found = _created(path) if path is not None else None
         self._writer = self._connect(self.lock)
         self.log_path = self._found_log()
+        left, lost = runs.was_left(self.log_path), False
         with self.writing() as db:
             self._check(db)
+            if not self.in_memory:
+                lost = runs.begin(db, left=left)
+        if lost:
+            log.warning(
+                "%s: the machine stopped while it was in use, and its last changes may be lost:"
+                " mimicfs asks S3 about its contents again",
+                self._path,
+            )
         if path is not None and found is not None:
             _check_private(path, found)
             self._file = found.st_dev, found.st_ino
@@ -254,7 +267,7 @@ class Database:
             db.execute("PRAGMA busy_timeout=10000")
         if not self.in_memory:
             db.execute("PRAGMA journal_mode=WAL")
-            # The last commits may be lost in a power cut: the next sync gives them back.
+            # The last commits may be lost in a power cut; runs.py finds that out.
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA mmap_size=1073741824")
             db.execute("PRAGMA journal_size_limit=67108864")
