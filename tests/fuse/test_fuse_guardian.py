@@ -7,6 +7,9 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,39 @@ notifier = Notifier(session)
 print("mounted", flush=True)
 Server(Slow(), session).serve()
 """
+
+# A guarded mount, which says who guards it.
+MOUNTED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from memfs import MemFS
+from mimicfs.fuse import mounting
+from mimicfs.fuse.guardian import Guardian
+from mimicfs.fuse.server import Server
+from mimicfs.fuse.session import Session, SessionOptions
+
+guardian = Guardian()
+session = Session.mount(Path(sys.argv[1]), SessionOptions())
+guardian.watch(mounting.device_number(session.mountpoint))
+print(guardian._pid, flush=True)
+Server(MemFS(), session).serve()
+"""
+
+
+@contextmanager
+def mounted_at(path: Path) -> Iterator[int]:
+    """A process that serves a mount at *path* is there; the number of its guardian."""
+    path.mkdir(exist_ok=True)
+    words = [sys.executable, "-c", MOUNTED, str(path), str(Path(__file__).parent)]
+    daemon = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert daemon.stdout is not None
+        yield int(daemon.stdout.readline())
+    finally:
+        daemon.kill()
+        daemon.communicate(timeout=10)
+        subprocess.run(["fusermount3", "-q", "-u", "-z", str(path)], check=False, timeout=10)
 
 
 def is_stuck(pid: int) -> bool:
@@ -97,11 +133,38 @@ def test_a_mount_ends_with_umount_although_its_guardian_lives(
         daemon.communicate(timeout=10)
 
 
+def has_opened_abort(guardian: int) -> bool:
+    """Whether it could end the connection by now."""
+    opened = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{guardian}/fd")]
+    return any(path.endswith("/abort") for path in opened)
+
+
 def started(how: str) -> tuple[subprocess.Popen[str], int]:
     words = [sys.executable, "-c", GUARDED, how]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, int(process.stdout.readline())
+
+
+@pytest.mark.slow
+def test_a_guardian_that_comes_late_ends_no_other_connection(tmp_path: Path) -> None:
+    """The kernel gives the number of a connection that has ended to the next one."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for _ in range(10):  # somebody else's mount may be the one that gets the number
+        with mounted_at(old) as guardian:
+            wait_until(partial(has_opened_abort, guardian))
+            number = old.stat().st_dev
+            os.kill(guardian, signal.SIGSTOP)
+            fd = os.pidfd_open(guardian)
+        with mounted_at(new):
+            reused = new.stat().st_dev == number
+            os.kill(guardian, signal.SIGCONT)
+            assert select.select([fd], [], [], 10)[0]
+            os.close(fd)
+            assert os.listdir(new) == []
+        if reused:
+            return
+    pytest.fail("no mount got the number of the one that had ended")
 
 
 @pytest.mark.parametrize("how", ["watch", "not mounted"])

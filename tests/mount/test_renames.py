@@ -161,6 +161,27 @@ def test_what_kill_9_ended_is_undone_or_finished_by_the_next_mount(
     assert place.body("e/07") == b"d/07"
 
 
+def test_a_file_whose_rename_kill_9_ended_is_at_one_place_for_the_next_mount(
+    mount_at: Any, client: Any, bucket: str, proxy: Proxy
+) -> None:
+    client.put_object(Bucket=bucket, Key="d", Body=b"moved")
+    first: Mount = mount_at(f"s3://{bucket}")
+    learn_how_keys_are_deleted(first.path)
+    assert os.listdir(first.path) == ["d"]
+    with proxy.rule(Hold(lambda request: request.kind == "DELETE", answers=True)) as held:
+        mover = renamed(first.path)
+        assert held.reached.wait(30)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait(10)
+        mover.kill()
+        mover.wait(10)
+    first.close()
+    again: Mount = mount_at(f"s3://{bucket}")
+    wait_until(lambda: os.listdir(again.path) == ["e"])
+    assert (again.path / "e").read_bytes() == b"moved"
+    assert not (again.path / "d").exists()
+
+
 def test_a_rename_that_fails_leaves_nothing_at_the_new_place(place: Place) -> None:
     with place.proxy.rule(Fail(place.copy_of("e/21"), 403, "AccessDenied")):
         with pytest.raises(PermissionError):
