@@ -436,6 +436,10 @@ class ChangingFile(StandingFile):
         self, origin: Origin, cancellation: Cancellation, *, cut: bool = False
     ) -> None:
         content = origin.content(self.key, cancellation, cut=cut)
+        unknown = origin.entry.meta is None
+        if content is not None and unknown and metadata.is_special(content.meta):
+            # Nobody knew when it was opened: a new open finds, say, where the link points to.
+            raise ObjectChanged(f"{self._about}: is no regular file")
         with self._lock:
             if content is not None and self._origin is origin:
                 self.content = content._replace(meta={**content.meta, **self.content.meta})

@@ -1,4 +1,9 @@
-"""Admission at an open: who may open a file, and which version of it; and what S3 is asked before.
+"""Admission: who may open a file or change its attributes, and which version of it; and what S3 is
+asked before.
+
+The kernel checks the rights of other users (-o allow_other), by the mode and owner that it was
+shown of the inode that it names. Where those are not what is stored, or the name stands for another
+inode by now, it looks the name up again (ESTALE), and checks that.
 
 Threading: any thread; waits for S3.
 """
@@ -8,13 +13,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import MimicError, PosixError
-from mimicfs.posix import Attr, Caller
+from mimicfs.posix import Attr, Caller, Opened
 from mimicfs.s3.requests.client import S3
+from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.tree import Tree
@@ -31,29 +39,50 @@ class Admission:
         s3: S3,
         kernel: Kernel,
         tree: Tree,
+        handles: Handles,
         options: VFSOptions,
         attr: Callable[[Caller, Node], Attr],
     ) -> None:
         self._s3 = s3
         self._kernel = kernel
         self._tree = tree
+        self._handles = handles
         self._options = options
         self._attr = attr
 
-    def seen(self, caller: Caller, node: Node) -> Entry:
+    def opened(self, caller: Caller, node: Node, flags: int) -> Opened:
+        """Open the object of *node*. Raises what Handles.open raises."""
+        own = node.file is not None and (node.file.dirty or node.file.apart)
+        if self._options.ask_at_open and node.parent is not None and not own:
+            self._ask(node, caller)
+        seen, only = partial(self._seen, caller), not _is_trusted(caller)
+        opened = self._handles.open(node, seen, flags, caller.cancellation, only=only)
+        if not opened.keep_cache:
+            # The kernel must not believe that it knows the size of a new version.
+            self._kernel.told(TELL_KERNEL_S)
+        return opened
+
+    @contextmanager
+    def held(self, caller: Caller, node: Node) -> Iterator[Node]:
+        """As Handles.held, for *caller*."""
+        seen, only = partial(self._seen, caller), not _is_trusted(caller)
+        with self._handles.held(node, seen, caller.cancellation, only=only) as stands:
+            yield stands
+
+    def _seen(self, caller: Caller, node: Node) -> Entry:
         """Return what the mirror has of *node*, which *caller* may open."""
         entry = self._tree.entry(node)
-        if entry.meta is None and caller.uid not in (0, os.getuid()):
+        if entry.meta is None and not _is_trusted(caller):
             return self._admitted(node, entry, caller)
         return entry
 
     def seen_at_once(self, caller: Caller, node: Node) -> Entry | None:
-        """Return the same if that asks nobody; None: `seen` finds out, or says why not."""
+        """Return the same if that asks nobody; None: `opened` finds out, or says why not."""
         try:
             entry = self._tree.entry(node)
         except MimicError:
             return None
-        asks = entry.meta is None and caller.uid not in (0, os.getuid())
+        asks = entry.meta is None and not _is_trusted(caller)
         return None if asks else entry
 
     def _admitted(self, node: Node, entry: Entry, caller: Caller) -> Entry:
@@ -71,10 +100,15 @@ class Admission:
             raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}: other attributes")
         return self._tree.entry(node)
 
-    def ask(self, node: Node, caller: Caller) -> None:
+    def _ask(self, node: Node, caller: Caller) -> None:
         """Ask S3 what *node* is now, and tell the mirror and the kernel. Raises PosixError ENOENT;
         ESTALE where it is no longer a regular file: then the kernel looks its name up again."""
         head = self._s3.pool.submit(self._s3.head, node.bucket, node.key)
         caller.cancellation.wait(head)
         if not stat.S_ISREG(self._attr(caller, node).mode):
             raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}")
+
+
+def _is_trusted(caller: Caller) -> bool:
+    """Whether *caller* is root or the user who mounted, who may read the bucket anyway."""
+    return caller.uid in (0, os.getuid())

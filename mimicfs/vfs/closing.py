@@ -225,9 +225,8 @@ class ClosingFiles(RenewedFiles):
         self._upload_last(handle)
         with self._lock:
             closed = self._open.pop(handle)
-            node, file, reader, asked = closed.node, closed.file, closed.reader, closed.asked
-            if asked is not None and asked.file is file and not self._is_asked(asked):
-                asked.file = None
+            node, file, reader = closed.node, closed.file, closed.reader
+            self._no_longer_asked(closed)
             last = file is not None and self._leave(file, closed.view)
             if last and node.file is file:
                 node.file = None

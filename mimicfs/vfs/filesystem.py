@@ -16,7 +16,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from functools import partial
 
 from mimicfs.config.values import FileOptions, VFSOptions
 from mimicfs.errors import (
@@ -118,7 +117,9 @@ class VFS:
         self._look = FirstLook(mimicdb, s3, options.buckets)
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, roots, options)
-        self._admission = Admission(s3, self._kernel, self._tree, options, self._attr)
+        self._admission = Admission(
+            s3, self._kernel, self._tree, self._handles, options, self._attr
+        )
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         self._xattrs = ExtendedAttributes(
             mimicdb,
@@ -127,7 +128,7 @@ class VFS:
             self._stored,
             self._look,
             self._handles,
-            self._tree,
+            self._admission,
         )
         self._change_names_by(roots, Intents(journal.directory / RENAMES, s3.account()))
         mimicdb.subscribe(self._look.changed)  # first: once it is told, the kernel asks at once
@@ -264,17 +265,23 @@ class VFS:
             if new.mtime_ns is not None:
                 self._control.sync(caller, parent_of(node))
             return self._attr(caller, node)
+        same = set[Node]()  # what the kernel has as other inodes
+        pages = False
         if node.kind != NodeKind.OBJECT:
             self._set(caller, node, new, handle)
             attr = self._attr(caller, node, handle)
         else:
-            with self._handles.held(node, self._tree.entry, caller.cancellation) as stands:
+            with self._admission.held(caller, node) as stands:
                 self._set(caller, stands, new, handle)
                 attr = self._attr(caller, node, handle)
+                same, pages = {stands, *stands.also} - {node}, new.size is not None
         # A directory and the content of its marker are one object, but two inodes in the kernel.
         twin = self.inodes.find(node, "") if node.slot else node.parent
         if twin is not None:
-            self._kernel.attributes_changed(twin)
+            same.add(twin)
+        for each in same:
+            self._kernel.grew(each) if pages else self._kernel.attributes_changed(each)
+        if same:
             self._kernel.told(TELL_KERNEL_S)
         return attr
 
@@ -347,7 +354,7 @@ class VFS:
         return self._stored.target(node, self._tree.entry(node))
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
-        return self._xattrs.get(self.inodes.get(ino), name)
+        return self._xattrs.get(caller, self.inodes.get(ino), name)
 
     def listxattr(self, caller: Caller, ino: int) -> list[bytes]:
         return self._xattrs.names(self.inodes.get(ino))
@@ -385,15 +392,7 @@ class VFS:
             return self._handles.open_version(node, entry_of(node.version), node.version.version)
         if flags & (os.O_WRONLY | os.O_RDWR):
             self._options.buckets.check_writable(node.bucket)
-        own = node.file is not None and (node.file.dirty or node.file.apart)
-        if self._options.ask_at_open and node.parent is not None and not own:
-            self._admission.ask(node, caller)
-        seen = partial(self._admission.seen, caller)
-        opened = self._handles.open(node, seen, flags, caller.cancellation)
-        if not opened.keep_cache:
-            # The kernel must not believe that it knows the size of a new version.
-            self._kernel.told(TELL_KERNEL_S)
-        return opened
+        return self._admission.opened(caller, node, flags)
 
     def open_at_once(self, caller: Caller, ino: int, flags: int) -> Opened | None:
         node = self.inodes.get(ino)

@@ -36,13 +36,19 @@ class Handles(ClosingFiles):
     # Opening and closing
 
     def open(
-        self, node: Node, look: Callable[[Node], Entry], flags: int, cancellation: Cancellation
+        self,
+        node: Node,
+        look: Callable[[Node], Entry],
+        flags: int,
+        cancellation: Cancellation,
+        *,
+        only: bool = False,
     ) -> Opened:
         """Open the object of *node*, which the mirror has as *look* says; or share an open file of
-        it that S3 does not have, or no longer has. Raises PosixError ENOENT; ESTALE where the name
-        does not stand for *node*: then the kernel looks the name up again, and opens what it finds.
-        """
-        opened = self._open_latest(node, look, flags, cancellation)
+        it that S3 does not have, or no longer has. *only*: not what its name stands for by now.
+        Raises PosixError ENOENT; ESTALE where the name does not stand for *node*: then the kernel
+        looks the name up again, and opens what it finds."""
+        opened = self._open_latest(node, look, flags, cancellation, only=only)
         file = self._open[opened.handle].file
         if file is not None and flags & WRITES:
             file.follows = file.follows or self.shares_locks
@@ -57,20 +63,31 @@ class Handles(ClosingFiles):
         return opened
 
     def _open_latest(
-        self, node: Node, look: Callable[[Node], Entry], flags: int, cancellation: Cancellation
+        self,
+        node: Node,
+        look: Callable[[Node], Entry],
+        flags: int,
+        cancellation: Cancellation,
+        *,
+        only: bool,
     ) -> Opened:
         if node.file is not None and node.file.follows:
             self._follow(node.file, cancellation)
-        return self._open_now(node, look, flags, cancellation)
+        return self._open_now(node, look, flags, cancellation, only=only)
 
     @contextmanager
     def held(
-        self, node: Node, look: Callable[[Node], Entry], cancellation: Cancellation
+        self,
+        node: Node,
+        look: Callable[[Node], Entry],
+        cancellation: Cancellation,
+        *,
+        only: bool = False,
     ) -> Iterator[Node]:
-        """Yield the node that *node*, or its name by now, stands for; within, that has a file,
-        whatever happens to the name. As the kernel has not opened it, its pages stay as they are;
-        and as nobody writes, a reader goes on with the version that it has."""
-        opened = self._open_latest(node, look, os.O_WRONLY | NOT_READ, cancellation)
+        """Yield the node that *node*, or its name by now (not if *only*), stands for; within, that
+        has a file, whatever happens to the name. As the kernel has not opened it, its pages stay as
+        they are; and as nobody writes, a reader goes on with the version that it has."""
+        opened = self._open_latest(node, look, os.O_WRONLY | NOT_READ, cancellation, only=only)
         try:
             yield self.node(opened.handle)
         finally:
@@ -166,6 +183,14 @@ class Handles(ClosingFiles):
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
         file, view = self._writable(handle)
         file.truncate(size, cancellation, view)
+        self._changed_by(handle)
+
+    def _changed_by(self, handle: int) -> None:
+        """Tell the kernel of a change of bytes by *handle*, where it has opened the same file by
+        another inode."""
+        found = self._handle(handle)
+        if found.node.also:  # hardly ever
+            self._kernel.changed_by(found.asked or found.node, found.node)
 
     def copy_whole(
         self,
@@ -188,22 +213,27 @@ class Handles(ClosingFiles):
             new.settle(cancellation)  # otherwise S3 may take its bytes after the copy
             entry = WholeCopier(self._s3).copy_whole(old, new, cancellation)
         self._kernel.wrote(node, entry.etag)
+        self._changed_by(target)
         return entry.size
 
     def allocate(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
         """Extend the file so that it reaches to *offset* + *size*."""
         file, view = self._writable(handle)
         file.truncate(offset + size, cancellation, view, extend=True)
+        self._changed_by(handle)
 
     def zero(self, handle: int, offset: int, size: int, cancellation: Cancellation) -> None:
         """Overwrite with zeros what the file has from *offset* to *offset* + *size*."""
         file, view = self._writable(handle)
         file.zero(offset, offset + size, cancellation, view)
+        self._changed_by(handle)
 
     def write(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         try:
             file, view = self._writable(handle)
-            return file.write(offset, data, cancellation, view)
+            written = file.write(offset, data, cancellation, view)
+            self._changed_by(handle)
+            return written
         except PosixError as exc:
             if exc.errno == errno.ENOSPC:  # the writer is not told which disk is meant
                 log.warning("%s", exc)
@@ -211,8 +241,10 @@ class Handles(ClosingFiles):
 
     def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
         """Write *data* if that waits for nobody; return whether it is written."""
-        _, file, view, *_ = self._handle(handle)
-        return file is not None and file.write_at_once(offset, data, view)
+        node, file, view, *_ = self._handle(handle)
+        if file is None or node.also:
+            return False
+        return file.write_at_once(offset, data, view)
 
     def append(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         """Write *data* at the end of the file, which the kernel believes to be at *offset*."""
@@ -229,6 +261,8 @@ class Handles(ClosingFiles):
         if at != offset or file is not before:
             shown, file.shown = file.shown, False
             self._went_elsewhere(file, may_be_read=shown or len(data) >= _PAGE)
+        else:
+            self._changed_by(handle)
         return len(data)
 
     def _went_elsewhere(self, file: File, *, may_be_read: bool) -> None:

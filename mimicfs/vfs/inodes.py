@@ -64,6 +64,7 @@ class _Rest:
     changed or removed."""
 
     __slots__ = (
+        "also",
         "asked",
         "away",
         "children",
@@ -85,6 +86,8 @@ class _Rest:
         self.leaving = False  # object: it is being unlinked or replaced; an open waits
         # object: the place where it was, if this mount has unlinked or replaced it
         self.former: tuple[Node, str] | None = None
+        # object: other nodes that the kernel has opened for its file (opening.py)
+        self.also: tuple[Node, ...] = ()
         self.gone: Entry | None = None  # directory: what was stored with it before it was removed
         # object: the turn of threads that change it in S3; made when needed
         self.turn: Turn | None = None
@@ -131,6 +134,7 @@ class Node:
     opens: int = _rare("opens")
     leaving: bool = _rare("leaving")
     former: tuple[Node, str] | None = _rare("former")
+    also: tuple[Node, ...] = _rare("also")
     gone: Entry | None = _rare("gone")
     turn: Turn | None = _rare("turn")
     mtime_ns: int = _rare("mtime_ns")

@@ -92,6 +92,8 @@ class Kernel:
         """Note that *file*, which is open, stands on another version now, of which the kernel has
         no page yet. If that is shorter, the kernel is told when the file is closed (File.shrunk).
         """
+        for each in node.also:
+            self.grew(each)
         if file.follows or file.pages_before:  # it may have pages of the old one
             file.pages_before = False
             self.grew(node)
@@ -102,6 +104,8 @@ class Kernel:
 
     def refused(self, node: Node) -> None:
         """Note that S3 refused what was written to *node*: its name shows S3's version again."""
+        for each in node.also:
+            self.grew(each)
         if node.parent is not None:
             self._kernel.data_changed(node.ino)
             self._name_changed(node.parent, node.slot)
@@ -134,6 +138,14 @@ class Kernel:
         last page of it locked. That one it reads anew; those before are dropped by then."""
         node.pages_etag = ""
         self._kernel.drop_data(node.ino, _WRITING_S if writing else _DROPS_S)
+
+    def changed_by(self, through: Node, node: Node) -> None:
+        """Note that a program has changed the bytes of the file of *node* by the inode of
+        *through*, which may be another one that the kernel has opened for that file: each has pages
+        of its own. Returns when what is read by the others is the new."""
+        for each in (node, *node.also):
+            if each is not through:
+                self.drops(each, writing=True)
 
     def gives_up_pages(self, nodes: Iterable[Node]) -> bool:
         """Have the kernel write, and then give up, its pages of *nodes*. Return whether it has done

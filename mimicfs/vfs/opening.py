@@ -81,13 +81,21 @@ class OpenFiles(ABC):
     # Opening
 
     def _open_now(
-        self, node: Node, look: Callable[[Node], Entry], flags: int, cancellation: Cancellation
+        self,
+        node: Node,
+        look: Callable[[Node], Entry],
+        flags: int,
+        cancellation: Cancellation,
+        *,
+        only: bool,
     ) -> Opened:
         """Open the object of *node* as it is: `Handles.open` cuts it where *flags* say so."""
         opened = None
         while opened is None:
             self._wait_until_left(node, cancellation)
             with self._standing(node) as stands:
+                if only and stands is not node:
+                    raise PosixError(errno.ESTALE, f"{node.component!r} is another file by now")
                 opened = self._open_standing(node, stands, look, flags, cancellation)
         return opened
 
@@ -184,9 +192,21 @@ class OpenFiles(ABC):
     def _also(self, asked: Node, handle: int) -> None:
         """Note that the kernel gets *handle* when it opens *asked*."""
         with self._lock:
-            self._open[handle] = self._open[handle]._replace(asked=asked)
-            asked.file = asked.file or self._open[handle].file
+            opened = self._open[handle]
+            self._open[handle] = opened._replace(asked=asked)
+            asked.file = asked.file or opened.file
+            if asked not in opened.node.also:
+                opened.node.also = (*opened.node.also, asked)
         self._kernel.grew(asked)
+
+    def _no_longer_asked(self, opened: Handle) -> None:
+        """Note that *opened* is closed, if the kernel had it for another node. `_lock` is held."""
+        node, asked = opened.node, opened.asked
+        if asked is None or self._is_asked(asked):
+            return
+        if asked.file is opened.file:
+            asked.file = None
+        node.also = tuple(each for each in node.also if each is not asked)
 
     def _opened_for(self, asked: Node) -> Node:
         """Return the node that is open where the kernel has opened *asked*: that one, or the one

@@ -74,19 +74,31 @@ class StoredAttributes:
             node.mtime_ns = new.mtime_ns
         if not self._options.buckets.of(node.bucket).keeps_metadata:
             return  # as on a disk without owners: cp -a and rsync -a go on
-        kind = stat.S_IFMT(now.mode) if node.component else stat.S_IFDIR
-        mode = now.mode if new.mode is None else new.mode
-        said = metadata.written(
-            kind | stat.S_IMODE(mode),
-            now.uid if new.uid is None else new.uid,
-            now.gid if new.gid is None else new.gid,
-            now.mtime_ns if new.mtime_ns is None else new.mtime_ns,
-            new.atime_ns,
-        )
-        self._change(node, lambda meta: {**meta, **said}, new.mtime_ns)
+        self._change(node, lambda meta: {**meta, **self._said(node, meta, now, new)}, new.mtime_ns)
         if node.parent is not None and not node.is_directory and not node.component:
             # those of a marker are those of its directory
             self._kernel.attributes_changed(node.parent)
+
+    def _said(self, node: Node, meta: Meta, now: Attr, new: NewAttr) -> dict[str, str]:
+        """Return what is to be stored for *new*, beside *meta*. Where that says nothing, what is
+        shown *now* is stored, too. Raises PosixError ESTALE where it says that *node* is another
+        type of file than is shown: nobody knew until now, and the kernel looks it up again."""
+        stored = metadata.read(meta)
+        kind = stat.S_IFMT(now.mode) if node.component else stat.S_IFDIR
+        if kind != stat.S_IFDIR and stored.kind:
+            if stored.kind in self._kinds and stored.kind != kind:
+                raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}: is no regular file")
+            kind = stored.kind
+        mode, uid, gid, mtime_ns = new.mode, new.uid, new.gid, new.mtime_ns
+        if mode is None and stored.permissions is None:
+            mode = now.mode
+        return metadata.written(
+            None if mode is None else kind | stat.S_IMODE(mode),
+            now.uid if uid is None and stored.uid is None else uid,
+            now.gid if gid is None and stored.gid is None else gid,
+            now.mtime_ns if mtime_ns is None and stored.mtime_ns is None else mtime_ns,
+            new.atime_ns,
+        )
 
     # Extended attributes
 

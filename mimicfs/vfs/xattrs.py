@@ -19,13 +19,13 @@ from mimicfs.errors import PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Caller
 from mimicfs.s3.requests.past import entry_of
+from mimicfs.vfs.admission import Admission
 from mimicfs.vfs.control import PREFIX, SYNC, Control
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Node, NodeKind, VersionNode
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.stored import StoredAttributes
-from mimicfs.vfs.tree import Tree
 
 
 class ExtendedAttributes:
@@ -37,7 +37,7 @@ class ExtendedAttributes:
         stored: StoredAttributes,
         look: FirstLook,
         handles: Handles,
-        tree: Tree,
+        admission: Admission,
     ) -> None:
         self._mimicdb = mimicdb
         self._control = control
@@ -45,9 +45,9 @@ class ExtendedAttributes:
         self._stored = stored
         self._look = look
         self._handles = handles
-        self._tree = tree
+        self._admission = admission
 
-    def get(self, node: Node, name: bytes) -> bytes:
+    def get(self, caller: Caller, node: Node, name: bytes) -> bytes:
         if node.kind == NodeKind.CONTROL:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         if not name.startswith(PREFIX):
@@ -57,6 +57,8 @@ class ExtendedAttributes:
                 raise PosixError(errno.ENODATA, os.fsdecode(name))
             return value
         short = os.fsdecode(name.removeprefix(PREFIX))
+        if short == "url":  # whoever has it reads the object by the rights of this mount
+            self._control.allow(caller)
         text = self._of_object(node, short)
         if text is not None:
             return text.encode()
@@ -86,6 +88,7 @@ class ExtendedAttributes:
         if name.startswith(PREFIX) and (name == SYNC or node.kind != NodeKind.OBJECT):
             self._control.set_xattr(caller, node, name)
         elif name.startswith(PREFIX):
+            self._control.allow(caller)
             self._handles.flush_node(node, caller.cancellation)
             with self._changing(caller, node) as stands:
                 self._objects.set(stands, os.fsdecode(name.removeprefix(PREFIX)), value, flags)
@@ -100,6 +103,7 @@ class ExtendedAttributes:
             raise PosixError(errno.EPERM, os.fsdecode(name))
         ours = name.startswith(PREFIX)
         if ours:
+            self._control.allow(caller)
             self._handles.flush_node(node, caller.cancellation)
         with self._changing(caller, node) as stands:
             if ours:
@@ -113,8 +117,7 @@ class ExtendedAttributes:
         it."""
         with ExitStack() as stack:
             if node.kind == NodeKind.OBJECT:
-                held = self._handles.held(node, self._tree.entry, caller.cancellation)
-                node = stack.enter_context(held)
+                node = stack.enter_context(self._admission.held(caller, node))
             stack.enter_context(self._handles.turn(node, caller.cancellation))
             yield node
 

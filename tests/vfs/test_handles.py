@@ -19,7 +19,7 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.small import SmallStaging
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
-from mimicfs.vfs.filesystem import VFS
+from mimicfs.vfs.filesystem import FALLOC_PUNCH_HOLE, VFS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -59,6 +59,126 @@ def test_a_file_that_was_opened_by_an_old_inode_is_changed_by_it_as_often_as_wan
     fs.setxattr(CALLER, old, b"user.a", b"1", 0)
     assert fs.getxattr(CALLER, new, b"user.a") == b"1"
     fs.release(handle)
+
+
+class Recorder(Kernel):
+    """One that notes of which inodes it was told that bytes, or only attributes, have changed."""
+
+    def __init__(self):
+        self.told_of = set()
+
+    def data_changed(self, ino):
+        self.told_of.add((ino, "bytes"))
+
+    def drop_data(self, ino, timeout_s):
+        self.told_of.add((ino, "bytes"))
+
+    def attr_changed(self, ino):
+        self.told_of.add((ino, "attributes"))
+
+    def news(self):
+        told, self.told_of = self.told_of, set()
+        return told
+
+
+@pytest.fixture
+def two_inodes(s3, mimicdb, bucket, tmp_path):
+    """A file system, a kernel, and two inodes of one open file, with a handle of each: the name was
+    looked up before others took it."""
+    kernel = Recorder()
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), kernel)
+    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
+    inos = []
+    for text in (b"old", b"new"):
+        attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY | os.O_TRUNC)
+        fs.write(CALLER, opened.handle, 0, memoryview(text), append=False)
+        fs.flush(CALLER, opened.handle)
+        fs.release(opened.handle)
+        inos.append(attr.ino)
+        if text == b"old":
+            fs.unlink(CALLER, ROOT_INO, b"x")
+    handles = [fs.open(CALLER, ino, os.O_RDWR).handle for ino in inos]
+    kernel.news()
+    yield fs, kernel, inos, handles
+    for handle in handles:
+        fs.release(handle)
+    fs.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fs, handle, _: fs.write(CALLER, handle, 0, memoryview(b"N"), append=False),
+        lambda fs, handle, _: fs.write(CALLER, handle, 3, memoryview(b"!"), append=True),
+        lambda fs, _, ino: fs.setattr(CALLER, ino, NewAttr(size=1), None),
+        lambda fs, handle, ino: fs.setattr(CALLER, ino, NewAttr(size=9), handle),
+        lambda fs, handle, _: fs.fallocate(CALLER, handle, 0, 0, 9),
+        lambda fs, handle, _: fs.fallocate(CALLER, handle, FALLOC_PUNCH_HOLE, 0, 2),
+    ],
+    ids=["write", "append", "truncate", "ftruncate", "fallocate", "punch"],
+)
+def test_a_change_of_bytes_by_one_inode_of_a_file_is_told_of_the_other(two_inodes, change):
+    fs, kernel, inos, handles = two_inodes
+    for by, other in ((0, 1), (1, 0)):
+        assert not fs.write_at_once(handles[by], 0, memoryview(b"N"))  # it would tell nobody
+        change(fs, handles[by], inos[by])
+        assert (inos[other], "bytes") in kernel.news()
+    fs.release(handles.pop(0))
+    kernel.news()
+    fs.write(CALLER, handles[0], 0, memoryview(b"N"), append=False)
+    assert kernel.news() == set()
+
+
+def test_a_change_of_attributes_by_one_inode_of_a_file_is_told_of_the_other(two_inodes):
+    fs, kernel, inos, handles = two_inodes
+    for by, other in ((0, 1), (1, 0)):
+        for handle in (None, handles[by]):
+            fs.setattr(CALLER, inos[by], NewAttr(mode=0o600), handle)
+            assert kernel.news() == {(inos[other], "attributes")}
+
+
+def test_what_others_write_is_told_of_both_inodes_of_a_file_that_follows_it(
+    two_inodes, client, bucket
+):
+    fs, kernel, inos, handles = two_inodes
+    for handle in handles:
+        fs._handles.file(handle).follows = True  # as with -o locks=shared
+        fs.read(CALLER, handle, 0, 3)
+    client.put_object(Bucket=bucket, Key="x", Body=b"theirs")
+    fs._syncer.sync(bucket)
+    assert kernel.news() == {(ino, "bytes") for ino in inos}
+    assert [bytes(fs.read(CALLER, handle, 0, 9)) for handle in handles] == [b"theirs"] * 2
+
+
+def test_others_are_not_given_the_file_that_has_the_name_by_now(fs):
+    """The kernel has looked at the mode and owner of the inode that it names."""
+    other, inos = CALLER._replace(uid=65534), []
+    for mode in (0o666, 0o600):
+        attr, opened = fs.create(CALLER, ROOT_INO, b"x", mode, os.O_WRONLY | os.O_TRUNC)
+        if mode == 0o666:
+            fs.flush(CALLER, opened.handle)
+            fs.release(opened.handle)
+            fs.unlink(CALLER, ROOT_INO, b"x")
+        inos.append(attr.ino)
+    calls = (
+        lambda: fs.open(other, inos[0], os.O_RDWR),
+        lambda: fs.setattr(other, inos[0], NewAttr(mode=0o666), None),
+        lambda: fs.setattr(other, inos[0], NewAttr(size=0), None),
+        lambda: fs.setxattr(other, inos[0], b"user.a", b"1", 0),
+    )
+    for state in ("created", "uploaded", "opened by both inodes"):
+        handles = []
+        if state == "uploaded":
+            fs.flush(CALLER, opened.handle)
+            fs.release(opened.handle)
+        elif state != "created":
+            handles = [fs.open(CALLER, inos[0], os.O_RDWR).handle]
+        for call in calls:
+            with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ESTALE):
+                call()
+        for handle in handles:
+            fs.release(handle)
+    assert fs.getattr(CALLER, inos[1], None).mode & 0o777 == 0o600
 
 
 def test_what_is_open_goes_on_where_the_store_has_lost_all_that_it_knew(fs, mimicdb, bucket):
