@@ -376,7 +376,7 @@ def _all_of(fd: int) -> bytes:
 
 def _locked(data: Path) -> int | None:
     """Return *data* opened and locked; None if its mount lives or has just removed it, or if it is
-    not one of ours."""
+    not one of ours. Raises OSError where the disk has no locks."""
     try:
         fd = os.open(data, _OPEN | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -384,16 +384,22 @@ def _locked(data: Path) -> int | None:
     except OSError as exc:  # a link, a directory, a socket
         log.warning("%s: not touched: %s", data, exc.strerror)
         return None
+    ours = False
+    try:
+        ours = _is_ours(data, fd)
+    finally:
+        if not ours:
+            os.close(fd)
+    return fd if ours else None
+
+
+def _is_ours(data: Path, fd: int) -> bool:
+    """Lock *fd*; return whether it is the file *data* and nobody else has it."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         log.warning("%s: not touched: not a file", data)
-        os.close(fd)
-        return None
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        return None
-    if not os.fstat(fd).st_nlink:
-        os.close(fd)
-        return None
-    return fd
+        return False
+    return os.fstat(fd).st_nlink > 0

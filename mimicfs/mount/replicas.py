@@ -63,13 +63,17 @@ def _opened(path: Path) -> SQLite:
 def _locked(path: Path) -> bool:
     """Lock *path* for this process, as long as it lives."""
     fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    ours = False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return False
-    os.utime(fd)
-    return True  # the descriptor stays open
+        os.utime(fd)
+        ours = True
+    except OSError as exc:  # somebody else has it, or the disk has no locks
+        log.debug("%s.lock: %s", path, exc.strerror)
+    finally:
+        if not ours:
+            os.close(fd)
+    return ours  # then the descriptor stays open
 
 
 def _beside(path: Path) -> tuple[Path, Path]:

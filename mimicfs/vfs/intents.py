@@ -13,6 +13,7 @@ Threading: a record belongs to the thread that renames.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -87,8 +88,12 @@ class Intent:
             os.close(fd)
 
     def _append(self, line: object) -> None:
+        data = json.dumps(line).encode() + b"\n"
         try:
-            os.write(self._fd, json.dumps(line).encode() + b"\n")
+            before = os.fstat(self._fd).st_size
+            if os.write(self._fd, data) < len(data):  # what comes next must not go behind a part
+                os.ftruncate(self._fd, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as exc:
             raise PosixError(exc.errno or 0, f"record of a rename {self._path}") from exc
 
@@ -107,10 +112,16 @@ class Intents:
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             fd = os.open(unborn, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            intent = Intent(path, fd, old, new, replaces=replaces)
-            intent._append({"account": self._account, "old": old, "new": new, "replaces": replaces})
-            unborn.rename(path)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                intent = Intent(path, fd, old, new, replaces=replaces)
+                said = {"account": self._account, "old": old, "new": new, "replaces": replaces}
+                intent._append(said)
+                unborn.rename(path)
+            except BaseException:
+                os.close(fd)
+                unborn.unlink(missing_ok=True)
+                raise
         except OSError as exc:
             raise PosixError(exc.errno or 0, f"record of a rename {path}") from exc
         return intent
@@ -128,18 +139,21 @@ class Intents:
         except OSError as exc:  # a directory or a link: no record of ours
             log.warning("%s: cannot be read; mimicfs leaves it alone: %s", path, exc.strerror)
             return None
+        intent = None
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):  # reading a fifo would never end
                 raise ValueError("not a file")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             intent = self._read(path, fd) if path.exists() else None
         except BlockingIOError:
-            intent = None
+            return None
+        except OSError as exc:  # nobody can say whether its mount lives
+            log.warning("%s: cannot be locked; mimicfs leaves it alone: %s", path, exc.strerror)
         except (ValueError, KeyError, TypeError) as exc:
             log.warning("%s: not a record of a rename; mimicfs leaves it alone: %r", path, exc)
-            intent = None
-        if intent is None:
-            os.close(fd)
+        finally:
+            if intent is None:
+                os.close(fd)
         return intent
 
     def _read(self, path: Path, fd: int) -> Intent | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -433,3 +435,24 @@ def test_a_fifo_hides_nothing_that_a_dead_mount_has_left(directory: Path, name: 
     assert [(each.key, each.size) for each in journal.orphans()] == [("a.png", 5)]
     assert f"{directory / name}: not touched" in caplog.text
     assert (directory / name).is_fifo()
+
+
+def test_where_nothing_can_be_locked_nothing_stays_open(directory: Path, monkeypatch) -> None:
+    journal = Journal.open(directory)
+    staging = journal.stage()
+    staging.describe(Record("photos", "a.png"))
+    staging.write(0, b"bytes")
+    staging.keep()
+    [orphan] = journal.orphans()
+
+    def no_locks(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for call in (lambda: journal.resume(orphan), journal.orphans, journal.stage):
+        with pytest.raises(PosixError, match="No locks|staging file"):
+            call()
+    with journal.recovering("", threading.Event()) as ours:
+        assert ours  # without a lock
+    assert os.listdir("/proc/self/fd") == before

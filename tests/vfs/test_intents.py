@@ -1,6 +1,9 @@
 """The records of renames: what a dead mount left is found, by the next one of that account."""
 
+import errno
+import fcntl
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -94,3 +97,36 @@ def test_what_is_no_file_ends_no_mount_and_hides_no_other_record(intents, tmp_pa
     assert found.old == OLD
     assert f"{path}: " in caplog.text
     assert path.lstat()
+
+
+def test_a_line_of_which_the_disk_takes_a_part_is_an_error_and_leaves_nothing(intents):
+    intent = intents.begin(OLD, NEW, replaces=True)
+    size = os.fstat(intent._fd).st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # as a disk that is full then
+    try:
+        with pytest.raises(PosixError, match="record of a rename"):
+            intent.note("x", Copy("e1", "e2"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    intent.note("y", Copy("e1", "e2"))
+    intent.leave()
+    (found,) = intents.left()
+    assert found.copies == {"y": Copy("e1", "e2")}
+    found.end()
+
+
+def test_where_nothing_can_be_locked_nothing_stays_open_or_behind(intents, tmp_path, monkeypatch):
+    intents.begin(OLD, NEW, replaces=False).leave()
+    before = os.listdir("/proc/self/fd"), os.listdir(tmp_path / "renames")
+    monkeypatch.setattr(fcntl, "flock", _no_locks)
+    with pytest.raises(PosixError, match="record of a rename"):
+        intents.begin(OLD, NEW, replaces=False)
+    assert intents.left() == []
+    assert (os.listdir("/proc/self/fd"), os.listdir(tmp_path / "renames")) == before
+    monkeypatch.undo()
+    assert len(intents.left()) == 1
+
+
+def _no_locks(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
