@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -22,19 +24,35 @@ pytestmark = [
 ]
 
 # Writes files of all kinds until the mount dies, and says after each what was confirmed: its
-# name and SHA-256, once close or fsync has returned without an error.
+# name and SHA-256, once close, fsync or msync has returned without an error; and what stat shows,
+# once chmod, utimens, chown or setxattr has. With --write-back, the file is being uploaded then.
 WRITER = """
-import hashlib, json, os, random, sys
+import hashlib, json, mmap, os, random, sys
 root, name, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
 letters = random.Random(seed)
 MIB = 1 << 20
 big = bytearray(letters.randbytes(11 * MIB))
 log = bytearray()
-def confirmed(path, data):
-    print(json.dumps([path, hashlib.sha256(data).hexdigest()]), flush=True)
+mapped = bytearray(300_000)
+def confirmed(path, data, shown={}):
+    print(json.dumps([path, hashlib.sha256(data).hexdigest(), shown]), flush=True)
+def changed(path, data):
+    shown, whole = {}, f"{root}/{path}"
+    mode, at, value = letters.randrange(0o600, 0o777), letters.randrange(10**18), letters.randbytes(9)
+    changes = [
+        ("mode", mode, lambda: os.chmod(whole, mode)),
+        ("mtime", at, lambda: os.utime(whole, ns=(at, at))),
+        ("xattr", value.hex(), lambda: os.setxattr(whole, "user.x", value)),
+        ("uid", 7, lambda: os.chown(whole, 7, -1)),
+    ]
+    for what, new, change in letters.sample(changes if os.geteuid() == 0 else changes[:3], 3):
+        print(json.dumps([path, ""]), flush=True)
+        change()
+        shown[what] = new
+        confirmed(path, data, shown)
 try:
     for number in range(10_000):
-        kind = letters.randrange(6)
+        kind = letters.randrange(8)
         path = f"{name}-{number}"
         print(json.dumps([path, ""]), flush=True)  # begun
         if kind == 3:  # a large one is made once, and then changed in place and synced
@@ -53,7 +71,19 @@ try:
                 os.fsync(file.fileno())
                 confirmed(path, big)
             continue
-        if kind > 3:  # one that is appended to, and cut now and then
+        if kind == 6:  # one that is written through a mapping and synced
+            path = f"{name}-map"
+            print(json.dumps([path, ""]), flush=True)
+            with open(f"{root}/{path}", "r+b" if any(mapped) else "w+b") as file:
+                file.truncate(len(mapped))
+                with mmap.mmap(file.fileno(), 0) as memory:
+                    for at in letters.sample(range(len(mapped) - 5000), 3):
+                        memory[at : at + 5000] = mapped[at : at + 5000] = letters.randbytes(5000)
+                    memory.flush()
+                    confirmed(path, mapped)
+            confirmed(path, mapped)
+            continue
+        if 3 < kind < 6:  # one that is appended to, and cut now and then
             path = f"{name}-log"
             print(json.dumps([path, ""]), flush=True)
             new = letters.randbytes(letters.choice([7, 5000, 200_000]))
@@ -65,7 +95,8 @@ try:
                 file.write(new)
             confirmed(path, log)
             continue
-        data = letters.randbytes(letters.choice([0, 10, 5000, 300_000, 3 * MIB]))
+        sizes = [0, 10, 5000, 300_000, 3 * MIB, 6 * MIB][: 6 if kind == 7 else 5]
+        data = letters.randbytes(letters.choice(sizes))
         with open(f"{root}/{path}", "wb") as file:
             file.write(data)
             if kind == 0:
@@ -77,6 +108,8 @@ try:
             os.rename(f"{root}/{path}", f"{root}/{path}.moved")
             print(json.dumps([path, None]), flush=True)
             confirmed(path + ".moved", data)
+        if kind == 7:
+            changed(path, data)
 except OSError:
     pass
 """
@@ -88,9 +121,10 @@ class Said:
     def __init__(self, output: str) -> None:
         self.begun: set[str] = set()
         self.confirmed: dict[str, str] = {}
+        self.shown: dict[str, dict[str, int | str]] = {}  # what stat and getxattr showed last
         self.unsure: set[str] = set()
         for line in output.splitlines():
-            path, digest = json.loads(line)
+            path, digest, *more = json.loads(line)
             if digest == "":  # the next word may be lost
                 self.begun.add(path)
                 self.unsure.add(path)
@@ -100,6 +134,7 @@ class Said:
                     self.confirmed.pop(path, None)
                 else:
                     self.confirmed[path] = digest
+                    self.shown[path] = more[0]
 
 
 # Parts of 5 MiB: of the file of 11 MiB some are sent while it is written, and others are copied.
@@ -154,3 +189,11 @@ def check(root: Path, said: Said, about: str) -> None:
         except FileNotFoundError:  # it was just being renamed, and S3 ends that meanwhile
             data = (root / f"{path}.moved").read_bytes()
         assert hashlib.sha256(data).hexdigest() == digest, f"{about}: {path}, {len(data)} bytes"
+        if said.shown[path]:
+            assert shown(root / path, said.shown[path].keys()) == said.shown[path], about
+
+
+def shown(path: Path, names: Iterable[str]) -> dict[str, int | str]:
+    found = path.stat()
+    every = {"mode": found.st_mode & 0o7777, "mtime": found.st_mtime_ns, "uid": found.st_uid}
+    return {n: os.getxattr(path, "user.x").hex() if n == "xattr" else every[n] for n in names}
