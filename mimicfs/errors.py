@@ -36,7 +36,8 @@
     │   ├── Unlearned           EIO        the same, of what is stored with some objects
     │   ├── Unversioned         EIO        the same, of the versions of a name
     │   ├── Uncounted           EIO        the answer takes long: a worker must count it
-    │   └── Uncopied            EIO        a shared store has the answer: a worker must ask it
+    │   ├── Uncopied            EIO        a shared store has the answer: a worker must ask it
+    │   └── Departing           EIO        a directory above is being renamed: a worker must wait
     ├── NotSynced                   EIO        an answer would have holes; sync first
     ├── NotTold                     EIO        S3 changed, and no message said so
     ├── MalformedIndex              EIO        a file of an index, or an inventory, that is none
@@ -302,6 +303,10 @@ class Uncounted(Unlisted):
 
 class Uncopied(Unlisted):
     """The answer is in a store that others share, and this thread must not wait."""
+
+
+class Departing(Unlisted):
+    """A directory above gets another name in a moment: the caller must wait for that."""
 
 
 class NotSynced(MimicError):

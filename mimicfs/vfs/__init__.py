@@ -13,6 +13,7 @@ versions     `.versions` of -o versions
 objectattributes  the headers, tags and ACL of an object, as user.mimicfs.*
 moves        renames, of files and of directories
 renames      the rename of a directory in S3, which may be undone or finished
+departures   directories that are renamed in a moment, and what waits for that
 claims       which directories are being renamed, by all mounts of the store
 tree         looking up names, reading directories
 firstlook    whether modes, owners and links are stored with the objects of a directory

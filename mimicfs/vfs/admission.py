@@ -19,12 +19,13 @@ from functools import partial
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import MimicError, PosixError
+from mimicfs.errors import Departing, MimicError, PosixError
 from mimicfs.posix import Attr, Caller, Opened
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.opening import NOT_READ, WRITES
 from mimicfs.vfs.tree import Tree
 
 # How long an open waits at most for the kernel to be told of earlier changes.
@@ -51,7 +52,9 @@ class Admission:
         self._attr = attr
 
     def opened(self, caller: Caller, node: Node, flags: int) -> Opened:
-        """Open the object of *node*. Raises what Handles.open raises."""
+        """Open the object of *node*. Raises PosixError EROFS, and what Handles.open raises."""
+        if flags & WRITES:
+            self._options.buckets.check_writable(node.bucket)
         own = node.file is not None and (node.file.dirty or node.file.apart)
         if self._options.ask_at_open and node.parent is not None and not own:
             self._ask(node, caller)
@@ -62,6 +65,16 @@ class Admission:
             self._kernel.told(TELL_KERNEL_S)
         return opened
 
+    def truncate(self, caller: Caller, node: Node, size: int) -> None:
+        """Cut or extend the object of *node*, which may be open. S3 has it then."""
+        handles, cancellation = self._handles, caller.cancellation
+        opened = self.opened(caller, node, os.O_WRONLY | NOT_READ)
+        try:
+            handles.truncate(opened.handle, size, cancellation)
+            handles.flush(opened.handle, cancellation)
+        finally:
+            handles.release(opened.handle)
+
     @contextmanager
     def held(self, caller: Caller, node: Node) -> Iterator[Node]:
         """As Handles.held, for *caller*."""
@@ -71,10 +84,18 @@ class Admission:
 
     def _seen(self, caller: Caller, node: Node) -> Entry:
         """Return what the mirror has of *node*, which *caller* may open."""
-        entry = self._tree.entry(node)
+        entry = self.entry(caller, node)
         if entry.meta is None and not _is_trusted(caller):
             return self._admitted(node, entry, caller)
         return entry
+
+    def entry(self, caller: Caller, node: Node) -> Entry:
+        """As Tree.entry, for a caller who may wait."""
+        while True:
+            try:
+                return self._tree.entry(node)
+            except Departing:
+                self._handles.departures.wait(caller.cancellation, node)
 
     def seen_at_once(self, caller: Caller, node: Node) -> Entry | None:
         """Return the same if that asks nobody; None: `opened` finds out, or says why not."""
@@ -98,7 +119,7 @@ class Admission:
             self._kernel.attributes_changed(node)
             self._kernel.told(TELL_KERNEL_S)
             raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}: other attributes")
-        return self._tree.entry(node)
+        return self.entry(caller, node)
 
     def _ask(self, node: Node, caller: Caller) -> None:
         """Ask S3 what *node* is now, and tell the mirror and the kernel. Raises PosixError ENOENT;

@@ -16,6 +16,7 @@ from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.turn import Turn
+from mimicfs.files.upload import BegunPut
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3
@@ -152,6 +153,18 @@ class ClosingFiles(RenewedFiles):
         node = self._handle(handle).node
         with self._lock:
             turn = node.turn = node.turn or Turn()
+        if _is_ahead(node, file) or not self.departures.begin(node):
+            return None
+        begun = None
+        try:
+            begun = self._begun(file, turn, cancellation)
+        finally:
+            if begun is None:
+                self.departures.end(node)
+        return None if begun is None else Flight(begun, turn, lambda: self.departures.end(node))
+
+    @staticmethod
+    def _begun(file: File, turn: Turn, cancellation: Cancellation) -> BegunPut | None:
         if not turn.take_alone():
             return None
         begun = None
@@ -160,13 +173,14 @@ class ClosingFiles(RenewedFiles):
         finally:
             if begun is None:
                 turn.give()
-        return None if begun is None else Flight(begun, turn)
+        return begun
 
     def abandon(self, file: File, flight: Flight) -> None:
         try:
             file.abandon_flush(flight.put)
         finally:
             flight.turn.give()
+            flight.ended()
 
     def queued(self) -> list[Pending]:
         """Return the closed files that S3 does not have yet (--write-back)."""
@@ -194,10 +208,15 @@ class ClosingFiles(RenewedFiles):
         moves = file.moves
         try:
             if flight is not None:
-                with flight.turn.adopted():
-                    file.end_flush(flight.put, cancellation)
+                try:
+                    with flight.turn.adopted():
+                        file.end_flush(flight.put, cancellation)
+                finally:
+                    flight.ended()
             else:
-                with self.turn(node, cancellation):
+                # A file that stands at its new place already goes there.
+                turn = self._turn if _is_ahead(node, file) else self.turn
+                with turn(node, cancellation):
                     file.flush(cancellation, behind=behind, guard=self.guard)
             if not file.dirty:
                 self._wrote(node, file)
@@ -281,6 +300,11 @@ class ClosingFiles(RenewedFiles):
         file.close()
         if refused:
             self._kernel.refused(node)  # the bytes are kept as a recovery file
+
+
+def _is_ahead(node: Node, file: File) -> bool:
+    """Whether *file* stands at the place that *node* gets in a moment (moves.py)."""
+    return not file.apart and not node.is_nameless and file.key != node.key
 
 
 def _told(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:

@@ -42,6 +42,12 @@ class Creating:
     ) -> tuple[Node, Opened]:
         """Make the file *name* in the directory *parent*; return its node, held once more."""
         directory = self._directory(parent)
+        with self._handles.departures.change(caller.cancellation, directory):
+            return self._made(caller, directory, name, mode, flags)
+
+    def _made(
+        self, caller: Caller, directory: Node, name: bytes, mode: int, flags: int
+    ) -> tuple[Node, Opened]:
         component = self._tree.new_name(directory, name)
         place = (directory.bucket, directory.key + component)
         if component:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from mimicfs.config.values import FileOptions, VFSOptions
 from mimicfs.errors import (
+    Departing,
     PosixError,
     Unasked,
     Uncopied,
@@ -58,7 +59,7 @@ from mimicfs.vfs.locking import VFSLocks
 from mimicfs.vfs.making import Making
 from mimicfs.vfs.moves import Mover
 from mimicfs.vfs.objectattributes import ObjectAttributes
-from mimicfs.vfs.opening import NOT_READ, WRITES
+from mimicfs.vfs.opening import WRITES
 from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.renames import Renames
 from mimicfs.vfs.replacing import Replacing
@@ -203,6 +204,8 @@ class VFS:
             self._look.learn(missing, caller.cancellation)
         elif isinstance(missing, Unversioned):
             self._versions.learn(missing)
+        elif isinstance(missing, Departing):
+            self._handles.departures.wait(caller.cancellation)
         elif isinstance(missing, Unlisted):
             self._syncer.learn(missing, caller.cancellation)
         else:
@@ -247,7 +250,7 @@ class VFS:
         return self._made(self._making.directory, caller, parent, name, mode)
 
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
-        self._leaving.rmdir(parent, name)
+        self._leaving.rmdir(caller, parent, name)
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
         self._leaving.unlink(caller, parent, name)
@@ -323,13 +326,8 @@ class VFS:
             raise PosixError(errno.EISDIR, f"s3://{node.bucket}/{node.key}")
         if handle is not None:
             self._handles.truncate(handle, size, caller.cancellation)
-            return
-        opened = self._open_node(node, os.O_WRONLY | NOT_READ, caller)
-        try:
-            self._handles.truncate(opened.handle, size, caller.cancellation)
-            self._handles.flush(opened.handle, caller.cancellation)
-        finally:
-            self._handles.release(opened.handle)
+        else:
+            self._admission.truncate(caller, node, size)
 
     # Special files and extended attributes
 
@@ -351,7 +349,7 @@ class VFS:
         if node.kind != NodeKind.OBJECT:
             raise PosixError(errno.EINVAL, "not a symbolic link")
         self._attr(caller, node)
-        return self._stored.target(node, self._tree.entry(node))
+        return self._stored.target(node, self._admission.entry(caller, node))
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
         return self._xattrs.get(caller, self.inodes.get(ino), name)
@@ -390,8 +388,6 @@ class VFS:
             if flags & (os.O_WRONLY | os.O_RDWR):
                 check_present(node)
             return self._handles.open_version(node, entry_of(node.version), node.version.version)
-        if flags & (os.O_WRONLY | os.O_RDWR):
-            self._options.buckets.check_writable(node.bucket)
         return self._admission.opened(caller, node, flags)
 
     def open_at_once(self, caller: Caller, ino: int, flags: int) -> Opened | None:
@@ -494,6 +490,7 @@ class VFS:
     ) -> Attr:
         """Return what *make* returns, which puts something called *name* into *parent*."""
         directory = self._tree.changeable(parent)
-        attr = make(caller, directory, name, *what)
-        self._kernel.returned(directory)
-        return attr
+        with self._handles.departures.change(caller.cancellation, directory):
+            attr = make(caller, directory, name, *what)
+            self._kernel.returned(directory)
+            return attr

@@ -208,7 +208,8 @@ class Handles(ClosingFiles):
         new, view = self._writable(target)
         if old is None or offset or target_offset or old.size > size or view.outdated:
             raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
-        with self.turn(node, cancellation):
+        changes = self.departures.change(cancellation, node, self.node(source))
+        with changes, self.turn(node, cancellation):
             self.guard(new)
             new.settle(cancellation)  # otherwise S3 may take its bytes after the copy
             entry = WholeCopier(self._s3).copy_whole(old, new, cancellation)

@@ -46,9 +46,13 @@ class Leaving:
         self._kernel = kernel
         self._buckets = buckets
 
-    def rmdir(self, parent: int, name: bytes) -> None:
+    def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
         """As posix.FileSystem.rmdir."""
         directory = self._tree.changeable(parent)
+        with self._handles.departures.change(caller.cancellation, directory):
+            self._rmdir(directory, name)
+
+    def _rmdir(self, directory: Node, name: bytes) -> None:
         node = self._tree.named(directory, name)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, repr(name))
@@ -73,6 +77,10 @@ class Leaving:
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
         """As posix.FileSystem.unlink."""
         directory = self._tree.changeable(parent)
+        with self._handles.departures.change(caller.cancellation, directory):
+            self._unlink(caller, directory, name)
+
+    def _unlink(self, caller: Caller, directory: Node, name: bytes) -> None:
         self._buckets.check_writable(directory.bucket)
         node = self._tree.named(directory, name)
         if node.is_directory:
@@ -97,6 +105,13 @@ class Leaving:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
         (old_directory, old_name), (new_directory, new_name) = old, new
         source, target = self._directories(old_directory, new_directory)
+        with self._handles.departures.change(caller.cancellation, source, target):
+            self._rename(caller, (source, old_name), (target, new_name), flags)
+
+    def _rename(
+        self, caller: Caller, old: tuple[Node, bytes], new: tuple[Node, bytes], flags: int
+    ) -> None:
+        (source, old_name), (target, new_name) = old, new
         node = self._tree.named(source, old_name)
         component = self._tree.component(target, new_name, of_directory=node.is_directory)
         replaced = self._replacing.replaceable(caller, node, target, new_name, flags)

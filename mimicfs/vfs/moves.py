@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from mimicfs.entry import OBJECT, Difference, Entry
 from mimicfs.errors import KeyNotFound, MimicError, PosixError
@@ -155,11 +155,12 @@ class Mover:
         node = self._inodes.find(source.parent, slot_of(source.component, directory=True))
         for below in self._inodes.below(node) if node is not None else ():
             self._handles.flush_node(below, cancellation)
-        with self._claims.held(cancellation, old, new) as claim:
-            rename = self._renamed(cancellation, node, (old, new), claim)
-        self._go_along(node, rename)  # files that were opened meanwhile
-        if node is not None:
-            self._inodes.move(node, target.parent, target.component)
+        with ExitStack() as leaves:
+            with self._claims.held(cancellation, old, new) as claim:
+                rename = self._renamed(cancellation, node, (old, new), claim, leaves)
+            self._go_along(node, rename)  # files that were opened meanwhile
+            if node is not None:
+                self._inodes.move(node, target.parent, target.component)
         if rename.late:  # the kernel may not know yet what others did at the old place
             late = [new.prefix + name for name in rename.late]
             self._mimicdb.announce(new.bucket, Difference(late, [], [], 0))
@@ -170,14 +171,17 @@ class Mover:
         node: Node | None,
         trees: tuple[KeyTree, KeyTree],
         claim: RenameClaim,
+        leaves: ExitStack,
     ) -> Rename:
-        """Rename the one of *trees*, of the directory *node*, to the other; nobody else does."""
+        """Rename the one of *trees*, of the directory *node*, to the other; nobody else does. Until
+        *leaves* ends, nobody in this mount does anything below."""
         old, new = trees
         self._know_all(cancellation, old)
         rename = self._renames.begin(cancellation, old, new)
         try:
             rename.copy(cancellation)
             self._go_along(node, rename, cancellation)
+            leaves.enter_context(self._handles.departures.leaving(node, cancellation))
             rename.settle(cancellation)
             while not claim.holds(cancellation):  # somebody else may have renamed it meanwhile
                 rename.settle(cancellation)

@@ -32,6 +32,7 @@ from mimicfs.files.view import HandleView
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Content
+from mimicfs.vfs.departures import Departures
 from mimicfs.vfs.inodes import Inodes, Node, NodeKind
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
@@ -72,6 +73,7 @@ class OpenFiles(ABC):
         self._options = options
         self._budget = Budget(options.read_memory, cache)
         self._neighbours = Neighbours(mimicdb, inodes, self._reader, s3.pool.submit)
+        self.departures = Departures()
         self.shares_locks = False  # a file that is open for writing follows what others write
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
@@ -341,8 +343,14 @@ class OpenFiles(ABC):
 
     @contextmanager
     def turn(self, node: Node, cancellation: Cancellation) -> Iterator[None]:
-        """Within, nobody else in this mount uploads, copies or deletes the object of *node*. An
-        upload that nobody waits for gives way. Raises Interrupted."""
+        """Within, nobody else in this mount uploads, copies or deletes the object of *node*, or
+        renames a directory above. An upload that nobody waits for gives way. Raises Interrupted."""
+        with self.departures.change(cancellation, node), self._turn(node, cancellation):
+            yield
+
+    @contextmanager
+    def _turn(self, node: Node, cancellation: Cancellation) -> Iterator[None]:
+        """As `turn`, though a directory above may be renamed."""
         with self._lock:
             turn = node.turn = node.turn or Turn()
         if node.file is not None:

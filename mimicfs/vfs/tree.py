@@ -176,6 +176,7 @@ class Tree:
             raise PosixError(errno.EPERM, f"{name!r}: mimicfs uses this name itself")
 
     def _look(self, directory: Node, name: bytes) -> SlotFound:
+        self._handles.departures.check(directory)
         if len(name) > names.NAME_MAX:
             raise PosixError(errno.ENAMETOOLONG, f"a name has at most {names.NAME_MAX} bytes")
         try:
@@ -251,6 +252,7 @@ class Tree:
     def entry(self, node: Node) -> Entry:
         """Return what the mirror has of an object. Raises PosixError ENOENT; ESTALE where the name
         stands for another node by now: then the kernel looks it up again."""
+        self._handles.departures.check(node)
         entry = self._mimicdb.entry(node.bucket, parent_of(node).key + node.component)
         if entry is None or entry.kind != OBJECT:
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
@@ -260,6 +262,7 @@ class Tree:
         """Return what the mirror has of a directory itself, and whether that is certain. While the
         store is away, a bucket about which nobody has asked before is shown as if nothing had been
         set; the kernel asks again."""
+        self._handles.departures.check(directory)
         key = directory.key
         if directory.is_nameless:
             return directory.gone, True
@@ -348,6 +351,7 @@ class Tree:
         """Answer posix.FileSystem.readdir. May return fewer names than fit; [] only at the end."""
         if directory.kind == NodeKind.ACCOUNT:
             return self._read_account(directory, cookie, size, overhead, hold)
+        self._handles.departures.check(directory)
         if cookie and self._listings.ended(directory, cookie):
             return []
         listing = self._listings.at(directory, cookie, lambda: self._handles.unsaved(directory))

@@ -54,10 +54,11 @@ class Pending(NamedTuple):
 
 class Flight(NamedTuple):
     """An upload that has begun, and for which no thread waits. It has the turn of its file, and
-    *turn*, that of the name."""
+    *turn*, that of the name. *ended* is to be called at its end."""
 
     put: BegunPut
     turn: Turn
+    ended: Callable[[], None]
 
 
 class UploadsBehind(Protocol):

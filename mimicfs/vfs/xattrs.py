@@ -48,6 +48,7 @@ class ExtendedAttributes:
         self._admission = admission
 
     def get(self, caller: Caller, node: Node, name: bytes) -> bytes:
+        self._handles.departures.check(node)
         if node.kind == NodeKind.CONTROL:
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         if not name.startswith(PREFIX):
@@ -81,6 +82,7 @@ class ExtendedAttributes:
         files."""
         if node.kind == NodeKind.CONTROL or node.is_past:
             return []
+        self._handles.departures.check(node)
         self.check_learned(node)
         return [os.fsencode(name) for name in self._stored.xattrs(node)]
 

@@ -437,6 +437,7 @@ def test_a_fifo_hides_nothing_that_a_dead_mount_has_left(directory: Path, name: 
     assert (directory / name).is_fifo()
 
 
+@pytest.mark.usefixtures("caplog")
 def test_where_nothing_can_be_locked_nothing_stays_open(directory: Path, monkeypatch) -> None:
     journal = Journal.open(directory)
     staging = journal.stage()
@@ -451,7 +452,7 @@ def test_where_nothing_can_be_locked_nothing_stays_open(directory: Path, monkeyp
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(fcntl, "flock", no_locks)
     for call in (lambda: journal.resume(orphan), journal.orphans, journal.stage):
-        with pytest.raises(PosixError, match="No locks|staging file"):
+        with pytest.raises(PosixError, match=r"No locks|staging file"):
             call()
     with journal.recovering("", threading.Event()) as ours:
         assert ours  # without a lock

@@ -38,7 +38,8 @@ def confirmed(path, data, shown={}):
     print(json.dumps([path, hashlib.sha256(data).hexdigest(), shown]), flush=True)
 def changed(path, data):
     shown, whole = {}, f"{root}/{path}"
-    mode, at, value = letters.randrange(0o600, 0o777), letters.randrange(10**18), letters.randbytes(9)
+    mode, at = letters.randrange(0o600, 0o777), letters.randrange(10**18)
+    value = letters.randbytes(9)
     changes = [
         ("mode", mode, lambda: os.chmod(whole, mode)),
         ("mtime", at, lambda: os.utime(whole, ns=(at, at))),

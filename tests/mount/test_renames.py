@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ COUNT = 24
 OLD = [f"d/{n:02}" for n in range(COUNT)]
 NEW = [f"e/{n:02}" for n in range(COUNT)]
 _numbers = itertools.count(1)
+_FUTEX = "98" if os.uname().machine == "aarch64" else "202"  # a thread of Python waits for its turn
 
 
 @pytest.fixture
@@ -112,6 +113,15 @@ def renamed(path: Path) -> subprocess.Popen[bytes]:
     program = "import os, sys; os.rename(sys.argv[1], sys.argv[2])"
     words: list[str | Path] = ["python3", "-c", program, path / "d", path / "e"]
     return subprocess.Popen(words, stderr=subprocess.DEVNULL)
+
+
+def called(call: Callable[[], Any]) -> threading.Thread:
+    """Return a thread that is within a system call of *call*."""
+    thread = threading.Thread(target=call)
+    thread.start()
+    task = Path(f"/proc/self/task/{thread.native_id}/syscall")
+    wait_until(lambda: task.read_text().split()[0] not in ("running", _FUTEX))
+    return thread
 
 
 def without_acls(client: Any, bucket: str) -> None:
@@ -256,7 +266,13 @@ def test_what_is_written_through_the_mount_meanwhile_goes_along(place: Place) ->
     assert place.in_s3() == NEW
 
 
-def test_what_is_appended_through_the_mount_at_both_places_meanwhile_stays(place: Place) -> None:
+def test_what_is_appended_through_the_mount_by_both_names_meanwhile_is_in_one_file(
+    place: Place,
+) -> None:
+    def append() -> None:  # waits until the rename is over
+        with open(place.path / "d/01", "ab", buffering=0) as late:
+            late.write(b" two")
+
     def listing(request: Any) -> bool:  # of the old place, behind the copies
         known = request.query.get("prefix") == [f"{place.prefix}d/"]
         return request.kind == "LIST" and known and "e/23" in place.in_s3()
@@ -267,13 +283,68 @@ def test_what_is_appended_through_the_mount_at_both_places_meanwhile_stays(place
             assert held.reached.wait(30)
             early.write(b" one")
             early.close()
-            with open(place.path / "d/01", "ab", buffering=0) as late:
-                late.write(b" two")
-        status = mover.wait(30)
-    bodies = [place.body(key) for key in place.in_s3() if key.endswith("/01")]
-    assert b" one" in b"".join(bodies)
-    assert b" two" in b"".join(bodies)
-    assert status == (len(bodies) > 1)
+            late = called(append)
+        assert mover.wait(30) == 0
+        late.join(30)
+    assert place.body("e/01") == b"d/01 one two"
+    assert place.in_s3() == NEW
+
+
+def test_nobody_misses_a_name_while_the_originals_are_deleted(place: Place) -> None:
+    found: dict[str, Any] = {}
+    looks = {
+        "stat": lambda: found.update(stat=os.stat(place.path / "d/05").st_size),
+        "read": lambda: found.update(read=(place.path / "d/06").read_bytes()),
+        "list": lambda: found.update(list=sorted(os.listdir(place.path / "d"))),
+        "chmod": lambda: os.chmod(place.path / "d/07", 0o600),
+        "unlink": lambda: os.unlink(place.path / "d/08"),
+    }
+    last = f"{place.prefix}d/10"
+    held = Hold(lambda request: request.kind == "DELETE" and request.key == last)
+    with place.proxy.rule(held):
+        mover = renamed(place.path)
+        assert held.reached.wait(30)
+        wait_until(lambda: set(OLD).intersection(place.in_s3()) == {"d/10"})
+        threads = [called(look) for look in looks.values()]
+    assert mover.wait(30) == 0
+    for thread in threads:
+        thread.join(30)
+    left = [key for key in NEW if key != "e/08"]
+    assert place.in_s3() == left
+    assert (found["stat"], found["read"]) == (4, b"d/06")
+    names = [key.removeprefix("e/") for key in left]
+    assert sorted(os.listdir(place.path / "e")) == names
+    assert [(place.path / "e" / name).stat().st_size for name in names] == [4] * len(names)
+    assert oct((place.path / "e/07").stat().st_mode) == "0o100600"
+
+
+def test_what_is_written_by_one_inode_of_a_replaced_name_is_read_by_the_other(place: Place) -> None:
+    old, new = place.path / "d/00", place.path / "d/01"
+    opened: list[int] = []
+    assert old.read_bytes() == b"d/00"
+    with place.proxy.rule(Hold(place.copy_of("d/00"))) as held:
+        mover = threading.Thread(target=lambda: new.rename(old))
+        mover.start()
+        assert held.reached.wait(30)
+        # The kernel opens the inode that it knows, and the mount waits for the rename.
+        opening = called(lambda: opened.append(os.open(old, os.O_RDWR)))
+    mover.join(30)
+    opening.join(30)
+    [early] = opened
+    with open(old, "r+b", buffering=0) as late:
+        assert os.fstat(late.fileno()).st_ino != os.fstat(early).st_ino
+        for one, other in ((early, late.fileno()), (late.fileno(), early)):
+            assert os.pread(other, 9, 0) == os.pread(one, 9, 0)
+            os.pwrite(one, b"D", 0)
+            os.pwrite(one, b"longer", 4)
+            assert (os.pread(other, 99, 0), os.fstat(other).st_size) == (b"D/01longer", 10)
+            os.ftruncate(one, 4)
+            assert (os.pread(other, 99, 0), os.fstat(other).st_size) == (b"D/01", 4)
+            os.pwrite(one, b"d", 0)
+        os.fchmod(early, 0o600)
+        assert oct(os.fstat(late.fileno()).st_mode) == "0o100600"
+    os.close(early)
+    assert old.read_bytes() == place.body("d/00") == b"d/01"
 
 
 def test_a_directory_that_others_have_filled_is_not_replaced(place: Place) -> None:

@@ -116,6 +116,7 @@ def test_a_line_of_which_the_disk_takes_a_part_is_an_error_and_leaves_nothing(in
     found.end()
 
 
+@pytest.mark.usefixtures("caplog")
 def test_where_nothing_can_be_locked_nothing_stays_open_or_behind(intents, tmp_path, monkeypatch):
     intents.begin(OLD, NEW, replaces=False).leave()
     before = os.listdir("/proc/self/fd"), os.listdir(tmp_path / "renames")

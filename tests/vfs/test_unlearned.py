@@ -1,4 +1,4 @@
-"""What is stored with an object that nobody has asked about stays, and others are kept out by it."""
+"""What is stored with an object of which nobody has asked stays, and keeps others out."""
 
 from __future__ import annotations
 

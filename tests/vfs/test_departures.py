@@ -1,0 +1,206 @@
+"""In one mount, nobody meets the moment in which a rename deletes the originals of a directory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.mounts import wait_until
+from support.proxy import Hold, Proxy, Request
+
+from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
+from mimicfs.errors import Departing, Interrupted
+from mimicfs.files.journal import Journal
+from mimicfs.mimicdb import Mirror
+from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
+from mimicfs.s3.requests.client import S3
+from mimicfs.sync import Syncer
+from mimicfs.vfs.departures import Departures
+from mimicfs.vfs.filesystem import VFS
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+Inos = dict[str, int]
+
+
+class Kernel:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+@pytest.fixture
+def fs(s3: S3, mimicdb: Mirror, client: Any, bucket: str, tmp_path: Path) -> Iterator[VFS]:
+    for key in ("d/", "d/a", "d/b", "d/s/c"):
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode() if key[-1] != "/" else b"")
+    syncer = Syncer(mimicdb, s3)
+    syncer.sync(bucket)
+    options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
+    parts = (mimicdb, s3, syncer, Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, options, FileOptions(tmp_path))
+    yield fs
+    fs.close()
+
+
+@pytest.fixture
+def inos(fs: VFS) -> Inos:
+    found = {"d": fs.lookup(CALLER, ROOT_INO, b"d").ino}
+    found |= {name: fs.lookup(CALLER, found["d"], name.encode()).ino for name in ("a", "b", "s")}
+    return found
+
+
+def _deletion(request: Request) -> bool:
+    return request.kind == "DELETE" or "delete" in request.query
+
+
+@contextmanager
+def _deleting(fs: VFS, proxy: Proxy, pool: ThreadPoolExecutor) -> Iterator[Future[None]]:
+    """Within, a rename of d to e waits for S3 to delete the originals; it ends behind it."""
+    with proxy.rule(Hold(_deletion)) as deletion:
+        renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert deletion.reached.wait(10)
+        yield renaming
+        deletion.release()
+        renaming.result(30)
+
+
+def _answered(fs: VFS, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what *call* answers to a caller that may wait, as the workers of a mount do."""
+    while True:
+        try:
+            return call(CALLER, *arguments)
+        except Departing as missing:
+            fs.learn(CALLER, missing)
+
+
+def _wait_until_it_waits(count: int) -> None:
+    """Return when *count* threads wait for a rename."""
+
+    def waiting() -> int:
+        code = Departures.wait.__code__
+        return sum(_is_in(frame, code) for frame in sys._current_frames().values())
+
+    wait_until(lambda: waiting() == count, 10)
+
+
+def _is_in(frame: Any, code: Any) -> bool:
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
+
+
+def test_what_is_changed_while_the_originals_are_deleted_is_changed_at_the_new_place(
+    fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    d = inos["d"]
+    calls: list[tuple[Any, ...]] = [
+        (fs.setattr, inos["a"], NewAttr(mode=0o600), None),
+        (fs.setxattr, inos["a"], b"user.x", b"1", 0),
+        (fs.setattr, d, NewAttr(mode=0o700), None),
+        (fs.unlink, d, b"b"),
+        (fs.mkdir, d, b"made", 0o755),
+        (fs.symlink, d, b"link", b"a"),
+        (fs.create, d, b"new", 0o644, os.O_WRONLY),
+        (fs.setattr, inos["s"], NewAttr(mode=0o711), None),
+    ]
+    with ThreadPoolExecutor(1 + len(calls)) as pool:
+        with _deleting(fs, proxy, pool):
+            done = [pool.submit(_answered, fs, *call) for call in calls]
+            _wait_until_it_waits(len(calls))
+        answers = [each.result(10) for each in done]
+    fs.release(answers[6][1].handle)
+    e = fs.lookup(CALLER, ROOT_INO, b"e").ino
+    assert e == d
+    assert fs.getattr(CALLER, e, None).mode & 0o777 == 0o700
+    assert fs.lookup(CALLER, e, b"a").mode & 0o777 == 0o600
+    assert fs.getxattr(CALLER, inos["a"], b"user.x") == b"1"
+    listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+    names = ["e/", "e/a", "e/link", "e/made/", "e/new", "e/s/", "e/s/c"]
+    assert [each["Key"] for each in listed] == names
+    said = client.head_object(Bucket=bucket, Key="e/a")["Metadata"]
+    assert (said["mode"], "xattr" in said) == ("33152", True)
+
+
+def test_who_looks_while_the_originals_are_deleted_sees_what_is_at_the_new_place(
+    fs: VFS, inos: Inos, proxy: Proxy
+) -> None:
+    calls: list[tuple[Any, ...]] = [
+        (fs.lookup, inos["d"], b"a"),
+        (fs.getattr, inos["b"], None),
+        (fs.readdir, inos["s"], 0, 4096, 152, True),
+        (fs.open, inos["b"], os.O_RDONLY),
+        (fs.getxattr, inos["a"], b"user.mimicfs.key"),
+    ]
+    with ThreadPoolExecutor(1 + len(calls)) as pool:
+        with _deleting(fs, proxy, pool):
+            for call, *arguments in calls:
+                if call != fs.open:  # that waits by itself
+                    with pytest.raises(Departing):
+                        call(CALLER, *arguments)
+            assert fs.open_at_once(CALLER, inos["b"], os.O_RDONLY) is None
+            done = [pool.submit(_answered, fs, *call) for call in calls]
+            _wait_until_it_waits(len(calls))
+            gone = Cancellation()
+            gone.cancel()
+            with pytest.raises(Interrupted):
+                fs.learn(CALLER._replace(cancellation=gone), Departing(""))
+        found, attr, listed, opened, key = (each.result(10) for each in done)
+    assert (found.size, attr.size) == (3, 3)
+    assert [each.name for each in listed] == [b"c"]
+    assert bytes(fs.read(CALLER, opened.handle, 0, 9)) == b"d/b"
+    assert key == b"e/a"
+    fs.release(opened.handle)
+
+
+def test_a_rename_waits_for_changes_below_that_have_begun(
+    fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    changing = Hold(lambda request: request.kind == "COPY" and request.key == "d/a")
+    with proxy.rule(changing), ThreadPoolExecutor(2) as pool:
+        changed = pool.submit(fs.setattr, CALLER, inos["a"], NewAttr(mode=0o600), None)
+        assert changing.reached.wait(10)
+        renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        wait_until(lambda: bool(fs._handles.departures._quiet), 10)
+        assert [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]] == [
+            *("d/", "d/a", "d/b", "d/s/c"),
+            *("e/", "e/a", "e/b", "e/s/c"),
+        ]
+        changing.release()
+        changed.result(10)
+        renaming.result(30)
+    assert client.head_object(Bucket=bucket, Key="e/a")["Metadata"]["mode"] == "33152"
+    assert "Contents" not in client.list_objects_v2(Bucket=bucket, Prefix="d/")
+
+
+def test_a_rename_that_fails_lets_everybody_go_on_at_the_old_place(
+    fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    gone = Cancellation()
+    caller = CALLER._replace(cancellation=gone)
+    copied = threading.Event()
+
+    def last_listing(request: Request) -> bool:
+        if request.kind == "COPY" and request.key == "e/s/c":
+            copied.set()
+        return copied.is_set() and request.kind == "LIST" and request.query["prefix"] == ["d/"]
+
+    listing = Hold(last_listing)
+    with proxy.rule(listing), ThreadPoolExecutor(2) as pool:
+        renaming = pool.submit(fs.rename, caller, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert listing.reached.wait(10)
+        changed = pool.submit(_answered, fs, fs.setattr, inos["a"], NewAttr(mode=0o600), None)
+        _wait_until_it_waits(1)
+        gone.cancel()
+        listing.release()
+        with pytest.raises(Interrupted):
+            renaming.result(30)
+        changed.result(10)
+    assert client.head_object(Bucket=bucket, Key="d/a")["Metadata"]["mode"] == "33152"
+    assert "Contents" not in client.list_objects_v2(Bucket=bucket, Prefix="e/")
