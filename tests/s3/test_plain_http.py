@@ -237,6 +237,44 @@ def got(transport, url):
     return found.status, found.rest()
 
 
+class Counted:
+    """A socket that counts how often bytes are received."""
+
+    def __init__(self, sock):
+        self._sock, self.received = sock, 0
+
+    def recv_into(self, *arguments):
+        self.received += 1
+        return self._sock.recv_into(*arguments)
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def test_a_large_piece_takes_one_system_call_however_it_comes():
+    body, options = bytes(range(256)) * 4096, S3Options()
+
+    def serve():
+        for place in range(0, len(body), 50_000):
+            server.sendall(body[place : place + 50_000])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connection = Connection(*listener.getsockname(), options, Limits(options))
+        connection.connect()
+        counted = connection.sock = Counted(connection.sock)
+        server, _ = listener.accept()
+        server.sendall(OK + b"Content-Length: 1048576\r\n\r\n")
+        answer = connection.answer_to("GET", "/", {}, None)
+        thread, before = threading.Thread(target=serve), counted.received
+        thread.start()
+        buffer = memoryview(bytearray(len(body)))
+        assert answer.readinto(buffer) == len(body)
+        thread.join()
+        server.close()
+        connection.close()
+    assert (buffer == body, counted.received - before) == (True, 1)
+
+
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n1\r\nc\r\n0\r\n\r\n"
 
 

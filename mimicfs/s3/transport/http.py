@@ -18,6 +18,7 @@ import io
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from typing import Any
@@ -55,6 +56,8 @@ ANSWER_MAX = 16 << 20
 # large enough to cost little, small enough for eight uploads over a slow line.
 _PIECE = 256 << 10
 _SMALL = 64 << 10  # bytes of a body that are copied behind the head of its request
+_LARGE = 64 << 10  # bytes that are awaited in one system call
+_PAUSE_S = 1.0  # how long that call waits for more
 _NO_BODY = frozenset({"GET", "HEAD", "DELETE"})
 _IDLE = 64  # idle connections that are kept, at least
 _CRAWL = 8 << 10  # bytes a second; a request that is slower over its whole body is given up
@@ -399,6 +402,11 @@ class Connection(http.client.HTTPConnection):
         self._ends += took_s
 
 
+def _timeval(seconds: float) -> bytes:
+    """Return *seconds* as the kernel's struct timeval."""
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6) or 1)
+
+
 class _SecureConnection(Connection, http.client.HTTPSConnection):
     def connect(self) -> None:
         """As HTTPSConnection does; but check the certificate for the name without a dot at its end,
@@ -439,10 +447,17 @@ class _Slowed:
 
 
 class _Incoming(io.RawIOBase):
+    """The bytes that come from a socket.
+
+    A large piece is awaited in one system call, as long as something comes: the thread does without
+    the interpreter's lock all the while, where it would ask for it after each 64 KiB or so.
+    """
+
     def __init__(self, sock: socket.socket, connection: Connection) -> None:
         self._sock = sock
         self._connection = connection
         self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open until it is closed
+        self._at_once = not isinstance(sock, ssl.SSLSocket)  # whether a large piece may be
 
     def readable(self) -> bool:
         return True
@@ -451,11 +466,29 @@ class _Incoming(io.RawIOBase):
         download = self._connection.limits.download
         if download.limit:
             buffer = memoryview(buffer)[: download.piece()]
-        self._sock.settimeout(self._connection.limit_s())
-        count = self._raw.readinto(buffer)
+        elif self._at_once and len(buffer) >= _LARGE:
+            return self._fill(buffer)
+        count = self._receive(buffer, self._connection.limit_s())
         if count:
             self._connection.waited(download.wait(count))
         return count
+
+    def _receive(self, buffer: Any, limit_s: float) -> int:
+        if self._sock.gettimeout() != limit_s:  # each change is a system call
+            self._sock.settimeout(limit_s)
+        return self._sock.recv_into(buffer)
+
+    def _fill(self, buffer: Any) -> int:
+        """Fill *buffer*; with less at the end, or where nothing came for a while. (The kernel
+        counts the pauses together.)"""
+        limit_s = self._connection.limit_s()
+        pause_s = min(_PAUSE_S, limit_s / 4)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(pause_s))
+        self._sock.settimeout(None)
+        try:
+            return self._sock.recv_into(buffer, 0, socket.MSG_WAITALL)
+        except BlockingIOError:  # nothing came at all
+            return self._receive(buffer, limit_s - pause_s)
 
     def close(self) -> None:
         self._raw.close()
