@@ -21,5 +21,6 @@ recovery   uploads for a mount that died   warming    filling the cache in advan
 cache      the cache on disk               blocks     one file of the cache
 shelves    files of it that small objects share
 eviction   the space of the cache          direct     large reads and writes by O_DIRECT
+bringing   parts of it brought from the disk before they are read
 turn       a lock whose wait can be interrupted
 """

@@ -22,9 +22,11 @@ import time
 import weakref
 from array import array
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property, reduce
+from operator import xor
 from zlib import crc32
 
+from mimicfs.files.bringing import PART, Bringer
 from mimicfs.files.direct import LEAST, Direct
 from mimicfs.s3.requests import checksums
 
@@ -37,7 +39,9 @@ _CHECKED = 1 << 33  # in memory only: compared with its bytes
 _BY_AWSCRT = _PRESENT | 1 << 34
 _TABLE = 512  # records that are read at once, of 32 MiB of the object
 _FRESH_S = 60.0  # an earlier use than this is noted
-_PART = 2 << 20  # what the disk is asked for at once, where single blocks are read here and there
+# A file of which one part in so many was brought is read all over: a single read in another part
+# brings that, too.
+_ALL_OVER = 16
 # The page cache does not have it, or this file system cannot tell.
 _NOT_NOW = frozenset((errno.EAGAIN, errno.EOPNOTSUPP))
 
@@ -45,12 +49,17 @@ _NOT_NOW = frozenset((errno.EAGAIN, errno.EOPNOTSUPP))
 class BlockFile:
     """The file *fd*, owned from now on, of an object of *size* bytes."""
 
-    def __init__(self, fd: int, size: int, direct: Direct | None = None) -> None:
+    def __init__(
+        self, fd: int, size: int, direct: Direct | None = None, bringer: Bringer | None = None
+    ) -> None:
         self._fd = fd
         self._size = size
         self._direct = direct
+        self._bringer = bringer or Bringer()
         self._tables: dict[int, array[int]] = {}
+        self._full: set[int] = set()  # tables without a block that is missing
         self._parts: dict[int, bool] = {}  # of which a block was read: whether all was asked for
+        self._brought = 0  # parts
         # The file is closed only when nobody reads any more: another file may get the number.
         weakref.finalize(self, os.close, fd)
 
@@ -78,6 +87,11 @@ class BlockFile:
         """Make a file that has nothing yet."""
         os.ftruncate(self._fd, self._record(-(-self._size // BLOCK)))
         os.pwrite(self._fd, self._header, self._size)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every block seems to be here. A hint: one that is found damaged is missing."""
+        return len(self._full) * _TABLE * BLOCK >= self._size
 
     def here_until(self, start: int, end: int) -> int:
         """Return how far from *start* the bytes are here without a gap; *end* at most."""
@@ -107,12 +121,11 @@ class BlockFile:
         if not unchecked:
             return self._bytes(start, end, wait)
         begin, stop = start // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, self._size)
-        if wait and within:
-            self._ask_for_more(begin)
         data = self._bytes(begin, stop, wait)
-        if data is None or not self._check(unchecked, begin, memoryview(data)):
-            return None
-        return memoryview(data)[start - begin : end - begin]
+        sound = data is not None and self._check(unchecked, begin, memoryview(data))
+        if wait and within:
+            self._bring_more(begin)
+        return memoryview(data)[start - begin : end - begin] if data is not None and sound else None
 
     def read_into(self, start: int, buffer: memoryview) -> bool:
         """Fill *buffer* with the bytes from *start* on, if they are here and sound."""
@@ -131,7 +144,7 @@ class BlockFile:
         while done < len(buffer):
             count = os.preadv(self._fd, [buffer[done:]], start + done)
             if not count:
-                self._tables.clear()
+                self._forget_records()
                 return False
             done += count
         return self._check(unchecked, start, buffer)
@@ -158,6 +171,8 @@ class BlockFile:
         os.pwrite(self._fd, records, self._record(first))
         for index, record in enumerate(records, first):
             self._table(index // _TABLE)[index % _TABLE] = record | _CHECKED
+        for number in range(first // _TABLE, (stop - 1) // _TABLE + 1):
+            self._note_full(number, self._table(number))
         return len(view)
 
     @property
@@ -179,7 +194,20 @@ class BlockFile:
                     table[index] = 0
             table.frombytes(bytes((_TABLE - len(table)) * _RECORD))
             table = self._tables.setdefault(number, table)
+            self._note_full(number, table)
         return table
+
+    def _note_full(self, number: int, table: array[int]) -> None:
+        """Note it if no block of the table *number* is missing. Another thread may find one damaged
+        just now: then `is_whole` says too much, and whoever reads that block finds out."""
+        last = -(-self._size // BLOCK) - number * _TABLE
+        if number not in self._full and 0 not in table[:last]:
+            self._full.add(number)
+
+    def _forget_records(self) -> None:
+        """Read the records again when they are asked for: somebody has cut the file."""
+        self._full.clear()
+        self._tables.clear()
 
     def _unchecked(self, start: int, end: int) -> list[int]:
         """Return which blocks from *start* to *end* were not compared with their records yet."""
@@ -189,19 +217,28 @@ class BlockFile:
             if not self._table(index // _TABLE)[index % _TABLE] & _CHECKED
         ]
 
-    def _ask_for_more(self, begin: int) -> None:
-        """Have the kernel read the part of the file around the block at *begin* into its pages, if
-        another block of that part was read before: a reader of two blocks will want more."""
-        part = begin // _PART
+    def _bring_more(self, begin: int) -> None:
+        """Have the part of the file around the block at *begin* brought from the disk into the
+        kernel's pages, if another block of it was read before, or if the file is read all over:
+        there will be more."""
+        part = begin // PART
         asked = self._parts.get(part)
-        if asked is False:
-            os.posix_fadvise(self._fd, part * _PART, _PART, os.POSIX_FADV_WILLNEED)
-        self._parts[part] = asked is not None
+        more = asked is not None or self._brought * _ALL_OVER * PART >= self._size
+        if not asked and more:
+            self._brought += 1
+            self._bringer.submit(lambda: self._bring(part * PART))
+        self._parts[part] = more
+
+    def _bring(self, start: int) -> None:
+        os.posix_fadvise(self._fd, start, PART, os.POSIX_FADV_WILLNEED)
 
     def _check(self, blocks: list[int], start: int, data: memoryview) -> bool:
         """Whether *blocks*, in *data* from *start* on, are what was written. Those that differ are
         forgotten."""
         sound = True
+        whole = [index for index in blocks if (index + 1) * BLOCK <= self._size]
+        if self._are_sound(whole, start, data):
+            blocks = blocks[len(whole) :]
         for index in blocks:
             place = index * BLOCK - start
             table, number = self._table(index // _TABLE), index % _TABLE
@@ -209,8 +246,30 @@ class BlockFile:
                 table[number] |= _CHECKED
             else:
                 sound, table[number] = False, 0
+                self._full.discard(index // _TABLE)
                 os.pwrite(self._fd, bytes(_RECORD), self._record(index))
         return sound
+
+    def _are_sound(self, blocks: list[int], start: int, data: memoryview) -> bool:
+        """Whether *blocks* follow one another, and are what was written. If so, that is noted.
+
+        Together they have one checksum, which follows from theirs. To compute them one by one,
+        threads would fight for the interpreter's lock before and after each.
+        """
+        if len(blocks) < 2 or blocks[-1] - blocks[0] >= len(blocks):
+            return False
+        found = [self._table(index // _TABLE)[index % _TABLE] & ~_CHECKED for index in blocks]
+        kind, checksum = _best()
+        if any(record >> 32 != kind >> 32 for record in found):
+            return False
+        place = blocks[0] * BLOCK - start
+        if checksum(data[place : place + len(blocks) * BLOCK]) != _joined(checksum, found):
+            return False
+        for index, record in zip(blocks, found, strict=True):
+            table, number = self._table(index // _TABLE), index % _TABLE
+            if table[number] == record:
+                table[number] |= _CHECKED
+        return True
 
     def _bytes(self, start: int, end: int, wait: bool) -> bytes | memoryview | None:
         if wait:
@@ -218,7 +277,7 @@ class BlockFile:
             data = os.pread(self._fd, end - start, start)
             if len(data) == end - start:
                 return data
-            self._tables.clear()  # somebody has cut the file: its records are read again
+            self._forget_records()
             return None
         buffer = bytearray(end - start)
         try:
@@ -230,7 +289,7 @@ class BlockFile:
         return memoryview(buffer) if count == end - start else None
 
 
-def _best() -> tuple[int, Callable[[memoryview], int]]:
+def _best() -> tuple[int, Callable[..., int]]:
     """Return the kind of checksum that is computed fastest here, and what computes it."""
     crc32c = checksums.crc32c()
     return (_PRESENT, crc32) if crc32c is None else (_BY_AWSCRT, crc32c)
@@ -248,3 +307,34 @@ def _is_record_of(record: int, block: memoryview) -> bool:
         return record == _PRESENT | crc32(block)
     crc32c = checksums.crc32c()
     return crc32c is not None and record == _BY_AWSCRT | crc32c(block)
+
+
+def _joined(checksum: Callable[..., int], records: list[int]) -> int:
+    """Return the *checksum* of whole blocks that follow one another, which *records* tell of."""
+    first, second, third, fourth = _behind(checksum)
+    found = 0
+    for record in records:
+        # fmt: off
+        found = (
+            first[found & 255] ^ second[found >> 8 & 255] ^ third[found >> 16 & 255]
+            ^ fourth[found >> 24] ^ record & 0xFFFFFFFF
+        )
+        # fmt: on
+    return found
+
+
+@cache
+def _behind(checksum: Callable[..., int]) -> tuple[tuple[int, ...], ...]:
+    """Return what each value of each byte of the CRC of some bytes adds to that of a block behind
+    them. A CRC is linear: one bit of the former turns the same bits of the latter, whatever the
+    block has, and several turn what each of them does."""
+    zeros = bytes(BLOCK)
+    none = checksum(zeros, 0)
+    bits = [checksum(zeros, 1 << bit) ^ none for bit in range(32)]
+    return tuple(
+        tuple(
+            reduce(xor, (bits[first + bit] for bit in range(8) if value >> bit & 1), 0)
+            for value in range(256)
+        )
+        for first in range(0, 32, 8)
+    )

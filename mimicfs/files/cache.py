@@ -38,6 +38,7 @@ from typing import NamedTuple
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError
 from mimicfs.files.blocks import BLOCK, BlockFile
+from mimicfs.files.bringing import Bringer
 from mimicfs.files.direct import Direct
 from mimicfs.files.eviction import PINNED, Eviction
 from mimicfs.files.shelves import MOST, Shelf, Shelves
@@ -80,6 +81,7 @@ class BlockCache:
         self._reads: Counter[str] = Counter()  # of whole objects, under way, by file
         self._coming: dict[str, Future[None]] = {}  # whole objects that are fetched, by their files
         self._direct = Direct()
+        self._bringer = Bringer()
         self._eviction = Eviction(self._root, limit, self._in_use.__contains__)
         self._shelves = Shelves(self._root, lambda: self._eviction.limit, self._make_directory)
 
@@ -166,6 +168,7 @@ class BlockCache:
 
     def close(self) -> None:
         """End the eviction. Files that are open go on, and are kept."""
+        self._bringer.close()
         self._eviction.close()
 
     # Of CachedObject
@@ -234,7 +237,7 @@ class BlockCache:
             fd = os.open(name, _OPEN, dir_fd=self._root)
         except FileNotFoundError:
             return None
-        file = BlockFile(fd, size, self._direct)
+        file = BlockFile(fd, size, self._direct, self._bringer)
         return file if file.is_sound(self._stays_since_s) else None
 
     def _made(self, name: str, size: int) -> BlockFile:
@@ -247,7 +250,7 @@ class BlockCache:
         except FileNotFoundError:
             self._make_directory(name[:2])
             fd = os.open(new, flags, 0o600, dir_fd=self._root)
-        file = BlockFile(fd, size, self._direct)
+        file = BlockFile(fd, size, self._direct, self._bringer)
         try:
             file.begin()
             os.rename(new, name, src_dir_fd=self._root, dst_dir_fd=self._root)
@@ -331,6 +334,12 @@ class CachedObject:
                 self._looked = self._file is not None  # there will be one
                 self._shelved = None if self._small else False
         return found
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it seems to be here, as far as anybody has looked. A hint."""
+        file = self._file
+        return file is not None and file.is_whole
 
     def here_until(self, start: int, end: int) -> int:
         """Return how far from *start* all is kept; *end* at most."""

@@ -1,7 +1,8 @@
 """The chunks of a reader: ranges of an object that were asked of S3, with their bytes or still on
 their way.
 
-Threading: none of its own; a reader's lock protects the list. `ready` is set by the request.
+Threading: none of its own; a reader's lock protects the list. `ready` and `kept` are set by the
+request.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import Future
 
+# A random read is rounded to blocks of this: 4 KiB reads fetch 16 times what they asked.
+BLOCK = 64 << 10
+
 
 class Chunk:
     """The bytes from *start* to *end*, once it is *ready*."""
 
-    __slots__ = ("buffer", "end", "future", "ready", "start", "waiting")
+    __slots__ = ("buffer", "end", "future", "kept", "ready", "start", "waiting")
 
     def __init__(self, start: int, end: int, buffer: bytearray | mmap.mmap) -> None:
         self.start = start
@@ -23,6 +27,7 @@ class Chunk:
         self.buffer = buffer
         self.future: Future[None]
         self.ready = False  # set by the request; quicker to ask than the future, for each read
+        self.kept = False  # set by the request: it comes from the cache on disk, as it seems
         self.waiting = 0  # threads that wait for it: it is not dropped then
 
     @property
@@ -81,6 +86,11 @@ def joined(chunks: list[Chunk], offset: int, end: int) -> bytes | memoryview:
         for chunk in chunks
     ]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def rounded(start: int, end: int) -> tuple[int, int]:
+    """Return the blocks that *start* to *end* lie in."""
+    return start // BLOCK * BLOCK, -(-end // BLOCK) * BLOCK
 
 
 def _start(chunk: Chunk) -> int:

@@ -3,8 +3,8 @@
 The kernel has the bytes already as pages of the mounted file. To have them again as pages of the
 cache's file takes as much memory once more, and a cold read spends most of its CPU on that copy.
 Where the file system or a buffer is not fit for it, nothing is done here and the caller goes the
-usual way. So does a writer that finds others writing: nobody waits for a slow disk as long as there
-is memory.
+usual way. So does a writer that finds others writing for long: a slow disk is waited for only where
+memory is short.
 
 Threading: any thread.
 """
@@ -18,6 +18,9 @@ import threading
 LEAST = 256 << 10  # bytes; for less, a disk spends more on finding the place
 _ALIGNED = 4096
 _WRITERS = 3  # at once
+# How long another one waits for its turn. The copy into the kernel's pages is a fifth of the CPU of
+# eight readers, and they wait for nobody here: the piece can be read already.
+_PATIENCE_S = 0.05
 
 
 class Direct:
@@ -36,7 +39,7 @@ class Direct:
     def write(self, fd: int, view: memoryview, place: int) -> int:
         """Write *view* at *place* as far as that can be done now; return how much was."""
         size = len(view) // _ALIGNED * _ALIGNED
-        if size < LEAST or place % _ALIGNED or not self._turns.acquire(blocking=False):
+        if size < LEAST or place % _ALIGNED or not self._turns.acquire(timeout=_PATIENCE_S):
             return 0
         try:
             return os.pwrite(fd, view[:size], place)

@@ -8,7 +8,8 @@ brings a large block, if a cache on disk has room for these and for the whole ob
 
 All readers of a mount share a Budget of bytes read ahead. Bytes that a caller waits for are asked
 for in any case. The readers share the cache on disk, too (cache.py): bytes that are kept there are
-answered from there, without a chunk, and not asked for ahead; bytes that a chunk brings are kept.
+answered from there, and chunks are filled from there as far as it has their bytes; bytes that a
+chunk brings of S3 are kept.
 
 Locks: `Reader._lock` protects the streams and chunks. Requests run in `s3.pool`; a thread waits for
 them without the lock. A reader takes another one's lock only without waiting (Budget.take).
@@ -26,7 +27,7 @@ from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
 from mimicfs.files.budget import Budget
-from mimicfs.files.chunks import Chunk, Chunks, joined
+from mimicfs.files.chunks import BLOCK, Chunk, Chunks, joined, rounded
 from mimicfs.files.streams import Stream, Stride
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -34,12 +35,11 @@ from mimicfs.s3.requests.client import S3
 __all__ = ["Budget", "Reader"]
 
 KIB = 1 << 10
-# A random read is rounded to blocks of this: 4 KiB reads fetch 16 times what they asked.
-_BLOCK = 64 * KIB
 # one GET fetches an object up to this size; what is asked first from the start of one
 _SMALL = 1 * MIB
 _AHEAD = 8  # a stream may have so many times ahead what it has read
 _STEADY = 2 * MIB  # a stream with so much ahead asks for so much at once
+_DISK_AHEAD = 16 * MIB  # what a stream may have ahead of the cache on disk, which answers soon
 _BEHIND = 1 * MIB  # kept behind a stream, for reads that arrive late
 _STREAMS = 16  # remembered, with the small chunks of random reads
 _ALL_OVER = 16  # an object is read all over once one part in so many was asked for block by block
@@ -75,6 +75,7 @@ class Reader:
         self._used_s = time.monotonic()
         self._reads = 0
         self._scattered = 0  # bytes that reads here and there asked for
+        self._from_disk = False  # the latest chunk came from there, as it seems; set by its request
         self._gone = False  # the version can never be read again
         self._closed = False
 
@@ -88,18 +89,25 @@ class Reader:
         if offset >= end:
             return b""
         while True:
-            data = self._read_kept(offset, end, wait=True)
-            if data is not None:
-                return data
-            if self._is_fetched(cancellation):
-                continue
-            chunks = self._chosen(offset, end)
+            chunks = coming = self._coming(offset, end)
+            if not chunks:
+                data = self._read_kept(offset, end, wait=True)
+                if data is not None:
+                    return data
+                if self._is_fetched(cancellation):
+                    continue
+                chunks = self._chosen(offset, end)
             try:
                 for chunk in chunks:
                     self._wait(chunk, cancellation)
                 return joined(chunks, offset, end)
             except CancelledError:
                 continue  # the reader was closed meanwhile: the next round finds out
+            except S3Error:
+                data = self._read_kept(offset, end, wait=True) if coming else None
+                if data is None:
+                    raise
+                return data  # a block elsewhere in the chunk was damaged, and cannot be had anew
             finally:
                 with self._lock:
                     for chunk in chunks:
@@ -132,9 +140,14 @@ class Reader:
 
     def _read_kept(self, offset: int, end: int, *, wait: bool) -> bytes | memoryview | None:
         """Return the bytes if the cache on disk has them. Nobody asks it under the lock."""
-        data = self._kept.read(offset, end, wait=wait) if self._kept is not None else None
-        if data is None:
+        kept = self._kept
+        data = kept.read(offset, end, wait=wait) if kept is not None else None
+        if data is None or kept is None:
             return None
+        if end - offset <= BLOCK and kept.is_whole and not self._chunks:
+            # Nothing is to be asked of S3. Neither of these two becomes false again, so the bytes
+            # were there before either was set.
+            return None if self._gone or self._closed else data
         with self._lock:
             if self._gone or self._closed:
                 return None
@@ -174,17 +187,24 @@ class Reader:
         finally:
             self._lock.release()
 
+    def _coming(self, offset: int, end: int) -> list[Chunk]:
+        """Return the chunks from *offset* to *end* if they are here, or come from the disk: to read
+        the same bytes there meanwhile would be quicker for nobody. Otherwise []."""
+        if not self._chunks:
+            return []
+        with self._lock:
+            chunks = self._held(offset, end) if not (self._gone or self._closed) else []
+            if not chunks or not all(chunk.ready or chunk.kept for chunk in chunks):
+                return []
+            return self._awaited(chunks, self._stream(offset, end))
+
     def _chosen(self, offset: int, end: int) -> list[Chunk]:
         """Return the chunks from *offset* to *end*, ready or on their way."""
         with self._lock:
             if self._gone or self._closed:
                 raise self._why_not()
             stream = self._stream(offset, end)
-            chunks = self._cover(offset, end, stream)
-            for chunk in chunks:
-                chunk.waiting += 1
-            self._go_ahead(stream)
-            return chunks
+            return self._awaited(self._cover(offset, end, stream), stream)
 
     def _why_not(self) -> ObjectChanged:
         """Return why nothing can be read any more."""
@@ -207,6 +227,7 @@ class Reader:
         start, end = chunk.start, chunk.end
         with memoryview(chunk.buffer) as buffer:
             if kept is not None:
+                chunk.kept = self._from_disk = kept.here_until(start, end) == end
                 start, end = kept.fill(start, buffer)
             asked = buffer[start - chunk.start : end - chunk.start]
             where = (self._bucket, entry.key, entry.etag)
@@ -220,6 +241,13 @@ class Reader:
         return f"s3://{self._bucket}/{self._entry.key}"
 
     # The rest runs under the lock.
+
+    def _awaited(self, chunks: list[Chunk], stream: Stream) -> list[Chunk]:
+        """Return *chunks*, for which a thread waits from now on."""
+        for chunk in chunks:
+            chunk.waiting += 1
+        self._go_ahead(stream)
+        return chunks
 
     def _stream(self, offset: int, end: int) -> Stream:
         """Return the stream that this read belongs to, moved to the front of the list."""
@@ -302,7 +330,7 @@ class Reader:
     def _ask_needed(self, place: int, end: int, stream: Stream) -> Chunk:
         """Ask for what a read waits for, and for more where more will be read and there is room."""
         whole = self._entry.size <= _SMALL
-        start, least = (0, self._entry.size) if whole else _rounded(place, end)
+        start, least = (0, self._entry.size) if whole else rounded(place, end)
         wide = (start, least) if whole else self._wide(place, start, least, stream)
         if wide != (start, least):
             asked = self._ask(*wide, needed=False, around=place)
@@ -351,13 +379,13 @@ class Reader:
             return 0
         streams = sum(self._is_active(other) for other in self._streams)
         most = self._options.reads_per_file * self._options.block_size
-        most = min(most, self._budget.share()) // streams
+        most = min(most, self._budget.share(), _DISK_AHEAD if self._from_disk else most) // streams
         return min(max(_AHEAD * stream.run, _SMALL), max(most, _SMALL))
 
     def _chunk_size(self, window: int) -> int:
         """Return how much one request of a stream asks for that has *window* ahead."""
         size = max(window // self._options.reads_per_file, min(_STEADY, window))
-        size = size // _STEADY * _STEADY or size // _BLOCK * _BLOCK
+        size = size // _STEADY * _STEADY or size // BLOCK * BLOCK
         return min(size, self._options.block_size)
 
     def _go_ahead(self, stream: Stream) -> None:
@@ -393,7 +421,7 @@ class Reader:
             return
         self._forget_passed()
         for begin, upto in steps:
-            start, end = _rounded(begin, min(upto, begin + _SMALL))
+            start, end = rounded(begin, min(upto, begin + _SMALL))
             if self._is_missing(start, end) and self._ask(start, end, needed=False) is None:
                 return
 
@@ -412,7 +440,7 @@ class Reader:
 
     def _lacking_below(self, place: int, window: int, size: int) -> Iterator[tuple[int, int]]:
         limit = max(0, place - window)
-        place = -(-place // _BLOCK) * _BLOCK
+        place = -(-place // BLOCK) * BLOCK
         while place - size >= limit or 0 == limit < place:
             start = max(0, place - size)
             if self._is_missing(start, place):
@@ -445,8 +473,8 @@ class Reader:
         for stream in self._streams:
             # One chunk more: the window shrinks when others begin to read.
             window = self._window(stream)
-            ahead = window + max(self._chunk_size(window), _BLOCK)
-            behind = min(_BEHIND, max(stream.run, _BLOCK))
+            ahead = window + max(self._chunk_size(window), BLOCK)
+            behind = min(_BEHIND, max(stream.run, BLOCK))
             if stream.downwards:
                 yield stream.at - ahead, stream.at + behind
             else:
@@ -468,8 +496,3 @@ class Reader:
         del chunk.future  # it holds this call, and so the chunk: each would keep the other alive
         self._budget.give(self, chunk.end - chunk.start)
         self._budget.reuse(buffer)
-
-
-def _rounded(start: int, end: int) -> tuple[int, int]:
-    """Return the blocks that *start* to *end* lie in."""
-    return start // _BLOCK * _BLOCK, -(-end // _BLOCK) * _BLOCK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import random
@@ -20,10 +19,9 @@ from support import disks
 from mimicfs.config.sizes import parse_size
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, Interrupted
-from mimicfs.files.blocks import BLOCK, BlockFile
+from mimicfs.files.blocks import BLOCK
 from mimicfs.files.cache import BlockCache, CachedObject
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests import checksums
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(3 * BLOCK + 1000)
@@ -190,51 +188,6 @@ def test_only_what_needs_no_disk_is_read_without_a_wait(cache: Make) -> None:
         assert made.read(0, 100, wait=False) is None  # the file is not open
         assert made.read(0, 100, wait=True) == DATA[:100]
         assert made.read(BLOCK, BLOCK + 100, wait=False) == DATA[BLOCK : BLOCK + 100]
-
-
-def test_of_a_million_blocks_only_those_around_are_looked_up(tmp_path: Path) -> None:
-    size = 1_000_000 * BLOCK
-    path = tmp_path / "huge"
-    file = BlockFile(os.open(path, os.O_RDWR | os.O_CREAT), size)
-    file.begin()
-    last = size - BLOCK
-    file.write(last, memoryview(DATA[:BLOCK]))
-    again = BlockFile(os.open(path, os.O_RDWR), size)
-    assert again.is_sound()
-    assert again.read(last, size, wait=True) == DATA[:BLOCK]
-    assert len(again._tables) == 1
-    assert path.stat().st_blocks * 512 < MIB
-
-
-def in_memory(fd: int, size: int) -> set[int]:
-    """Return which MiB of the file the kernel has pages of, without having it read any: a read
-    that may not wait would begin to."""
-    present = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
-    with mmap.mmap(fd, size, mmap.MAP_PRIVATE) as pages:
-        first = ctypes.c_char.from_buffer(pages)
-        assert ctypes.CDLL(None).mincore(ctypes.byref(first), ctypes.c_size_t(size), present) == 0
-        del first
-    return {page * mmap.PAGESIZE // MIB for page, here in enumerate(present) if here & 1}
-
-
-def test_the_second_block_read_in_two_mib_brings_all_of_them_from_the_disk(tmp_path: Path) -> None:
-    size = 8 * MIB
-    data = random.Random(2).randbytes(size)
-    path = tmp_path / "blocks"
-    file = BlockFile(os.open(path, os.O_RDWR | os.O_CREAT), size)
-    file.begin()
-    file.write(0, memoryview(data))
-    fd = os.open(path, os.O_RDWR)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # the kernel adds nothing of its own
-    again = BlockFile(fd, size)
-    place, other = 4 * MIB, 4 * MIB + 5 * BLOCK
-    assert again.read(place, place + 100, wait=True) == data[place : place + 100]
-    assert 5 not in in_memory(fd, size)
-    assert again.read(other, other + 100, wait=True) == data[other : other + 100]
-    until(lambda: 5 in in_memory(fd, size))
-    assert {3, 6} & in_memory(fd, size) == set()
 
 
 def test_what_was_not_used_for_the_longest_time_goes_first(cache: Make, directory: Path) -> None:
@@ -470,29 +423,3 @@ def test_what_was_used_just_before_and_is_found_again_stays(cache: Make, directo
         assert made.here_until(0, 600_000) == 600_000
     assert not mount.make_room(900_000, lambda: None)
     assert files_in(directory) == [path]
-
-
-def test_what_a_mount_with_awscrt_keeps_is_not_there_for_one_without_and_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    size = 4 * BLOCK
-    data = random.Random(3).randbytes(size)
-    path = tmp_path / "blocks"
-
-    def opened() -> BlockFile:
-        return BlockFile(os.open(path, os.O_RDWR | os.O_CREAT), size)
-
-    opened().begin()
-    opened().write(0, memoryview(data)[: 2 * BLOCK])
-    with monkeypatch.context() as patch:
-        patch.setattr(checksums, "crc32c", lambda: None)
-        without = opened()
-        assert without.here_until(0, size) == 0
-        assert without.read(0, 100, wait=True) is None
-        without.write(BLOCK, memoryview(data)[BLOCK : 3 * BLOCK])
-        assert without.read(BLOCK, 3 * BLOCK, wait=True) == data[BLOCK : 3 * BLOCK]
-    again = opened()
-    assert again.here_until(0, size) == 3 * BLOCK
-    assert again.read(0, 3 * BLOCK, wait=True) == data[: 3 * BLOCK]
-    os.pwrite(os.open(path, os.O_RDWR), b"damaged", 0)
-    assert opened().read(0, 100, wait=True) is None

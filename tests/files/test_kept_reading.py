@@ -64,6 +64,35 @@ def test_what_was_read_is_read_again_without_a_request(kept: Any) -> None:
     assert kept.s3.requests == {}
 
 
+def test_what_is_read_ahead_from_the_disk_is_read_there_once(kept: Any) -> None:
+    data = random.Random(1).randbytes(20 * MIB)
+    kept.put("large", data)
+    read_through(kept.open("large"))
+    remount(kept)
+    before = kept.budget.cache.usage().hit
+    assert read_through(kept.open("large"), MIB) == data
+    # But for the first pieces, before anything was read ahead.
+    assert kept.budget.cache.usage().hit - before <= 24 * MIB
+
+
+def test_a_damaged_block_that_s3_does_not_have_now_fails_no_read_of_others(
+    kept: Any, directory: Path, proxy: Proxy
+) -> None:
+    data = random.Random(5).randbytes(16 * MIB)
+    kept.put("large", data)
+    read_through(kept.open("large"))
+    remount(kept)
+    (path,) = directory.glob("??/*")
+    with open(path, "r+b") as file:
+        file.seek(9 * MIB + 77)
+        file.write(b"damaged")
+    with proxy.rule(Fail(lambda _request: True, 503, "SlowDown")):
+        file, place = kept.open("large"), 0
+        while place < 9 * MIB:
+            assert file.read(place, PIECE, CALM) == data[place : place + PIECE]
+            place += PIECE
+
+
 @pytest.mark.parametrize("size", [1, 4096, BLOCK, BLOCK + 1, MIB])
 def test_small_objects_are_kept_whole(kept: Any, size: int) -> None:
     data = random.Random(2).randbytes(size)
