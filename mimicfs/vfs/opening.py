@@ -154,10 +154,12 @@ class OpenFiles(ABC):
         own = stands.file is not None and stands.file.entry is None
         try:
             entry = None if own or stands.parent is None else look(stands)
-        except PosixError:
+        except PosixError as exc:
             if stands.leaving or stands.parent is None:
                 return None
-            raise
+            if stands is node or exc.errno != errno.ENOENT:
+                raise
+            return self._open_known(node, None, flags)  # what had replaced it has gone as well
         opened = self._open_known(stands, entry, flags)
         if opened is None or stands is node:
             return opened

@@ -181,6 +181,34 @@ def test_others_are_not_given_the_file_that_has_the_name_by_now(fs):
     assert fs.getattr(CALLER, inos[1], None).mode & 0o777 == 0o600
 
 
+def test_a_file_is_opened_for_appending_though_what_replaced_it_is_unlinked_meanwhile(
+    fs, monkeypatch
+):
+    def save():
+        attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY | os.O_TRUNC)
+        fs.flush(CALLER, opened.handle)
+        fs.release(opened.handle)
+        return attr.ino
+
+    old = save()
+    fs.unlink(CALLER, ROOT_INO, b"x")
+    save()
+    child = fs.inodes.child
+
+    def unlinked(*args, **kwargs):
+        monkeypatch.undo()
+        fs.unlink(CALLER, ROOT_INO, b"x")
+        return child(*args, **kwargs)
+
+    monkeypatch.setattr(fs.inodes, "child", unlinked)
+    opened = fs.open(CALLER, old, os.O_WRONLY | os.O_APPEND)
+    fs.write(CALLER, opened.handle, 0, memoryview(b"to nobody"), append=True)
+    fs.flush(CALLER, opened.handle)
+    fs.release(opened.handle)
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
+        fs.lookup(CALLER, ROOT_INO, b"x")
+
+
 def test_what_is_open_goes_on_where_the_store_has_lost_all_that_it_knew(fs, mimicdb, bucket):
     _, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_RDWR)
     fs.write(CALLER, opened.handle, 0, memoryview(b"kept"), append=False)
