@@ -33,7 +33,8 @@ def remount(settings: Settings, point: Path, words: Sequence[str]) -> None:
     found = [each for each in mounts(settings) if each.mountpoint == str(path) and each.alive]
     if not found:
         raise MountError(f"{point}: you have no mount of mimicfs there")
-    known = {_WORD, *_WAYS, *_options(path)}  # mount(8) repeats what holds already
+    # mount(8) repeats what holds already, and what fstab says
+    known = {_WORD, *_WAYS, *_options(path), *_options_in_fstab(path)}
     others = [word for word in words if word not in known]
     if others:
         raise ConfigError(f"-o {others[0]}: cannot be changed while mounted; unmount, then mount")
@@ -46,21 +47,41 @@ def remount(settings: Settings, point: Path, words: Sequence[str]) -> None:
 
 def _options(point: Path) -> set[str]:
     """Return the options of what is mounted at *point*, as the kernel and mount(8) say them."""
-    command = ["findmnt", "--noheadings", "--first-only", "--output", "OPTIONS", "--mountpoint"]
-    return set(_run([*command, os.fspath(point)]).strip().split(","))
+    return _words(_run(_found_at(point)))
+
+
+def _options_in_fstab(point: Path) -> set[str]:
+    """Return the options of the line of fstab for *point*, which need not have one."""
+    found = _done([*_found_at(point), "--fstab"])
+    return set() if found.returncode else _words(found.stdout)
+
+
+def _found_at(point: Path) -> list[str]:
+    words = ["findmnt", "--noheadings", "--first-only", "--output", "OPTIONS", "--mountpoint"]
+    return [*words, os.fspath(point)]
+
+
+def _words(options: str) -> set[str]:
+    return set(options.strip().split(","))
 
 
 def _change(point: Path, way: str) -> None:
-    _run(["mount", "--internal-only", "-o", f"{_WORD},{way}", os.fspath(point)])
+    # Not with the options of fstab, where nothing says `nosuid,nodev`: these would end.
+    internally = ["mount", "--internal-only", "--options-source", "mtab"]
+    _run([*internally, "-o", f"{_WORD},{way}", os.fspath(point)])
 
 
 def _run(command: list[str]) -> str:
+    done = _done(command)
+    if done.returncode:
+        raise MountError(done.stderr.strip().splitlines()[0] if done.stderr else command[0])
+    return done.stdout
+
+
+def _done(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise MountError(f"{command[0]}: {exc}") from exc
-    if done.returncode:
-        raise MountError(done.stderr.strip().splitlines()[0] if done.stderr else command[0])
-    return done.stdout

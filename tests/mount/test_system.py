@@ -131,7 +131,9 @@ def test_the_helper_by_itself(config: Path, tmp_path: Path, bucket: str) -> None
     )
 
 
-def test_a_mount_is_made_read_only_and_writable_again(mount_at: Any, bucket: str) -> None:
+def test_a_mount_is_made_read_only_and_writable_again(
+    mount_at: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can remount")
     mount = mount_at(f"s3://{bucket}")
@@ -154,6 +156,13 @@ def test_a_mount_is_made_read_only_and_writable_again(mount_at: Any, bucket: str
     (mount.path / "b").mkdir()
     code, said = remount("uid=5")
     assert (code, said[:36]) == (1, "mimicfs: -o uid=5: cannot be changed")
+    fstab = tmp_path / "fstab"  # mount(8) repeats what that says of a mount
+    fstab.write_text(f"s3://{bucket} {mount.path} fuse.mimicfs noauto,uid=5,profile=team 0 0\n")
+    monkeypatch.setenv("LIBMOUNT_FSTAB", str(fstab))
+    assert remount("noauto,uid=5,profile=team,ro") == (0, "")
+    assert remount("noauto,uid=5,profile=other,rw")[0] == 1
+    assert remount("noauto,uid=5,profile=team,rw") == (0, "")
+    assert os.statvfs(mount.path).f_flag & (os.ST_NOSUID | os.ST_NODEV) == 6
     mount.end()
     begun_so = mount_at(f"s3://{bucket}", "-o", "ro")
     assert remount("rw")[0] == 1
