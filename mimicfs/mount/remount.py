@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+from mimicfs.config.given import words
 from mimicfs.config.values import Settings
 from mimicfs.errors import ConfigError, MountError
 from mimicfs.fuse.mountpoint import resolved
@@ -22,23 +24,23 @@ _WAYS = ("ro", "rw")
 _TIMEOUT_S = 30.0
 
 
-def is_asked(words: Sequence[str]) -> bool:
-    return _WORD in words
+def is_asked(given: Sequence[str]) -> bool:
+    return _WORD in given
 
 
-def remount(settings: Settings, point: Path, words: Sequence[str]) -> None:
-    """Make the mount at *point* what the last of *words* says: read-only, or writable. Raises
+def remount(settings: Settings, point: Path, given: Sequence[str]) -> None:
+    """Make the mount at *point* what the last of *given* says: read-only, or writable. Raises
     ConfigError for what else is asked, MountError."""
     path = resolved(point)
     found = [each for each in mounts(settings) if each.mountpoint == str(path) and each.alive]
     if not found:
         raise MountError(f"{point}: you have no mount of mimicfs there")
-    # mount(8) repeats what holds already, and what fstab says
-    known = {_WORD, *_WAYS, *_options(path), *_options_in_fstab(path)}
-    others = [word for word in words if word not in known]
+    # mount(8) repeats what holds already: what it says itself, and what fstab says
+    known = {_WORD, *_WAYS, *_options(path), *_options_of(found[0].pid)}
+    others = [word for word in given if word not in known]
     if others:
         raise ConfigError(f"-o {others[0]}: cannot be changed while mounted; unmount, then mount")
-    way = [word for word in words if word in _WAYS][-1:]
+    way = [word for word in given if word in _WAYS][-1:]
     if way == ["rw"] and found[0].read_only:
         raise ConfigError(f"{point}: was mounted read-only; unmount, then mount")
     if way:
@@ -47,22 +49,17 @@ def remount(settings: Settings, point: Path, words: Sequence[str]) -> None:
 
 def _options(point: Path) -> set[str]:
     """Return the options of what is mounted at *point*, as the kernel and mount(8) say them."""
-    return _words(_run(_found_at(point)))
+    command = ["findmnt", "--noheadings", "--first-only", "--output", "OPTIONS", "--mountpoint"]
+    return set(_run([*command, os.fspath(point)]).strip().split(","))
 
 
-def _options_in_fstab(point: Path) -> set[str]:
-    """Return the options of the line of fstab for *point*, which need not have one."""
-    found = _done([*_found_at(point), "--fstab"])
-    return set() if found.returncode else _words(found.stdout)
-
-
-def _found_at(point: Path) -> list[str]:
-    words = ["findmnt", "--noheadings", "--first-only", "--output", "OPTIONS", "--mountpoint"]
-    return [*words, os.fspath(point)]
-
-
-def _words(options: str) -> set[str]:
-    return set(options.strip().split(","))
+def _options_of(process: int) -> set[str]:
+    """Return the words after -o with which *process* has mounted."""
+    try:
+        line = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:  # it has just ended
+        return set()
+    return set(words(os.fsdecode(then) for name, then in pairwise(line) if name == b"-o"))
 
 
 def _change(point: Path, way: str) -> None:
@@ -72,16 +69,12 @@ def _change(point: Path, way: str) -> None:
 
 
 def _run(command: list[str]) -> str:
-    done = _done(command)
-    if done.returncode:
-        raise MountError(done.stderr.strip().splitlines()[0] if done.stderr else command[0])
-    return done.stdout
-
-
-def _done(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
+        done = subprocess.run(
             command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise MountError(f"{command[0]}: {exc}") from exc
+    if done.returncode:
+        raise MountError(done.stderr.strip().splitlines()[0] if done.stderr else command[0])
+    return done.stdout
