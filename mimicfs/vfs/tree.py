@@ -251,11 +251,12 @@ class Tree:
 
     def entry(self, node: Node) -> Entry:
         """Return what the mirror has of an object. Raises PosixError ENOENT; ESTALE where the name
-        stands for another node by now: then the kernel looks it up again."""
+        stands for another node by now, or is just going: then the kernel looks it up again."""
         self._handles.departures.check(node)
         entry = self._mimicdb.entry(node.bucket, parent_of(node).key + node.component)
         if entry is None or entry.kind != OBJECT:
-            raise PosixError(errno.ENOENT, f"s3://{node.bucket}/{node.key}")
+            wrong = errno.ESTALE if node.leaving else errno.ENOENT
+            raise PosixError(wrong, f"s3://{node.bucket}/{node.key}")
         return entry
 
     def _own(self, directory: Node) -> tuple[Entry | None, bool]:

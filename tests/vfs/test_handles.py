@@ -209,6 +209,23 @@ def test_a_file_is_opened_for_appending_though_what_replaced_it_is_unlinked_mean
         fs.lookup(CALLER, ROOT_INO, b"x")
 
 
+def test_whoever_asks_about_a_name_that_is_just_going_looks_it_up_again(fs, monkeypatch):
+    attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY | os.O_TRUNC)
+    fs.flush(CALLER, opened.handle)
+    fs.release(opened.handle)
+    unlink, answers = fs.inodes.unlink, []
+
+    def asked(node):
+        with pytest.raises(PosixError) as caught:
+            fs.getattr(CALLER, attr.ino, None)
+        answers.append(caught.value.errno)
+        unlink(node)
+
+    monkeypatch.setattr(fs.inodes, "unlink", asked)
+    fs.unlink(CALLER, ROOT_INO, b"x")
+    assert answers == [errno.ESTALE]  # ENOENT would be the answer to an open with O_CREAT
+
+
 def test_what_is_open_goes_on_where_the_store_has_lost_all_that_it_knew(fs, mimicdb, bucket):
     _, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_RDWR)
     fs.write(CALLER, opened.handle, 0, memoryview(b"kept"), append=False)
