@@ -115,6 +115,7 @@ class StoredAttributes:
         text = _xattr_name(name)
 
         def change(meta: Meta) -> dict[str, str]:
+            self._check_regular(node, meta)
             found = metadata.xattrs(meta)
             if flags & os.XATTR_CREATE and text in found:
                 raise PosixError(errno.EEXIST, text)
@@ -129,6 +130,7 @@ class StoredAttributes:
         text = _xattr_name(name)
 
         def change(meta: Meta) -> dict[str, str]:
+            self._check_regular(node, meta)
             found = metadata.xattrs(meta)
             if text not in found:
                 raise PosixError(errno.ENODATA, text)
@@ -136,6 +138,14 @@ class StoredAttributes:
             return metadata.with_xattrs(meta, found)
 
         self._change(node, change)
+
+    def _check_regular(self, node: Node, meta: Meta) -> None:
+        """Raise PosixError ESTALE if *meta* says that *node*, which is shown as a regular file, is
+        none: a program means, say, what the link points to."""
+        if node.is_directory or node.special:
+            return
+        if metadata.read(meta).kind in self._kinds:
+            raise PosixError(errno.ESTALE, f"s3://{node.bucket}/{node.key}: is no regular file")
 
     def of_marker(self, bucket: str, key: str) -> Content:
         """Return what is stored with the marker object of a directory, if it has one."""
