@@ -193,6 +193,7 @@ class Listings:
         """Return the rows of the next *want* names behind key *after*, of *generation* of the
         mirror or a later one."""
         directory = node.key
+        after = _moved(directory, after)
         entries = self._mimicdb.children(node.bucket, directory, after, want)
         ended = len(entries) < want
         upto = entries[-1].key if entries else after
@@ -241,6 +242,13 @@ class Listings:
     def _unsaved(directory: str, after: str, upto: str | None, slots: Iterable[str]) -> list[Entry]:
         keys = sorted(directory + slot for slot in slots if slot)
         return [Entry(key) for key in keys if key > after and (upto is None or key <= upto)]
+
+
+def _moved(directory: str, after: str) -> str:
+    """Return *after*, the key of a name in *directory*, which may have had another key then."""
+    if not after or (after.startswith(directory) and "/" not in after[len(directory) : -1]):
+        return after
+    return directory + after[after.rfind("/", 0, len(after) - 1) + 1 :]
 
 
 def _merged(entries: list[Entry], news: list[Entry]) -> list[Entry]:

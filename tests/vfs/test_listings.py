@@ -189,3 +189,21 @@ def test_several_who_walk_at_once_end_nobody() -> None:
     finally:
         sys.setswitchinterval(interval_s)
     assert walking.coming() <= 10_002
+
+
+@pytest.mark.parametrize("new", ["a", "e", "dd"])
+def test_a_directory_that_is_renamed_while_it_is_read_shows_each_name_once(
+    mimicdb: Mirror, new: str
+) -> None:
+    inodes, slots = Inodes("bucket"), ["1", "2", "3/", "4", "5"]
+    node = inodes.child(inodes.root, "d/", NodeKind.DIRECTORY, hold=True)
+    for key in ("d/", *(f"d/{slot}" for slot in slots)):
+        mimicdb.record("bucket", Entry(key, 0))
+    listing = Listings(mimicdb).at(node, 0, list)
+    found = [slot for slot, _ in shown(mimicdb, listing, 0)[:3]]
+    for key in ("", *slots):
+        mimicdb.record("bucket", Entry(f"{new}/{key}", 0))
+        mimicdb.forget("bucket", f"d/{key}")
+    inodes.move(node, inodes.root, new)
+    found += [slot for slot, _ in shown(mimicdb, listing, 3)]
+    assert found == slots
