@@ -97,6 +97,10 @@ class Entry(NamedTuple):
     )
 
 
+# The object of a name, and the subdirectory of that name.
+Found = tuple[Entry | None, Entry | None]
+
+
 def is_file(entry: Entry) -> bool:
     """Whether *entry* is shown as a file: an object, but for a directory's empty marker."""
     return entry.kind == OBJECT and (entry.size > 0 or not entry.key.endswith("/"))

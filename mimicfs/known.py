@@ -80,9 +80,10 @@ class Knowledge:
 
         Both are None only if both are certainly absent. Raises Unlisted where that is not known.
         """
-        found = self.backend.lookup(bucket, directory, name)
-        certain = found != (None, None) and bucket not in self._doubted
-        if not certain and not self.backend.covered(bucket, directory):
+        found, certain = self.backend.lookup_certain(bucket, directory, name)
+        if self._doubted and bucket in self._doubted:
+            certain = self.backend.covered(bucket, directory)
+        if not certain:
             raise Unlisted(bucket, directory)
         return found
 

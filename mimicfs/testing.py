@@ -133,6 +133,20 @@ class BackendPromises:
             assert backend.lookup("b", "e/", "") == (None, Entry("e//", kind=LISTED))
             assert backend.lookup("b", "", "missing") == (None, None)
 
+    def test_an_absence_is_certain_as_long_as_a_scope_covers_it(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "d/a")
+            assert backend.lookup_certain("b", "d/", "a") == ((Entry("d/a", 1), None), True)
+            assert backend.lookup_certain("b", "d/", "x") == ((None, None), False)
+            backend.mark("b", Scope("", True, 1))
+            assert backend.lookup_certain("b", "d/", "x") == ((None, None), True)
+            assert backend.lookup_certain("b", "d/", "x") == ((None, None), True)
+            backend.unmark("b", "")
+            assert backend.lookup_certain("b", "d/", "x") == ((None, None), False)
+            backend.mark("b", Scope("d/", False, 2))
+            assert backend.lookup_certain("b", "d/", "x") == ((None, None), True)
+            assert backend.lookup_certain("b", "", "x") == ((None, None), False)
+
     def test_scan_is_flat_and_in_pages(self) -> None:
         with self.opened() as backend:
             names = sorted(["a", "a-", "a/", "a/b", "a//", "a//c", "b/c/d", "b/c/e", "b/f", "z"])

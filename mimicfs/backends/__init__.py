@@ -44,6 +44,7 @@ from mimicfs.entry import (
     DirectoryCopy,
     DirectorySeen,
     Entry,
+    Found,
     Scope,
     StoreSaid,
     Total,
@@ -230,17 +231,13 @@ class Backend(ABC):
     def scan(
         self, bucket: str, prefix: str = "", after: str = "", limit: int = PAGE
     ) -> list[Entry]:
-        """Return up to *limit* entries of any kind whose key begins with *prefix*, in order.
-
-        Only keys greater than *after*. A page shorter than *limit* is the last.
-        """
+        """Return up to *limit* entries of any kind whose key begins with *prefix* and is greater
+        than *after*, in order. A page shorter than *limit* is the last."""
 
     def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
         """Return the key of the *count*-th entry that begins with *prefix* behind *after*, or of
-        the last one if there are fewer, and how many were passed; ("", 0): there is none.
-
-        By these keys a listing is cut into ranges. A store that finds them without reading should.
-        """
+        the last one if there are fewer, and how many were passed; ("", 0): there is none. By these
+        keys a listing is cut into ranges. A store that finds them without reading should."""
         passed = 0
         while passed < count:
             page = self.scan(bucket, prefix, after, min(PAGE, count - passed))
@@ -254,7 +251,7 @@ class Backend(ABC):
         """Whether any entry's key begins with *directory*, its own marker included."""
         return bool(self.scan(bucket, directory, "", 1))
 
-    def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
+    def lookup(self, bucket: str, directory: str, name: str) -> Found:
         """Return the entry *directory* + *name*, and that of the subdirectory of this name.
 
         Only an object is returned as the first. The second is as `children` would show it.
@@ -267,9 +264,13 @@ class Backend(ABC):
             below = Entry(key + "/", kind=LISTED)
         return entry, below
 
-    def lookups(
-        self, bucket: str, wanted: Sequence[tuple[str, str]]
-    ) -> list[tuple[Entry | None, Entry | None]]:
+    def lookup_certain(self, bucket: str, directory: str, name: str) -> tuple[Found, bool]:
+        """Return the result of `lookup`, and whether it is certain: something was found, or the
+        children of *directory* are `covered`."""
+        found = self.lookup(bucket, directory, name)
+        return found, found != (None, None) or self.covered(bucket, directory)
+
+    def lookups(self, bucket: str, wanted: Sequence[tuple[str, str]]) -> list[Found]:
         """Return the result of `lookup` for each directory and name. A store that can answer many
         at once should."""
         return [self.lookup(bucket, directory, name) for directory, name in wanted]

@@ -29,13 +29,15 @@ from mimicfs.backends.sqlite.rows import (
     BETWEEN,
     FROM,
     GET,
-    KEY,
     LOOKUP,
+    LOOKUP_DEEP,
     PENDING,
     TOTAL,
     entries_of,
     entry_of,
+    found_in,
     keep_pending,
+    looked_up,
     pending_of,
     scope_of,
     successor,
@@ -43,7 +45,7 @@ from mimicfs.backends.sqlite.rows import (
 from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, SCOPES, covering, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
 from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store
-from mimicfs.entry import LINES, LISTED, PAGE, BucketEntry, Change, Entry, Scope, Total
+from mimicfs.entry import LINES, PAGE, BucketEntry, Change, Entry, Found, Scope, Total
 
 _LOG_MAX = 200_000  # lines of the log of a bucket that are kept, at least
 _TRIM_EVERY = 1000  # changes between two looks at the length of the log
@@ -173,20 +175,18 @@ class SQLite(Backend):
         return entry_of(rows[0]) if rows else None
 
     @_ours
-    def lookup(self, bucket: str, directory: str, name: str) -> tuple[Entry | None, Entry | None]:
-        key = directory + name
-        below = key + "/"
-        number = self._id(bucket)
-        rows = self._db.rows(LOOKUP, number, key if name else None, number, below, key + "0")
-        entry = subdirectory = None
-        for row in rows:
-            if row[KEY] == key:
-                entry = entry_of(row)
-            elif row[KEY] == below:
-                subdirectory = entry_of(row)
-            else:
-                subdirectory = Entry(below, kind=LISTED)
-        return entry, subdirectory
+    def lookup(self, bucket: str, directory: str, name: str) -> Found:
+        rows = self._db.rows(LOOKUP, *looked_up(self._id(bucket), directory, name))
+        return found_in(rows, directory + name)[0]
+
+    @_ours
+    def lookup_certain(self, bucket: str, directory: str, name: str) -> tuple[Found, bool]:
+        number, deep = self._id(bucket), self._remembered.latest_deep(bucket, directory)
+        values = looked_up(number, directory, name)
+        rows = self._db.rows(LOOKUP_DEEP, *values, number, deep)
+        found, is_within = found_in(rows, directory + name)
+        certain = is_within or found != (None, None) or self.covered(bucket, directory)
+        return found, certain
 
     @_ours
     def children(
@@ -438,9 +438,7 @@ class SQLite(Backend):
 
     @_ours
     def note(self, bucket: str, name: str) -> str | None:
-        sql = "SELECT text FROM note WHERE bucket=? AND name=?"
-        text: str | None = self._db.value(sql, self._id(bucket), name)
-        return text
+        return self._remembered.note(self._id(bucket), name)
 
     @_ours
     def set_note(self, bucket: str, name: str, text: str | None) -> None:

@@ -1,5 +1,5 @@
 """The memory of each reading thread for one state of the file: listings that it read ahead, the
-latest pages of scans, and the last deep scope.
+latest pages of scans, the last deep scope, and few notes.
 
 Each commit, even of this process, makes another state (PRAGMA data_version).
 
@@ -16,6 +16,9 @@ from mimicfs.backends.sqlite.database import Database
 from mimicfs.entry import Entry
 
 _PAGES_MAX = 16  # pages of scans
+_NOTES_MAX = 256
+_NOTES = f"SELECT name, text FROM note WHERE bucket=? LIMIT {_NOTES_MAX + 1}"
+_NOTE = "SELECT text FROM note WHERE bucket=? AND name=?"
 
 PageArguments = tuple[str, str, str, int]  # bucket, prefix, after, limit
 
@@ -25,6 +28,8 @@ class _PagesOfThread(threading.local):
         self.ahead = Ahead()
         self.pages: tuple[int, dict[PageArguments, list[Entry]]] = (-1, {})
         self.deep: tuple[str, int, str] = ("", -1, "")
+        # of a bucket, in a state; None: there are many
+        self.notes: tuple[tuple[int, int], dict[str, str] | None] = ((0, -1), None)
 
 
 class Remembered:
@@ -57,10 +62,31 @@ class Remembered:
         local.pages = (now, pages)
         return list(pages[asked]) if asked in pages else read(*asked)
 
+    def note(self, bucket: int, name: str) -> str | None:
+        """Return the note *name*, or None. Within one state, few notes are read all at once: a walk
+        asks for that of each directory."""
+        if self._db.local.keeps and not self._db.in_memory:
+            now = (bucket, self._db.version())
+            state, notes = self._local.notes
+            if state != now:
+                rows = self._db.rows(_NOTES, bucket)
+                notes = dict(rows) if len(rows) <= _NOTES_MAX else None
+                self._local.notes = (now, notes)
+            if notes is not None:
+                return notes.get(name)
+        text: str | None = self._db.value(_NOTE, bucket, name)
+        return text
+
     def is_within_deep(self, bucket: str, directory: str) -> bool:
         """Whether the last deep scope that was found covers *directory*."""
         of, version, prefix = self._local.deep
         return (of, version) == (bucket, self._db.version()) and directory.startswith(prefix)
+
+    def latest_deep(self, bucket: str, directory: str) -> str | None:
+        """Return the prefix of the last deep scope that was found, if that covered *directory*: it
+        may be gone."""
+        of, _, prefix = self._local.deep
+        return prefix if of == bucket and directory.startswith(prefix) else None
 
     def found_deep(self, bucket: str, version: int, prefix: str) -> None:
         """Remember that in state *version*, *prefix* has a deep scope."""

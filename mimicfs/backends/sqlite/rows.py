@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mimicfs.entry import OBJECT, Entry, Scope
+from mimicfs.entry import LISTED, OBJECT, Entry, Found, Scope
 
 COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"  # in the order of an Entry
 KEY, SIZE, META, KIND = (Entry._fields.index(name) for name in ("key", "size", "meta", "kind"))
@@ -25,6 +25,11 @@ LOOKUP = (
     f" (SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key LIMIT 1)"
 )
 PUT = "INSERT OR REPLACE INTO entry VALUES(?,?,?,?,?,?,?,?,?)"
+_DEEP = -1  # the kind of a row that says that a prefix has a deep scope
+LOOKUP_DEEP = (
+    f"{LOOKUP} UNION ALL SELECT prefix, 0, 0, '', '', NULL, {_DEEP}, NULL FROM scope"
+    " WHERE bucket=? AND prefix=? AND deep=1"
+)
 # Each step of a statement gives up the interpreter's lock: one row at a time costs a third more,
 # and far more if other threads want the lock.
 ROWS = 100
@@ -79,6 +84,28 @@ def row_of(bucket: int, entry: Entry) -> tuple[Any, ...]:
     if entry.meta is None:
         return (bucket, *entry)
     return (bucket, *entry[:META], json.dumps(entry.meta), *entry[META + 1 :])
+
+
+def looked_up(bucket: int, directory: str, name: str) -> tuple[int, str | None, int, str, str]:
+    """Return the values for LOOKUP, which are the first ones for LOOKUP_DEEP."""
+    key = directory + name
+    return bucket, key if name else None, bucket, f"{key}/", f"{key}0"
+
+
+def found_in(rows: list[tuple[Any, ...]], key: str) -> tuple[Found, bool]:
+    """Return the meaning of *rows* that LOOKUP or LOOKUP_DEEP gave for *key*: the object and the
+    subdirectory of that name, and whether the scope is there."""
+    entry = subdirectory = None
+    is_deep = False
+    for row in rows:
+        if row[KEY] == key and row[KIND] != _DEEP:
+            entry = entry_of(row)
+        elif row[KIND] == _DEEP:
+            is_deep = True
+        else:
+            below = f"{key}/"
+            subdirectory = entry_of(row) if row[KEY] == below else Entry(below, kind=LISTED)
+    return (entry, subdirectory), is_deep
 
 
 def scope_of(row: tuple[Any, ...]) -> Scope:
