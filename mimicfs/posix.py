@@ -284,8 +284,10 @@ class FileSystem(Protocol):
         """
         ...
 
-    def idle(self) -> None:
-        """Prepare what may be asked next: everything that was asked is answered. (quick)"""
+    def idle(self) -> list[DirEntry] | None:
+        """Prepare what may be asked next: everything that was asked is answered. A list that is
+        returned is the one, the same object, that `readdir` will return if nothing changes until it
+        is asked; the caller may prepare, too. Called twice before a wait. (quick)"""
         ...
 
     def mknod(self, caller: Caller, parent: int, name: bytes, mode: int, rdev: int) -> Attr: ...

@@ -281,6 +281,12 @@ class Operations:
             data = dots + pack(entries)
         return data
 
+    def idle(self) -> None:
+        """Have *fs* prepare what may be asked next, and pack what it is going to answer."""
+        coming = self._fs.idle()
+        if coming is not None:
+            self._packer.prepare(coming)
+
     def opendir(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         keep = self._fs.opendir(caller, nodeid)
         return OPEN_OUT.pack(0, Fopen.CACHE_DIR | Fopen.KEEP_CACHE * keep, 0)

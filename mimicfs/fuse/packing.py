@@ -36,12 +36,13 @@ YEAR_S = 365 * 86400.0  # as good as for ever
 BLOCK_SIZE = 1 << 16
 _BLOCK = 4096  # of statfs
 _PADDING = tuple(b"\0" * (-length % 8) for length in range(8))
-_DOTS = (b".", b"..")
 _NO_ENTRY = bytes(ENTRY_OUT.size)
 _ENTRY_ANSWERS = frozenset(
     (Opcode.LOOKUP, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.CREATE)
 )
 _DIRECTORY_TYPE = stat.S_IFDIR >> 12
+_SELF = b"." + _PADDING[1]
+_ABOVE = DIRENT.pack(UNKNOWN_INO, 2, 2, _DIRECTORY_TYPE) + b".." + _PADDING[2]  # the second one
 
 
 class Packer:
@@ -50,6 +51,8 @@ class Packer:
     def __init__(self, entry_ttl_s: float, attr_ttl_s: float, negative_ttl_s: float) -> None:
         self._given = (entry_ttl_s, attr_ttl_s, negative_ttl_s)
         self.caches_absence = negative_ttl_s > 0
+        # A listing that was packed before it was asked for: its entries, the times-to-live, and it.
+        self._prepared: tuple[list[DirEntry], tuple[int, ...], bytes] | None = None
         self.limit(YEAR_S)
 
     def limit(self, most_s: float) -> None:
@@ -83,8 +86,22 @@ class Packer:
             parts.append(_PADDING[length & 7])
         return b"".join(parts)
 
+    def prepare(self, entries: list[DirEntry]) -> None:
+        """Pack *entries*, for which `full_listing` will probably be asked."""
+        self._prepared = entries, self._lifetimes(), self._full_listing(entries)
+
+    def _lifetimes(self) -> tuple[int, ...]:
+        return self._entry_s, self._entry_ns, self._attr_s, self._attr_ns
+
     def full_listing(self, entries: list[DirEntry]) -> bytes:
         """Return fuse_direntpluses: names with attributes. The kernel holds the inode of each."""
+        if self._prepared is not None:
+            of, lifetimes, packed = self._prepared
+            if of is entries and lifetimes == self._lifetimes():
+                return packed
+        return self._full_listing(entries)
+
+    def _full_listing(self, entries: list[DirEntry]) -> bytes:
         parts: list[bytes] = []
         add = parts.append
         pack = DIRENTPLUS.pack
@@ -122,14 +139,8 @@ class Packer:
         their attributes and lookup counts.
         """
         head = _NO_ENTRY if plus else b""
-        parts = []
-        for index in range(offset, 2):
-            name = _DOTS[index]
-            dirent = DIRENT.pack(
-                UNKNOWN_INO if index else ino, index + 1, len(name), _DIRECTORY_TYPE
-            )
-            parts.append(head + dirent + name + _PADDING[len(name)])
-        return b"".join(parts)
+        above = head + _ABOVE
+        return above if offset else head + DIRENT.pack(ino, 1, 1, _DIRECTORY_TYPE) + _SELF + above
 
 
 def overhead(plus: bool) -> int:

@@ -43,9 +43,11 @@ from mimicfs.signals import drain
 log = logging.getLogger(__name__)
 
 _PAGE = 4096
+_SMALL = 512  # bytes of an answer
 # How often we try to read before we sleep in poll: about 100 us, the time in which a process that
 # walks a tree comes back with the next request. To be woken costs both sides more than that.
 _SPINS = 100
+_IDLE = 2  # of these, how often the file system may prepare something: each time a little
 # The features that we ask for, as far as the kernel offers them. EXPLICIT_INVAL_DATA and not AUTO:
 # pages are dropped exactly when `data_changed` says so. With AUTO every moved mtime dropped them,
 # and each first `ls` of a directory asked for its attributes
@@ -98,7 +100,7 @@ class Session:
         # Directories of which the kernel may have a listing: added when a listing is read, removed
         # when the kernel forgets the inode. Each step is one atomic set operation.
         self.listed: set[int] = set()
-        # `receive` calls this when there is no request, before it waits.
+        # `receive` calls this when there is no request, twice before it waits.
         self.idle: Callable[[], None] = _nothing
         # The requests at which other threads are at work. As long as there are any, `receive`
         # sleeps at once: to look for requests would take the interpreter's lock from these threads
@@ -173,13 +175,14 @@ class Session:
     def receive(self) -> bytes | None:
         """Return the next request; None: there will be no more (unmounted), or `wake` was
         called."""
-        spins = _SPINS
+        spins, read = _SPINS, os.readv
+        fd, buffers = self._fd, self._buffers
         while True:
             # The device does not block: only so can a reader be woken (to close it wakes none).
             try:
-                size = os.readv(self._fd, self._buffers)
+                size = read(fd, buffers)
             except BlockingIOError:
-                if spins == _SPINS:
+                if spins > _SPINS - _IDLE:
                     self.idle()
                 spins -= 1
                 if spins < 0 or self.elsewhere:
@@ -201,7 +204,10 @@ class Session:
         """Answer request *unique*; return False if nobody waits for it any more."""
         header = OUT_HEADER.pack(16 + len(data), 0, unique)
         try:
-            os.writev(self._fd, (header, data))
+            if len(data) <= _SMALL and isinstance(data, bytes):
+                os.write(self._fd, header + data)  # to copy it costs less than a second piece
+            else:
+                os.writev(self._fd, (header, data))
         except OSError as exc:
             if exc.errno in _GONE or exc.errno in _GONE_PEER:
                 return False

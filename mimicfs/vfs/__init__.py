@@ -32,9 +32,11 @@ neighbours   files that will be read next
 smallfiles   small files of directories that are listed
 writeback    uploads after close
 securing     files that are closed before S3 has them: safe on the local disk
+coming       what a reader will ask next, prepared while nobody asks
 inodes       inode numbers: which node stands for which key, which of them the kernel holds
 rootattributes  mode, owner and times of buckets and the root, which no object stands for
 intents      the records of renames that have not ended
+nodes        a bucket, directory or object that somebody holds
 names        keys as file names, and back
 vacated      what a new file inherits from one that was just renamed away
 locking      locks of open files that are kept in the store

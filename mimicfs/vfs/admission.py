@@ -23,8 +23,8 @@ from mimicfs.errors import Departing, MimicError, PosixError
 from mimicfs.posix import Attr, Caller, Opened
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.opening import NOT_READ, WRITES
 from mimicfs.vfs.tree import Tree
 

@@ -11,7 +11,7 @@ from mimicfs.config.values import VFSOptions
 from mimicfs.entry import NS, OBJECT, Entry
 from mimicfs.files.file import File
 from mimicfs.posix import Attr
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 
 _SOON_NS = 2 * NS
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})

@@ -20,8 +20,9 @@ from mimicfs.files.upload import BegunPut
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3
-from mimicfs.vfs.inodes import Inodes, Node
+from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.opening import has_open
 from mimicfs.vfs.renewing import RenewedFiles
 from mimicfs.vfs.securing import Securer

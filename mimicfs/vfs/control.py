@@ -27,8 +27,8 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Progress, Report, Syncer, Wish, heads, refuse
 from mimicfs.sync.freshness import Fresh, freshness
 from mimicfs.vfs.allowance import Allowance
-from mimicfs.vfs.inodes import Node, NodeKind
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.nodes import Node, NodeKind
 
 log = logging.getLogger(__name__)
 

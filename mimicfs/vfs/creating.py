@@ -10,8 +10,9 @@ from mimicfs.config.values import VFSOptions
 from mimicfs.posix import Caller, Opened
 from mimicfs.s3.requests.client import Content
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind
+from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.making import check_in_bucket
+from mimicfs.vfs.nodes import Node, NodeKind
 from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.stored import StoredAttributes
 from mimicfs.vfs.tree import Tree

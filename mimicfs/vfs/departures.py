@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from mimicfs.errors import Departing
 from mimicfs.posix import Cancellation
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 
 
 class Departures:

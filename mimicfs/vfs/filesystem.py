@@ -51,13 +51,14 @@ from mimicfs.vfs.control import Control
 from mimicfs.vfs.creating import Creating
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind, VersionNode, check_present
+from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.intents import RENAMES, Intents
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.leaving import Leaving
 from mimicfs.vfs.locking import VFSLocks
 from mimicfs.vfs.making import Making
 from mimicfs.vfs.moves import Mover
+from mimicfs.vfs.nodes import Node, NodeKind, VersionNode, check_present
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.opening import WRITES
 from mimicfs.vfs.ownership import Ownership
@@ -76,7 +77,6 @@ from mimicfs.vfs.xattrs import ExtendedAttributes
 FALLOC_KEEP_SIZE = 0x01
 FALLOC_PUNCH_HOLE = 0x02 | FALLOC_KEEP_SIZE
 FALLOC_ZERO_RANGE = 0x10
-
 
 # The size that df shows of the file system: S3 has no limit, and df needs one.
 _CAPACITY = 1 << 50
@@ -241,8 +241,8 @@ class VFS:
             self._small_files.listed(directory)
         return found
 
-    def idle(self) -> None:
-        self._tree.idle()
+    def idle(self) -> list[DirEntry] | None:
+        return self._tree.idle()
 
     # Directories
 

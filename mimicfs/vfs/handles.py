@@ -21,7 +21,7 @@ from mimicfs.files.file import File
 from mimicfs.posix import Cancellation, Opened
 from mimicfs.vfs.closing import ClosingFiles
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.opening import NOT_READ, WRITES
 
 log = logging.getLogger(__name__)

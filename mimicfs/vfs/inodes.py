@@ -1,12 +1,19 @@
 """Inode numbers: which node stands for which bucket, directory or object, and which of them
 the kernel holds.
 
-Nodes form a tree that mirrors the keys: a directory is renamed by moving one node. A node exists
-while the kernel holds it (each lookup counts one, until forgotten), while it is open, or while a
-node below it exists.
+A node exists while the kernel holds it (each lookup counts one, until forgotten), while it is
+open, or while a node below it exists.
 
     INVARIANT: a node is in its parent's `children` under its slot unless it was unlinked;
     it is in the table under its number until it is dropped.
+
+Most names are listed once and never looked at. Such an object is a *light* name, which has no node:
+its directory has its number in the place of a node, and the table has the directory. It gets a node
+when somebody asks for one. Of a light name that the kernel has forgotten, the directory notes that
+it has `faded`; it is taken out together with others, because to look for its slot takes a look at
+all.
+
+    INVARIANT: the kernel holds a light name exactly once, or it has faded; nobody has it open.
 
 Numbers are hashes of the path, so that they are the same after a remount: backup programs
 and git recognise files by them. Where two collide, the later one takes a free number. A renamed
@@ -19,216 +26,40 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 from hashlib import blake2b
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import PosixError
 from mimicfs.posix import ROOT_INO
-
-if TYPE_CHECKING:
-    from mimicfs.entry import Entry
-    from mimicfs.files.file import File
-    from mimicfs.files.turn import Turn
-    from mimicfs.s3.requests.versions import Version
-
-
-class NodeKind(IntEnum):
-    ACCOUNT = 0  # the root over all buckets
-    DIRECTORY = 1  # a bucket, or a prefix in one
-    VERSIONS = 2  # the directory `.versions` in a directory
-    HISTORY = 3  # a directory in that: the versions of one key
-    OBJECT = 4
-    CONTROL = 5  # the file `.sync` of a directory
-    VERSION = 6  # a file in a HISTORY
-
+from mimicfs.vfs.nodes import Node, NodeKind, PartOfBucket, VersionNode, slot_of
 
 # Python looks up names of this module faster than attributes, and each entry of a listing uses
 # these.
 _ACCOUNT, _OBJECT = NodeKind.ACCOUNT, NodeKind.OBJECT
-_PAST = frozenset({NodeKind.VERSIONS, NodeKind.HISTORY, NodeKind.VERSION})
 _from_bytes = int.from_bytes
 
+_SHIFT = 4  # bits of a hash that are left out: an int of 60 bits takes 16 bytes less memory
+_LAST_INO = (1 << 64 - _SHIFT) - 1
 _MOVED_MAX = 65_536  # renamed names whose numbers are remembered
 _TABLE_MIN = 4096  # nodes; a table of fewer is not worth it
 _SPARSE = 4  # a table that once had so many times as many nodes is made anew
-CONTROL_SLOT = "//"  # the slot of no key: a component has no "/", and its slot at most one
-VERSIONS_SLOT = "///"  # likewise
-
-
-class _Rest:
-    """The attributes that most nodes do not need: directories do, and nodes that were opened,
-    changed or removed."""
-
-    __slots__ = (
-        "also",
-        "asked",
-        "away",
-        "children",
-        "content",
-        "former",
-        "gone",
-        "leaving",
-        "mtime_ns",
-        "opens",
-        "pages_etag",
-        "special",
-        "turn",
-        "unlisted",
-    )
-
-    def __init__(self) -> None:
-        self.children: dict[str, Node] | None = None  # by slot; None while there are none
-        self.opens = 0  # handles
-        self.leaving = False  # object: it is being unlinked or replaced; an open waits
-        # object: the place where it was, if this mount has unlinked or replaced it
-        self.former: tuple[Node, str] | None = None
-        # object: other nodes that the kernel has opened for its file (opening.py)
-        self.also: tuple[Node, ...] = ()
-        self.gone: Entry | None = None  # directory: what was stored with it before it was removed
-        # object: the turn of threads that change it in S3; made when needed
-        self.turn: Turn | None = None
-        self.mtime_ns = 0  # directory: its latest change through this mount
-        self.pages_etag = ""  # the version of which the kernel may hold pages
-        self.special = False  # object: it was shown as something other than a regular file
-        self.content = False  # directory: its marker object has content
-        # directory: the kernel may hold a listing, or a name's absence; who asked last (kernel.py)
-        self.asked = 0
-        self.away = False  # the kernel may hold its name as absent, or a listing without it
-        self.unlisted = False  # directory: the kernel may hold a listing from before it was found
-
-
-_NOTHING = _Rest()  # shared by all nodes without one. Nobody writes to it.
-_resting = threading.Lock()  # if two threads find a node without one, one of them makes it; a leaf
-
-
-def _rare(name: str) -> Any:
-    """Return the attribute *name* of a `_Rest` as an attribute of its node. Without a `_Rest`, a
-    name that the kernel knows takes half as much memory."""
-
-    def put(node: Node, value: object) -> None:
-        if node.rest is _NOTHING:
-            if value == getattr(_NOTHING, name):
-                return
-            with _resting:
-                if node.rest is _NOTHING:
-                    node.rest = _Rest()
-        setattr(node.rest, name, value)
-
-    return property(attrgetter(f"rest.{name}"), put)
-
-
-_SLOTS = ("bucket", "component", "file", "holds", "ino", "kind", "parent", "rest")
-
-
-class Node:
-    """One file or directory that somebody holds."""
-
-    __slots__ = _SLOTS  # named, because mypy would take a literal for all that there is
-    prefix = ""  # bucket: the prefix of its keys, where only a part is shown (_PartOfBucket)
-
-    children: dict[str, Node] | None = _rare("children")
-    opens: int = _rare("opens")
-    leaving: bool = _rare("leaving")
-    former: tuple[Node, str] | None = _rare("former")
-    also: tuple[Node, ...] = _rare("also")
-    gone: Entry | None = _rare("gone")
-    turn: Turn | None = _rare("turn")
-    mtime_ns: int = _rare("mtime_ns")
-    pages_etag: str = _rare("pages_etag")
-    special: bool = _rare("special")
-    content: bool = _rare("content")
-    asked: int = _rare("asked")
-    away: bool = _rare("away")
-    unlisted: bool = _rare("unlisted")
-
-    def __init__(
-        self, ino: int, kind: NodeKind, parent: Node | None, component: str, bucket: str
-    ) -> None:
-        self.ino = ino
-        self.kind = kind
-        self.parent = parent  # None: the root, or unlinked
-        # the last part of the key; the root of a prefix mount has the prefix
-        self.component = component
-        self.bucket = bucket  # "" for the account
-        self.holds = 0  # how often the kernel holds it
-        self.file: File | None = None  # the file that its handles share: the newest one
-        self.rest = _NOTHING
-
-    @property
-    def is_directory(self) -> bool:
-        return self.kind <= NodeKind.HISTORY
-
-    @property
-    def is_nameless(self) -> bool:
-        """Whether it was removed, or replaced by another one, and has no key of its own any
-        more."""
-        return self.parent is None and self.ino != ROOT_INO
-
-    @property
-    def is_past(self) -> bool:
-        """Whether it is `.versions`, or is in it: nothing can be changed there."""
-        return self.kind in _PAST
-
-    @property
-    def slot(self) -> str:
-        """The name under which the parent has it: directories end in "/"."""
-        if self.kind == NodeKind.CONTROL:
-            return CONTROL_SLOT
-        return slot_of(self.component, self.is_directory)
-
-    @property
-    def key(self) -> str:
-        """The S3 key: "" or ending in "/" for directories."""
-        parts: list[str] = []
-        node: Node = self
-        while node.parent is not None and node.parent.kind != NodeKind.ACCOUNT:
-            parts.append(node.component)
-            node = node.parent
-        prefix = node.component if node.ino == ROOT_INO else node.prefix
-        path = prefix + "/".join(reversed(parts))
-        return path + "/" if parts and self.is_directory else path
-
-
-class _PartOfBucket(Node):
-    """A bucket of which only a part is shown."""
-
-    __slots__ = ("prefix",)
-
-    def __init__(self, node: Node, prefix: str) -> None:
-        super().__init__(node.ino, node.kind, node.parent, node.component, node.bucket)
-        self.prefix = prefix
-
-
-class VersionNode(Node):
-    """A version of a key: it never changes."""
-
-    __slots__ = ("version",)
-    version: Version  # the maker of the node sets it
-
-
-def check_present(node: Node) -> None:
-    """Raise PosixError EROFS if *node* shows the past."""
-    if node.is_past:
-        raise PosixError(errno.EROFS, "the past cannot be changed")
 
 
 def _path_hash(parent: Node) -> Callable[[], blake2b]:
-    """Return a hash that has read *parent* and awaits a slot. 63 of its 64 bits become the inode
-    number, because programs keep those in an off_t."""
+    """Return a hash that has read *parent* and awaits a slot. 60 of its 64 bits become the inode
+    number."""
     return blake2b(b"%x/" % parent.ino, digest_size=8).copy
 
 
 def _number(above: blake2b, slot: str) -> int:
     above.update(slot.encode())
-    return _from_bytes(above.digest()) >> 1
+    return _from_bytes(above.digest()) >> _SHIFT
 
 
-def slot_of(component: str, directory: bool) -> str:
-    return component + "/" if directory else component
+def number_of(node: Node | int) -> int:
+    """Return the inode number of *node*, which may be a light name."""
+    return node.ino if isinstance(node, Node) else node
 
 
 class Inodes:
@@ -242,13 +73,16 @@ class Inodes:
         kind = NodeKind.DIRECTORY if bucket else NodeKind.ACCOUNT
         self.root = Node(ROOT_INO, kind, None, prefix, bucket)
         self.root.holds = 1  # the kernel never forgets the root
-        # protects the tree fields and counts of all nodes, and the three below
+        # protects the tree fields and counts of all nodes, and all below
         self._lock = threading.Lock()
         # The numbers of renamed nodes: by the number of the directory and the slot; and all of
         # them.
         self._moved: dict[int, dict[str, int]] = {}
         self._taken: set[int] = set()
+        # By number: the node, or the directory of a light name.
         self._nodes: dict[int, Node] = {ROOT_INO: self.root}
+        # A directory, and the slots of its light names, or of some: for who asks by number.
+        self._slots: tuple[Node, dict[int, str]] = (self.root, {})
         self._most = _TABLE_MIN  # nodes that the table has had, or more
         self._sparse = False  # it was made anew, of which nobody was told
         # Called by a thread that forgets names, after most of a large table were forgotten.
@@ -260,6 +94,9 @@ class Inodes:
     def get(self, ino: int) -> Node:
         """Return the node numbered *ino*. Raises PosixError ESTALE."""
         node = self._nodes.get(ino)
+        if node is not None and node.ino != ino:
+            with self._lock:
+                node = self._numbered(ino)
         if node is None:
             raise PosixError(errno.ESTALE, f"inode {ino}")
         return node
@@ -267,20 +104,21 @@ class Inodes:
     def find(self, parent: Node, slot: str) -> Node | None:
         """Return the child of *parent* in *slot* if anybody holds it."""
         children = parent.children
-        return children.get(slot) if children else None
+        found = children.get(slot) if children else None
+        if found is None or isinstance(found, Node):
+            return found
+        with self._lock:
+            return self._standing(parent, slot)
 
     def child(self, parent: Node, slot: str, kind: NodeKind, hold: bool) -> Node:
         """Return the child of *parent* in *slot*, held once more; it is made if nobody had it."""
         with self._lock:
-            children = parent.children
-            if children is None:
-                children = parent.children = {}
-            node = children.get(slot)
+            node = self._standing(parent, slot)
             if node is None:
                 node = self._make(parent, slot, kind)
                 # Whoever is told of it may find it from the next line on (kernel.py).
                 node.unlisted = kind is NodeKind.DIRECTORY
-                children[slot] = node
+                self._children(parent)[slot] = node
             if hold:
                 node.holds += 1
             return node
@@ -296,35 +134,52 @@ class Inodes:
             self.forget(node.ino, 1)
             raise
 
-    def listed(self, parent: Node, slots: list[str], hold: bool) -> list[Node]:
-        """Return the children of *parent* in *slots*, as `child` does for one. A page of names
-        under one lock costs half."""
+    def listed(self, parent: Node, slots: list[str], hold: bool) -> list[Node | int]:
+        """Return the children of *parent* in *slots*, as `child` does for one. If they are to be
+        held, objects that nobody had become light names: their numbers are returned."""
         with self._lock:
-            children = parent.children
-            if children is None:
-                children = parent.children = {}
-            found: list[Node] = []
-            add, known, nodes, bucket = found.append, children.get, self._nodes, parent.bucket
-            hash_of, taken = _path_hash(parent), self._taken
-            moved = self._moved.get(parent.ino, ())
+            if not hold:
+                return [self._standing(parent, it) or self._listed(parent, it) for it in slots]
+            found: list[Node | int] = []
+            children, moved = self._children(parent), self._moved.get(parent.ino, ())
+            add, known, nodes, taken = found.append, children.get, self._nodes, self._taken
+            hash_of, faded = _path_hash(parent), parent.faded
+            of, by_number = self._slots
             for slot in slots:
                 node = known(slot)
-                if node is None:
-                    if slot[-1:] == "/" or slot in moved:
-                        kind = NodeKind.DIRECTORY if slot[-1:] == "/" else _OBJECT
-                        node = self._make(parent, slot, kind)
-                    else:  # does what _make does, without a call for each
-                        digest = hash_of()
-                        digest.update(slot.encode())
-                        ino = _from_bytes(digest.digest()) >> 1
-                        if ino in nodes or ino in taken or ino <= ROOT_INO:
-                            ino = self._free(ino)
-                        node = nodes[ino] = Node(ino, _OBJECT, parent, slot, bucket)
+                if node is None and slot[-1:] != "/" and slot not in moved:
+                    digest = hash_of()  # does what _make does, without a call for each
+                    digest.update(slot.encode())
+                    node = _from_bytes(digest.digest()) >> _SHIFT
+                    if node in nodes or node in taken or node <= ROOT_INO:
+                        node = self._unused(node)
+                    nodes[node] = parent
                     children[slot] = node
-                if hold:
+                    if of is parent:
+                        by_number[node] = slot
+                elif faded and node in faded:
+                    faded.discard(node)  # the kernel holds it again
+                else:
+                    node = self._standing(parent, slot) or self._listed(parent, slot)
                     node.holds += 1
                 add(node)
             return found
+
+    def hold_all(self, parent: Node, slots: Sequence[str], numbers: Sequence[int]) -> bool:
+        """Do as `listed`, if that returns *numbers*, and return True. False: nothing has
+        happened."""
+        with self._lock:
+            nodes = self._nodes
+            if parent.children or parent.ino in self._moved or min(numbers) <= ROOT_INO:
+                return False
+            new = dict.fromkeys(numbers, parent)
+            if len(new) != len(numbers) or not nodes.keys().isdisjoint(new):
+                return False
+            if self._taken and not self._taken.isdisjoint(new):
+                return False
+            parent.children = dict(zip(slots, numbers, strict=True))
+            nodes.update(new)
+            return True
 
     def numbers(self, parent: Node, slots: list[str]) -> list[int]:
         """Return the numbers of the children of *parent* in *slots*, as a listing shows them,
@@ -333,7 +188,8 @@ class Inodes:
         with self._lock:
             held, moved = parent.children or {}, self._moved.get(parent.ino, {})
             known = {slot: moved[slot] for slot in slots if slot in moved} if moved else {}
-            known |= {slot: held[slot].ino for slot in slots if slot in held}
+            if held:
+                known |= {slot: number_of(held[slot]) for slot in slots if slot in held}
         hash_of = _path_hash(parent)
         return [known.get(slot) or _number(hash_of(), slot) for slot in slots]
 
@@ -341,10 +197,13 @@ class Inodes:
         """Note that the kernel gave up *count* of its holds."""
         with self._lock:
             node = self._nodes.get(ino)
-            if node is None or node is self.root:
+            if node is None or ino == ROOT_INO:
                 return
-            node.holds = max(0, node.holds - count)
-            self._drop_unused(node)
+            if node.ino != ino:
+                self._fade(node, ino)
+            else:
+                node.holds = max(0, node.holds - count)
+                self._drop_unused(node)
             sparse, self._sparse = self._sparse, False
         if sparse:
             self.when_sparse()
@@ -362,20 +221,17 @@ class Inodes:
         """Move *node*, which was renamed. The node that stood in its new place is unlinked."""
         with self._lock:
             slot = slot_of(component, node.is_directory)
-            children = parent.children
-            if children is None:
-                children = parent.children = {}
-            replaced = children.get(slot)
+            replaced = self._standing(parent, slot)
             if replaced is not None:
                 self._take_out(replaced)
             if node.parent is not None:
                 self._no_longer_moved(node.parent.ino, node.slot)
             self._take_out(node)
-            node.parent, node.component, node.bucket = parent, component, parent.bucket
-            children[slot] = node
+            other, node.bucket = node.bucket != parent.bucket, parent.bucket
+            node.parent, node.component = parent, component
+            self._children(parent)[slot] = node
             self._remember_moved(parent.ino, slot, node.ino)
-        if node.children:
-            for below in self.below(node):
+            for below in self._below(node) if other else ():
                 below.bucket = node.bucket
 
     def unlink(self, node: Node) -> None:
@@ -384,20 +240,50 @@ class Inodes:
         with self._lock:
             if node.parent is not None:
                 self._no_longer_moved(node.parent.ino, node.slot)
-            for each in reversed([node, *self.below(node)]):
+            for each in reversed([node, *self._below(node)]):
                 self._take_out(each)
                 self._drop_unused(each)
 
     def below(self, node: Node) -> Iterator[Node]:
         """Yield the nodes below *node*, parents first."""
-        for child in list((node.children or {}).values()):
+        if not node.children:
+            return
+        with self._lock:
+            children = self._all(node)
+        for child in children:
             yield child
             yield from self.below(child)
+
+    # Within the lock
+
+    def _below(self, node: Node) -> Iterator[Node]:
+        for child in self._all(node):
+            yield child
+            yield from self._below(child)
+
+    def _all(self, node: Node) -> list[Node]:
+        """Return the children of *node*."""
+        found = [self._standing(node, slot) for slot in list(node.children or ())]
+        return [child for child in found if child is not None]
+
+    def _listed(self, parent: Node, slot: str) -> Node:
+        """Make the child of *parent* in *slot*, an object or a directory."""
+        kind = NodeKind.DIRECTORY if slot[-1:] == "/" else _OBJECT
+        node = self._children(parent)[slot] = self._make(parent, slot, kind)
+        return node
+
+    @staticmethod
+    def _children(parent: Node) -> dict[str, Node | int]:
+        """Return the children of *parent*, one of which is about to be added."""
+        children = parent.children
+        if children is None:
+            children = parent.children = {}
+        return children
 
     def _make(self, parent: Node, slot: str, kind: NodeKind) -> Node:
         ino = self._moved.get(parent.ino, {}).get(slot, 0)
         if not ino or ino in self._nodes:
-            ino = self._free(_number(_path_hash(parent)(), slot))
+            ino = self._unused(_number(_path_hash(parent)(), slot))
         component = slot if kind is _OBJECT else slot.removesuffix("/")
         bucket = parent.bucket
         if parent.kind is _ACCOUNT and kind is not NodeKind.CONTROL:
@@ -405,13 +291,14 @@ class Inodes:
         made = VersionNode if kind is NodeKind.VERSION else Node
         node = made(ino, kind, parent, component, bucket)
         if bucket in self._prefixes and parent.kind is _ACCOUNT:
-            node = _PartOfBucket(node, self._prefixes[bucket])
+            node = PartOfBucket(node, self._prefixes[bucket])
         self._nodes[ino] = node
         return node
 
-    def _free(self, ino: int) -> int:
+    def _unused(self, ino: int) -> int:
+        """Return *ino*, or where that is taken, the next number that is not."""
         while ino in self._nodes or ino in self._taken or ino <= ROOT_INO:
-            ino = (ino + 1) & (1 << 63) - 1
+            ino = ino + 1 & _LAST_INO
         return ino
 
     def _remember_moved(self, parent_ino: int, slot: str, ino: int) -> None:
@@ -433,6 +320,7 @@ class Inodes:
         parent = node.parent
         if parent is not None and parent.children and parent.children.get(node.slot) is node:
             del parent.children[node.slot]
+            self._tidy(parent)
         node.parent = None
 
     def _drop_unused(self, node: Node) -> None:
@@ -440,19 +328,84 @@ class Inodes:
             parent = node.parent
             self._take_out(node)
             if self._nodes.get(node.ino) is node:
-                self._leave_table(node)
+                self._leave_table(node.ino)
             if parent is None:
                 return
             if not parent.children:
                 parent.children = None
             node = parent
 
-    def _leave_table(self, node: Node) -> None:
-        """Take *node* out. A dict keeps the memory of everything that it had, so the table is made
+    def _leave_table(self, ino: int) -> None:
+        """Take *ino* out. A dict keeps the memory of everything that it had, so the table is made
         anew when most nodes are gone."""
         self._most = max(self._most, len(self._nodes))
-        del self._nodes[node.ino]
+        del self._nodes[ino]
         if self._most > _TABLE_MIN and len(self._nodes) * _SPARSE < self._most:
             self._nodes = dict(self._nodes)
             self._most = max(_TABLE_MIN, len(self._nodes))
             self._sparse = True
+
+    # Light names, within the lock
+
+    def _standing(self, parent: Node, slot: str) -> Node | None:
+        """Return the child of *parent* in *slot*; a light name gets a node."""
+        found = (parent.children or {}).get(slot)
+        if found is None or isinstance(found, Node):
+            return found
+        if parent.faded and found in parent.faded:
+            self._take_out_faded(parent, slot, found)
+            return None
+        return self._whole(parent, slot)
+
+    def _whole(self, parent: Node, slot: str) -> Node:
+        """Make a node of the light name *slot* of *parent*."""
+        children = self._children(parent)
+        ino = number_of(children[slot])
+        node = self._nodes[ino] = children[slot] = Node(ino, _OBJECT, parent, slot, parent.bucket)
+        node.holds = 1
+        return node
+
+    def _numbered(self, ino: int) -> Node | None:
+        """Return the node numbered *ino*; a light name gets a node."""
+        parent = self._nodes.get(ino)
+        if parent is None or parent.ino == ino:
+            return parent
+        if parent.faded and ino in parent.faded:
+            return None
+        children = self._children(parent)
+        of, slots = self._slots
+        slot = slots.get(ino) if of is parent else None
+        if slot is None or children.get(slot) != ino:
+            slots = {it: slot for slot, it in children.items() if not isinstance(it, Node)}
+            self._slots = parent, slots
+            slot = slots[ino]
+        return self._whole(parent, slot)
+
+    def _fade(self, parent: Node, ino: int) -> None:
+        """Note that the kernel has forgotten *ino*, a light name of *parent*."""
+        faded = parent.faded
+        if faded is None:
+            faded = parent.faded = set()
+        faded.add(ino)
+        self._tidy(parent)
+        if not parent.children:
+            self._drop_unused(parent)
+
+    def _take_out_faded(self, parent: Node, slot: str, ino: int) -> None:
+        if parent.faded:
+            parent.faded.discard(ino)
+        del self._children(parent)[slot]
+        self._leave_table(ino)
+
+    def _tidy(self, parent: Node) -> None:
+        """Take the names out of *parent* that have faded, once they are half of all."""
+        children, faded = parent.children, parent.faded
+        if not children or not faded or 2 * len(faded) < len(children):
+            return
+        parent.children = {slot: it for slot, it in children.items() if it not in faded} or None
+        parent.faded = None
+        for ino in faded:
+            self._leave_table(ino)
+        of, _ = self._slots
+        if of is parent:
+            self._slots = self.root, {}

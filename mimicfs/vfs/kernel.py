@@ -26,7 +26,8 @@ from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import KernelCache
 from mimicfs.vfs import names
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
+from mimicfs.vfs.inodes import Inodes
+from mimicfs.vfs.nodes import Node, NodeKind, rest_of, slot_of
 
 _PAGES_S = 10.0  # written pages go to the local disk only
 _DROPS_S = 2.0
@@ -425,21 +426,21 @@ class asked:  # noqa: N801  reads as a statement; a generator would cost 1 us a 
     told of changes, unless there is no answer, because the directory is not known, and nobody else
     has asked meanwhile."""
 
-    __slots__ = ("_before", "_directory", "_turn")
+    __slots__ = ("_before", "_rest", "_turn")
 
     def __init__(self, directory: Node) -> None:
-        self._directory = directory
+        self._rest = rest_of(directory)
 
     def __enter__(self) -> None:
         with _asking:
-            self._before, self._turn = self._directory.asked, next(_turns)
-            self._directory.asked = self._turn
+            self._before, self._turn = self._rest.asked, next(_turns)
+            self._rest.asked = self._turn
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind in (Unlisted, Uncopied):
             with _asking:
-                if self._directory.asked == self._turn:
-                    self._directory.asked = self._before
+                if self._rest.asked == self._turn:
+                    self._rest.asked = self._before
 
 
 def _way_up(node: Node) -> Iterator[tuple[Node, Node]]:

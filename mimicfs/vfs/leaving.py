@@ -15,9 +15,9 @@ from mimicfs.errors import BucketNotEmpty, PosixError
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Node, NodeKind, slot_of
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, NamePlace
+from mimicfs.vfs.nodes import Node, NodeKind, slot_of
 from mimicfs.vfs.replacing import Replacing
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.tree import Tree

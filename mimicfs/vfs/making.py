@@ -16,7 +16,8 @@ from mimicfs.errors import PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, Caller, PassingAttr
 from mimicfs.s3.requests.client import S3
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
+from mimicfs.vfs.inodes import Inodes
+from mimicfs.vfs.nodes import Node, NodeKind, slot_of
 from mimicfs.vfs.ownership import Ownership
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.stored import Meta, StoredAttributes

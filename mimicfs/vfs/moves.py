@@ -22,9 +22,10 @@ from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.sync import Syncer
 from mimicfs.vfs.claims import RenameClaim, RenameClaims
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind, slot_of
+from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.intents import KeyTree
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.nodes import Node, NodeKind, slot_of
 from mimicfs.vfs.renames import Rename, Renames, is_alike, is_quiet, stored_now
 from mimicfs.vfs.vacated import Vacated
 

@@ -31,9 +31,11 @@ from __future__ import annotations
 
 import errno
 import re
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from mimicfs.entry import OWN
 from mimicfs.errors import PosixError
 
 CONTROL = b".sync"  # the control file, in every directory
@@ -98,15 +100,28 @@ def file_name(component: str, beside: bool = False, reserved: frozenset[str] = R
     return name if len(name) <= NAME_MAX else _long_name(component.encode(), beside)
 
 
+def plain_names(slots: list[str], reserved: frozenset[str] = RESERVED) -> list[bytes] | None:
+    """Return the file names of *slots*, the keys in a directory, where each is the component as it
+    is: all are objects, none is escaped, too long, or mimicfs' own. None: some may be not."""
+    text = "\n".join(slots)
+    if "/" in text or "%" in text or "\0" in text or OWN in text:
+        return None
+    if not (reserved.isdisjoint(slots) and _WHOLE.keys().isdisjoint(slots)):
+        return None
+    found = [slot.encode() for slot in slots]
+    return found if max(map(len, found), default=0) <= NAME_MAX else None
+
+
 def component(name: bytes, reserved: frozenset[str] = RESERVED) -> Component:
     """Return what *name* stands for. Raises PosixError EINVAL if it looks escaped and is the
     escape of nothing."""
+    if b"%" not in name:  # nearly every name
+        with suppress(UnicodeDecodeError):
+            return Component(name.decode())
     coded = _coded(name.removesuffix(b"%file"))
     if coded is not None:
         short = len(coded.encode()) <= NAME_MAX
         found = Component(coded, name.endswith(b"%file")) if short else _read_long(name)
-    elif b"%" not in name:
-        return Component(name.decode())
     else:
         found = _read(name.decode())
     if file_name(*found, reserved) != name:

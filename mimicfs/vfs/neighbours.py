@@ -32,7 +32,8 @@ from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import MimicError
 from mimicfs.files.reader import Reader
 from mimicfs.mimicdb import Mirror
-from mimicfs.vfs.inodes import Inodes, Node
+from mimicfs.vfs.inodes import Inodes
+from mimicfs.vfs.nodes import Node
 
 log = logging.getLogger(__name__)
 
@@ -355,7 +356,7 @@ class Neighbours:
 
     def _fetched(self, directory: Node, walk: _DirectoryWalk, entry: Entry) -> Reader | None:
         """Return a reader that fetches *entry*; None if it is not to be fetched ahead."""
-        node = (directory.children or {}).get(entry.key[len(_directory(entry.key)) :])
+        node = directory.below(entry.key[len(_directory(entry.key)) :])
         if node is not None and node.pages_etag == entry.etag:
             return None  # the kernel has its pages
         held = sum(each.entry.size for each in walk.foreseen.values() if each.reader is not None)

@@ -31,7 +31,7 @@ from mimicfs.human import iso_time
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Content
 from mimicfs.s3.transport.calls import Answer
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.stored import StoredAttributes, checked
 
 PREFIX = "user.mimicfs."

@@ -33,9 +33,10 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Content
 from mimicfs.vfs.departures import Departures
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind
+from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
+from mimicfs.vfs.nodes import Node, NodeKind
 
 WRITES = os.O_WRONLY | os.O_RDWR
 NOT_READ = os.O_PATH  # with the flags of an open(2) that is ours, and not the kernel's

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.posix import Attr, Caller
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 
 
 class Ownership:

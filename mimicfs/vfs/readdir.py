@@ -26,7 +26,7 @@ from mimicfs.entry import OBJECT, OWN, Entry
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.vfs import names
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,11 @@ class Listing:
         self._read = read
         self._start = 0  # the index of the first row of the page
         self._page = _NOTHING
+
+    @property
+    def page(self) -> DirectoryPage:
+        """The page in which its reader is; another object as soon as anything of it is another."""
+        return self._page
 
     def cookie(self, index: int) -> int:
         """Return the place *index* in this listing."""
@@ -129,19 +134,24 @@ class Listings:
         self._last = 0
         # The page that will be asked for next: its directory, and when it was read
         # (time.monotonic).
-        self._foreseen: tuple[Node, Listing, float] | None = None
+        self.foreseen: tuple[Node, Listing, float] | None = None
 
     def foresee(self, node: Node, want: int, unsaved: Callable[[], Sequence[str]]) -> None:
         """Read the first names of *node*, which somebody is going to list."""
         if unsaved():
             return
-        listing = Listing(0, node, functools.partial(self._page, node, unsaved))
+        with self._lock:
+            listing = self._begun(node, unsaved)
         listing.rows(0, self._mimicdb.generation, want)
-        self._foreseen = node, listing, time.monotonic()
+        self.foreseen = node, listing, time.monotonic()
+
+    def _begun(self, node: Node, unsaved: Callable[[], Sequence[str]]) -> Listing:
+        self._last = self._last + 1 & _NUMBER or 1
+        return Listing(self._last, node, functools.partial(self._page, node, unsaved))
 
     def _taken(self, node: Node, unsaved: Callable[[], Sequence[str]]) -> Listing | None:
         """Return, once, the page that was foreseen of *node*."""
-        foreseen, self._foreseen = self._foreseen, None
+        foreseen, self.foreseen = self.foreseen, None
         if foreseen is None:
             return None
         of, listing, at_s = foreseen
@@ -161,14 +171,13 @@ class Listings:
         """Return the listing that *cookie* is a place in; a new one for cookie 0, or when its
         listing was given up. *unsaved* names the files of the directory that S3 does not have yet.
         """
-        foreseen = self._taken(node, unsaved) if not cookie and self._foreseen else None
+        foreseen = self._taken(node, unsaved) if not cookie and self.foreseen else None
         with self._lock:
             number = cookie & _NUMBER
             found = self._open.get(number) if cookie else None
             if found is None or found.directory is not node:
-                number = self._last = self._last + 1 & _NUMBER or 1
-                found = foreseen or Listing(0, node, functools.partial(self._page, node, unsaved))
-                found.number = number
+                found = foreseen or self._begun(node, unsaved)
+                number = found.number
             self._open[number] = found
             self._open.move_to_end(number)
             while len(self._open) > _LISTINGS_MAX:
@@ -213,6 +222,9 @@ class Listings:
     ) -> list[ListedRow]:
         cut, reserved = len(directory), self._reserved
         slots = [entry.key[cut:] for entry in entries]
+        shown = names.plain_names(slots, reserved) if ended else None
+        if shown is not None:
+            return list(zip(shown, slots, entries, strict=True))
         directories = {slot[:-1] for slot in slots if slot[-1] == "/"}
         # "a/" comes after "a-": for the few names with which the last name of the page begins, this
         # page does not show whether a directory follows.

@@ -14,7 +14,7 @@ from mimicfs.errors import KeyNotFound, ObjectChanged
 from mimicfs.files.file import File
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.opening import OpenFiles
 
 

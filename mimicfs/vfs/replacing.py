@@ -19,7 +19,7 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.ownkeys import is_own, needed_s
 from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.renames import stored_now
 from mimicfs.vfs.tree import Tree
 

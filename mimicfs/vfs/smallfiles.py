@@ -24,7 +24,7 @@ from mimicfs.errors import NOTHING_SAID, MimicError, Unlisted
 from mimicfs.files.cache import BlockCache, CachedObject
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
-from mimicfs.vfs.inodes import Node
+from mimicfs.vfs.nodes import Node
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class SmallFiles:
             return False
         if not entry.etag or entry.storage_class in _ARCHIVES:
             return False
-        node = (directory.children or {}).get(entry.key[len(directory.key) :])
+        node = directory.below(entry.key[len(directory.key) :])
         return node is None or node.pages_etag != entry.etag  # otherwise the kernel has its pages
 
     def _is_here(self, kept: CachedObject, entry: Entry) -> bool:

@@ -29,9 +29,9 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, NewAttr
 from mimicfs.s3.requests.client import S3, Condition, Content
 from mimicfs.vfs.attributes import believed_kinds
-from mimicfs.vfs.inodes import Node
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.markers import DIRECTORY_TYPE, Markers
+from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.rootattributes import RootAttributes
 
 _LINK_TYPE = "application/octet-stream"  # of links, as s3fs writes them

@@ -21,7 +21,6 @@ from contextlib import ExitStack, contextmanager
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
 from mimicfs.errors import (
-    MimicError,
     NoSuchBucket,
     PosixError,
     StoreUnavailable,
@@ -35,10 +34,12 @@ from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.attributes import Attributes
+from mimicfs.vfs.coming import Coming, names_in
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, Node, NodeKind, check_present, slot_of
+from mimicfs.vfs.inodes import Inodes, number_of
 from mimicfs.vfs.kernel import asked
+from mimicfs.vfs.nodes import CONTROL_SLOT, Node, NodeKind, check_present, slot_of
 from mimicfs.vfs.readdir import ListedRow, Listing, Listings, first_fitting, index_of
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.walking import Walking
@@ -48,7 +49,6 @@ log = logging.getLogger(__name__)
 
 _SHOWN_MAX = 100_000  # directories whose time of listing is remembered
 _BUCKET_NAME_MAX = 63  # bytes (S3 user guide, "Bucket naming rules")
-_NAME_USUAL = 16  # bytes: how many names to read for one answer is reckoned by this
 
 # The meaning of a name: a slot in its directory, and how to show the node in it.
 SlotFound = tuple[str, Callable[[Node], Attr]]
@@ -77,8 +77,10 @@ class Tree:
         self._reserved = names.WITH_VERSIONS if options.versions else names.RESERVED
         self._listings = Listings(mimicdb, self._reserved)
         self._shown_ns: dict[int, int] = {}  # by directory: when the shown names were listed
-        self._upcoming: tuple[Listing, int, int] | None = None  # what `idle` can read ahead
-        self._walking = Walking()
+        self._walking = walking = Walking()
+        self._coming = Coming(
+            mimicdb, inodes, self._listings, look, walking, self._shown, handles.unsaved
+        )
         self._started_ns = time.time_ns()
 
     # Names
@@ -112,11 +114,13 @@ class Tree:
             with self._inodes.holding(directory, CONTROL_SLOT, NodeKind.CONTROL) as node:
                 return self.attr(node)
         slot, shown = self._look(directory, name)
+        node = self._inodes.child(directory, slot, _kind(slot), hold=True)
         try:
-            with self._inodes.holding(directory, slot, _kind(slot)) as node:
-                return shown(node)
-        except Unlearned as exc:
-            self._handles.looked_up(directory, exc.key)
+            return shown(node)
+        except BaseException as exc:  # `holding` would cost 1 us
+            self._inodes.forget(node.ino, 1)
+            if isinstance(exc, Unlearned):
+                self._handles.looked_up(directory, exc.key)
             raise
 
     def named(self, directory: Node, name: bytes) -> Node:
@@ -202,7 +206,9 @@ class Tree:
         if below is not None and not beside:
             return component + "/", lambda node: self._directory_attr(node, below)
         if entry is None:  # NAME%file is valid even while no directory has the plain name
-            too_long = len(component.encode()) > self.name_max(directory)
+            _, key, _ = place
+            short = 4 * (len(key) + len(component)) < KEY_MAX  # in UTF-8
+            too_long = not short and len(component.encode()) > self.name_max(directory)
             raise PosixError(errno.ENAMETOOLONG if too_long else errno.ENOENT, repr(name))
         return component, lambda node: self._object_attr(node, entry)
 
@@ -356,45 +362,55 @@ class Tree:
         if cookie and self._listings.ended(directory, cookie):
             return []
         listing = self._listings.at(directory, cookie, lambda: self._handles.unsaved(directory))
+        room = (size, overhead)
+        if hold and not cookie:
+            made = self._coming.take(directory, listing, room)
+            if made is not None:
+                self._walking.begins(directory.ino)
+                return made
         index = index_of(cookie)
-        fitting, nodes, asks = self._hold_rows(directory, listing, index, (size, overhead), hold)
+        fitting, nodes, asks = self._hold_rows(directory, listing, index, room, hold)
         if not fitting:
             return []
         mtime_ns = self._created_ns(directory.bucket)
         if not cookie:
             self._walking.begins(directory.ino)
         found: list[DirEntry] = []
-        below: list[int] = []
         of_object = self._shown(directory.bucket).of_object
         unknown = self._unknown(directory, fitting, nodes, hold) if asks else set()
         for (name, slot, entry), node in zip(fitting, nodes, strict=True):
             index += 1
             if node in unknown:
-                attr = Attr(node.ino, UNKNOWN_MODE, 0, 0, 0, 0)
-            elif slot[-1:] != "/" and node.file is None:
-                attr = of_object(node.ino, entry)
-                if entry.meta:
-                    node.special = not stat.S_ISREG(attr.mode)
-            else:
+                attr = Attr(number_of(node), UNKNOWN_MODE, 0, 0, 0, 0)
+            elif isinstance(node, Node) and (slot[-1:] == "/" or node.file is not None):
                 attr = self._row_attr(node, entry, mtime_ns)
-            if slot[-1:] == "/":
-                below.append(node.ino)
+            else:
+                attr = of_object(number_of(node), entry)
+                if entry.meta:
+                    self._note_special(directory, slot, attr)
             found.append(DirEntry(name, attr, listing.cookie(index)))
-        self._walking.shows(below)
+        rows = zip(fitting, nodes, strict=True)
+        self._walking.shows([number_of(node) for (_, slot, _), node in rows if slot[-1:] == "/"])
         return found
+
+    def _note_special(self, directory: Node, slot: str, attr: Attr) -> None:
+        """Note whether the object in *slot* is shown as something other than a regular file."""
+        special = not stat.S_ISREG(attr.mode)
+        node = self._inodes.find(directory, slot) if special else directory.below(slot)
+        if node is not None:
+            node.special = special
 
     def _hold_rows(
         self, directory: Node, listing: Listing, index: int, room: tuple[int, int], hold: bool
-    ) -> tuple[list[ListedRow], list[Node], bool]:
+    ) -> tuple[list[ListedRow], list[Node | int], bool]:
         """Return the rows from *index* on that fit in *room*, their nodes, and whether S3 may first
         have to be asked what is stored with some of them.
 
         From now on the kernel is told of changes of these nodes. It was not told of a change
         between reading the rows and making the nodes: then the rows are read again.
         """
-        size, overhead = room
-        want = size // (overhead + _NAME_USUAL)
-        nodes: list[Node] = []
+        want = names_in(room)
+        nodes: list[Node | int] = []
         while True:
             generation = self._mimicdb.generation
             with listing.lock, asked(directory), self._mimicdb.one_state():
@@ -403,51 +419,30 @@ class Tree:
             before = nodes
             nodes = self._inodes.listed(directory, [slot for _, slot, _ in fitting], hold)
             for node in before if hold else ():
-                self._inodes.forget(node.ino, 1)
-            if self._mimicdb.generation == generation or set(nodes) <= set(before):
-                self._upcoming = (listing, index + len(fitting), want)
+                self._inodes.forget(number_of(node), 1)
+            if self._mimicdb.generation == generation or _same(nodes, before):
+                self._coming.goes_on(listing, index + len(fitting), want)
                 return fitting, nodes, asks
 
     def _unknown(
-        self, directory: Node, rows: list[ListedRow], nodes: list[Node], hold: bool
-    ) -> set[Node]:
+        self, directory: Node, rows: list[ListedRow], nodes: list[Node | int], hold: bool
+    ) -> set[Node | int]:
         """Return the nodes whose attributes cannot be shown before S3 was asked what is stored with
         them. They are not held."""
         bucket, look = directory.bucket, self._look_first
         found = {
             node
             for (_, _, entry), node in zip(rows, nodes, strict=True)
-            if entry.meta is None and node.file is None and not look.knows(bucket, entry.key, entry)
+            if entry.meta is None and (not isinstance(node, Node) or node.file is None)
+            if not look.knows(bucket, entry.key, entry)
         }
         for node in found if hold else ():
-            self._inodes.forget(node.ino, 1)
+            self._inodes.forget(number_of(node), 1)
         return found
 
-    def idle(self) -> None:
-        """Read ahead what will be asked next, of this directory or, after it, of the next one. The
-        kernel takes as long to take in a page of names as we take to read one."""
-        upcoming, self._upcoming = self._upcoming, None
-        if upcoming is None:
-            return
-        listing, index, want = upcoming
-        if listing.lock.acquire(blocking=False):
-            try:
-                with self._mimicdb.one_state():
-                    if not listing.rows(index, self._mimicdb.generation, want):
-                        self._foresee(want)
-            except MimicError as exc:  # the caller that asks for it gets the error
-                log.debug("reading ahead: %s", exc)
-            except Exception:  # nobody has asked for this work: no mount ends by it
-                log.exception("reading ahead failed")
-            finally:
-                listing.lock.release()
-
-    def _foresee(self, want: int) -> None:
-        coming = self._walking.coming()
-        if coming:
-            node = self.directory(coming)
-            self._listings.foresee(node, want, lambda: self._handles.unsaved(node))
-            self._look_first.needs(node.bucket, node.key)  # this call remembers the answer
+    def idle(self) -> list[DirEntry] | None:
+        """Answer posix.FileSystem.idle."""
+        return self._coming.idle()
 
     def _row_attr(self, node: Node, entry: Entry, mtime_ns: int) -> Attr:
         if node.file is not None:
@@ -481,6 +476,11 @@ def parent_of(node: Node) -> Node:
     if node.parent is None:
         raise PosixError(errno.ESTALE, f"inode {node.ino}")
     return node.parent
+
+
+def _same(nodes: list[Node | int], before: list[Node | int]) -> bool:
+    """Whether all *nodes* were there *before*."""
+    return set(map(number_of, nodes)) <= set(map(number_of, before))
 
 
 def _kind(slot: str) -> NodeKind:

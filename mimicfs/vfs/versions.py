@@ -32,8 +32,9 @@ from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.s3.requests.past import versions_below, versions_in
 from mimicfs.s3.requests.versions import Version
 from mimicfs.vfs import names
-from mimicfs.vfs.inodes import VERSIONS_SLOT, Inodes, Node, NodeKind, VersionNode, slot_of
+from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.kernel import Kernel
+from mimicfs.vfs.nodes import VERSIONS_SLOT, Node, NodeKind, VersionNode, slot_of
 
 _GOOD_S = 1.0  # an answer of S3 is as good as new for at least so long
 _KNOWN_MAX = 4096  # keys whose versions are remembered

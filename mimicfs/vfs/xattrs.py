@@ -23,7 +23,7 @@ from mimicfs.vfs.admission import Admission
 from mimicfs.vfs.control import PREFIX, SYNC, Control
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
-from mimicfs.vfs.inodes import Node, NodeKind, VersionNode
+from mimicfs.vfs.nodes import Node, NodeKind, VersionNode
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.stored import StoredAttributes
 

@@ -4,7 +4,8 @@ import pytest
 
 from mimicfs.errors import PosixError
 from mimicfs.posix import ROOT_INO
-from mimicfs.vfs.inodes import CONTROL_SLOT, Inodes, NodeKind
+from mimicfs.vfs.inodes import Inodes
+from mimicfs.vfs.nodes import CONTROL_SLOT, NodeKind
 
 
 def make(inodes, *path):
@@ -205,3 +206,156 @@ def test_it_is_told_that_most_of_many_names_are_forgotten():
         inodes.forget(node.ino, 1)
     assert told == [5000, 1249]
     assert len(inodes) == 1
+
+
+def files(count):
+    return [f"f{number:02}" for number in range(count)]
+
+
+def test_a_listed_object_is_a_number_until_somebody_asks_for_its_node():
+    inodes = Inodes("photos")
+    [light] = inodes.listed(inodes.root, ["a"], hold=True)
+    assert light == make(Inodes("photos"), "a").ino
+    node = inodes.get(light)
+    assert (node.ino, node.bucket, node.key, node.holds) == (light, "photos", "a", 1)
+    assert inodes.find(inodes.root, "a") is node
+
+
+@pytest.mark.parametrize("by", ["find", "child", "below", "number"])
+def test_a_light_name_gets_one_node_whoever_asks_for_it(by):
+    inodes = Inodes("photos")
+    numbers = inodes.listed(inodes.root, files(3), hold=True)
+    found = {
+        "find": lambda: inodes.find(inodes.root, "f01"),
+        "child": lambda: inodes.child(inodes.root, "f01", NodeKind.OBJECT, hold=False),
+        "below": lambda: next(node for node in inodes.below(inodes.root) if node.key == "f01"),
+        "number": lambda: inodes.get(numbers[1]),
+    }[by]()
+    assert (found.ino, found.key, found.holds) == (numbers[1], "f01", 1)
+    assert inodes.get(numbers[1]) is found is inodes.find(inodes.root, "f01")
+
+
+def test_nodes_are_found_by_number_also_of_names_that_were_listed_later():
+    inodes = Inodes("photos")
+    first = inodes.listed(inodes.root, ["a", "b"], hold=True)
+    assert inodes.get(first[0]).key == "a"
+    later = inodes.listed(inodes.root, ["c"], hold=True)
+    assert [inodes.get(ino).key for ino in (*later, first[1])] == ["c", "b"]
+
+
+def test_a_name_that_is_listed_twice_is_forgotten_when_both_holds_are():
+    inodes = Inodes("photos")
+    [light] = inodes.listed(inodes.root, ["a"], hold=True)
+    [again] = inodes.listed(inodes.root, ["a"], hold=True)
+    assert (again.ino, again.holds) == (light, 2)
+    inodes.forget(light, 1)
+    assert inodes.get(light) is again
+    inodes.forget(light, 1)
+    assert len(inodes) == 1
+
+
+def test_a_light_name_that_the_kernel_has_forgotten_is_nobodys():
+    inodes = Inodes("photos")
+    numbers = inodes.listed(inodes.root, files(10), hold=True)
+    inodes.forget(numbers[0], 1)
+    with pytest.raises(PosixError):
+        inodes.get(numbers[0])
+    assert inodes.find(inodes.root, "f00") is None
+    assert [node.key for node in inodes.below(inodes.root)] == files(10)[1:]
+
+
+def test_a_forgotten_light_name_that_is_listed_again_is_held_again():
+    inodes = Inodes("photos")
+    numbers = inodes.listed(inodes.root, files(10), hold=True)
+    inodes.forget(numbers[3], 1)
+    assert inodes.listed(inodes.root, files(10)[3:4], hold=True) == [numbers[3]]
+    assert inodes.get(numbers[3]).holds == 1
+
+
+def test_a_table_is_empty_once_all_light_names_are_forgotten():
+    inodes = Inodes("photos")
+    below = make(inodes, "d/")
+    numbers = inodes.listed(below, files(100), hold=True)
+    inodes.forget(below.ino, 1)
+    assert inodes.get(below.ino) is below
+    for ino in numbers[:60]:
+        inodes.forget(ino, 1)
+    assert len(inodes) == 2 + 50 - 10 + 10  # half were taken out when half had faded
+    for ino in numbers[60:]:
+        inodes.forget(ino, 1)
+    assert len(inodes) == 1
+    assert below.children is None
+
+
+def test_faded_names_do_not_keep_a_directory_whose_last_node_goes():
+    inodes = Inodes("photos")
+    below = make(inodes, "d/")
+    light, _ = inodes.listed(below, ["a", "b"], hold=True)
+    kept = [make(inodes, "d/", slot) for slot in ("b", "c", "d")]
+    inodes.forget(light, 1)
+    inodes.forget(kept[0].ino, 1)  # the listing's
+    inodes.forget(below.ino, 4)
+    for node in kept:
+        inodes.forget(node.ino, 1)
+    assert len(inodes) == 1
+
+
+def test_two_light_names_whose_numbers_collide_have_two(monkeypatch):
+    class Same:
+        def copy(self):
+            return self
+
+        def update(self, _):
+            pass
+
+        def digest(self):
+            return (1000 << 4).to_bytes(8, "big")
+
+    monkeypatch.setattr("mimicfs.vfs.inodes.blake2b", lambda *_, **__: Same())
+    inodes = Inodes("photos")
+    assert inodes.listed(inodes.root, ["a", "b", "c"], hold=True) == [1000, 1001, 1002]
+    inodes.forget(1000, 1)  # its number stays taken while it fades
+    assert inodes.listed(inodes.root, ["d", "a"], hold=True) == [1003, 1000]
+    assert [inodes.get(ino).key for ino in (1000, 1001, 1002, 1003)] == ["a", "b", "c", "d"]
+    assert not inodes.hold_all(make(inodes, "e/"), ["x"], [1002])
+
+
+def test_light_names_below_a_removed_directory_have_no_name_either():
+    inodes = Inodes("bucket")
+    below = make(inodes, "d/")
+    first, second = inodes.listed(below, ["a", "b"], hold=True)
+    inodes.unlink(below)
+    assert [inodes.get(ino).is_nameless for ino in (first, second)] == [True, True]
+    for ino in (below.ino, first, second):
+        inodes.forget(ino, 1)
+    assert len(inodes) == 1
+
+
+def test_what_is_moved_onto_a_light_name_takes_it():
+    inodes = Inodes("photos")
+    [light] = inodes.listed(inodes.root, ["b"], hold=True)
+    new = make(inodes, "a")
+    inodes.move(new, inodes.root, "b")
+    assert inodes.find(inodes.root, "b") is new
+    assert inodes.get(light).is_nameless
+
+
+def test_light_names_move_with_their_directory_to_another_bucket():
+    inodes = Inodes()
+    below = make(inodes, "one/", "d/")
+    [light] = inodes.listed(below, ["a"], hold=True)
+    inodes.move(below, make(inodes, "two/"), "e")
+    assert (inodes.get(light).bucket, inodes.get(light).key) == ("two", "e/a")
+
+
+def test_names_are_held_all_at_once_only_where_nobody_has_any():
+    inodes = Inodes("photos")
+    below = make(inodes, "d/")
+    numbers = inodes.numbers(below, ["a", "b"])
+    assert inodes.hold_all(below, ["a", "b"], numbers)
+    assert [inodes.get(ino).key for ino in numbers] == ["d/a", "d/b"]
+    assert not inodes.hold_all(below, ["c"], inodes.numbers(below, ["c"]))
+    other = make(inodes, "e/")
+    inodes.move(make(inodes, "f"), other, "g")
+    inodes.unlink(inodes.find(other, "g"))
+    assert inodes.hold_all(other, ["h"], inodes.numbers(other, ["h"]))

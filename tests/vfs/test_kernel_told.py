@@ -6,8 +6,9 @@ from mimicfs.backends.memory import Memory
 from mimicfs.entry import Difference, Entry
 from mimicfs.errors import Unlisted
 from mimicfs.mimicdb import Mirror
-from mimicfs.vfs.inodes import Inodes, NodeKind
+from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.kernel import Kernel, asked
+from mimicfs.vfs.nodes import NodeKind
 
 
 class Told(list):

@@ -11,7 +11,8 @@ import pytest
 from mimicfs.backends.memory import Memory
 from mimicfs.entry import Entry, Scope
 from mimicfs.mimicdb import Mirror
-from mimicfs.vfs.inodes import Inodes, Node, NodeKind
+from mimicfs.vfs.inodes import Inodes
+from mimicfs.vfs.nodes import Node, NodeKind
 from mimicfs.vfs.readdir import Listing, Listings
 from mimicfs.vfs.walking import Walking
 

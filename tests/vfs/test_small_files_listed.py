@@ -13,7 +13,8 @@ from mimicfs.entry import Entry, Scope
 from mimicfs.errors import AccessDenied, S3Unavailable
 from mimicfs.files.cache import BlockCache
 from mimicfs.mimicdb import Mirror
-from mimicfs.vfs.inodes import Inodes, NodeKind
+from mimicfs.vfs.inodes import Inodes
+from mimicfs.vfs.nodes import NodeKind
 from mimicfs.vfs.smallfiles import SmallFiles
 
 
