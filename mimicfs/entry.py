@@ -98,7 +98,7 @@ class Entry(NamedTuple):
 
 
 # The object of a name, and the subdirectory of that name.
-Found = tuple[Entry | None, Entry | None]
+OfName = tuple[Entry | None, Entry | None]
 
 
 def is_file(entry: Entry) -> bool:

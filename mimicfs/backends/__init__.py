@@ -44,7 +44,7 @@ from mimicfs.entry import (
     DirectoryCopy,
     DirectorySeen,
     Entry,
-    Found,
+    OfName,
     Scope,
     StoreSaid,
     Total,
@@ -251,7 +251,7 @@ class Backend(ABC):
         """Whether any entry's key begins with *directory*, its own marker included."""
         return bool(self.scan(bucket, directory, "", 1))
 
-    def lookup(self, bucket: str, directory: str, name: str) -> Found:
+    def lookup(self, bucket: str, directory: str, name: str) -> OfName:
         """Return the entry *directory* + *name*, and that of the subdirectory of this name.
 
         Only an object is returned as the first. The second is as `children` would show it.
@@ -264,13 +264,13 @@ class Backend(ABC):
             below = Entry(key + "/", kind=LISTED)
         return entry, below
 
-    def lookup_certain(self, bucket: str, directory: str, name: str) -> tuple[Found, bool]:
+    def lookup_certain(self, bucket: str, directory: str, name: str) -> tuple[OfName, bool]:
         """Return the result of `lookup`, and whether it is certain: something was found, or the
         children of *directory* are `covered`."""
         found = self.lookup(bucket, directory, name)
         return found, found != (None, None) or self.covered(bucket, directory)
 
-    def lookups(self, bucket: str, wanted: Sequence[tuple[str, str]]) -> list[Found]:
+    def lookups(self, bucket: str, wanted: Sequence[tuple[str, str]]) -> list[OfName]:
         """Return the result of `lookup` for each directory and name. A store that can answer many
         at once should."""
         return [self.lookup(bucket, directory, name) for directory, name in wanted]

@@ -31,28 +31,28 @@ log = logging.getLogger(__name__)
 
 _NAME_USUAL = 16  # bytes: how many names to read for one answer is reckoned by this
 
-_Room = tuple[int, int]  # the bytes of an answer, and how many each name takes beside its own
+_Space = tuple[int, int]  # the bytes of an answer, and how many each name takes beside its own
 
 
-def names_in(room: _Room) -> int:
+def names_in(room: _Space) -> int:
     """Return how many names to read for an answer with so much *room*."""
     size, overhead = room
     return size // (overhead + _NAME_USUAL)
 
 
-class _Made(NamedTuple):
+class _Prepared(NamedTuple):
     """The *entries* with which a reader of *listing* begins, while its page is *page*."""
 
     listing: Listing
     page: DirectoryPage
-    room: _Room
+    room: _Space
     key: str
     slots: list[str]
     numbers: list[int]
     entries: list[DirEntry]
 
 
-class Coming:
+class NextAnswers:
     """Reads ahead *listings*. *walking* guesses the next directory, *shown* says which attributes
     are shown of the objects of a bucket, *unsaved* which files of a directory S3 does not have."""
 
@@ -73,9 +73,9 @@ class Coming:
         self._walking = walking
         self._shown = shown
         self._unsaved = unsaved
-        self._room: _Room = (0, 0)  # of the latest question
+        self._room: _Space = (0, 0)  # of the latest question
         self._upcoming: tuple[Listing, int, int] | None = None  # where its reader goes on
-        self._made: _Made | None = None
+        self._made: _Prepared | None = None
         self._tried: Listing | None = None  # of which an answer was made, or could not be
 
     def goes_on(self, listing: Listing, index: int, want: int) -> None:
@@ -123,7 +123,7 @@ class Coming:
         self._made = made = self._make(node, self._tried)
         return made.entries if made is not None else None
 
-    def _make(self, node: Node, listing: Listing) -> _Made | None:
+    def _make(self, node: Node, listing: Listing) -> _Prepared | None:
         page, room, key = listing.page, self._room, node.key
         if not page.ended or not page.rows or node.children:
             return None
@@ -142,9 +142,9 @@ class Coming:
             new(DirEntry, (row[0], attr, listing.cookie(index)))
             for index, (row, attr) in enumerate(rows, 1)
         ]
-        return _Made(listing, page, room, key, slots, numbers, entries)
+        return _Prepared(listing, page, room, key, slots, numbers, entries)
 
-    def take(self, directory: Node, listing: Listing, room: _Room) -> list[DirEntry] | None:
+    def take(self, directory: Node, listing: Listing, room: _Space) -> list[DirEntry] | None:
         """Return the entries that were made for *listing* of *directory*, which the kernel holds
         from now on; None: there are none, or something has changed."""
         self._room = room

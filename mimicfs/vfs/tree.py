@@ -34,7 +34,7 @@ from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
 from mimicfs.vfs.attributes import Attributes
-from mimicfs.vfs.coming import Coming, names_in
+from mimicfs.vfs.coming import NextAnswers, names_in
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, number_of
@@ -78,7 +78,7 @@ class Tree:
         self._listings = Listings(mimicdb, self._reserved)
         self._shown_ns: dict[int, int] = {}  # by directory: when the shown names were listed
         self._walking = walking = Walking()
-        self._coming = Coming(
+        self._coming = NextAnswers(
             mimicdb, inodes, self._listings, look, walking, self._shown, handles.unsaved
         )
         self._started_ns = time.time_ns()

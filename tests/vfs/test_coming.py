@@ -13,7 +13,7 @@ from mimicfs.mimicdb import Mirror
 from mimicfs.posix import DirEntry
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.attributes import Attributes
-from mimicfs.vfs.coming import Coming
+from mimicfs.vfs.coming import NextAnswers
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.nodes import Node, NodeKind
@@ -35,7 +35,7 @@ class Walk:
         self.listings = Listings(self.mimicdb)
         self.unsaved: list[str] = []
         attributes, never = Attributes(VFSOptions()), Buckets(BucketOptions(metadata="never"))
-        self.coming = Coming(
+        self.coming = NextAnswers(
             self.mimicdb,
             self.inodes,
             self.listings,

@@ -45,7 +45,7 @@ from mimicfs.backends.sqlite.rows import (
 from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, SCOPES, covering, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
 from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store
-from mimicfs.entry import LINES, PAGE, BucketEntry, Change, Entry, Found, Scope, Total
+from mimicfs.entry import LINES, PAGE, BucketEntry, Change, Entry, OfName, Scope, Total
 
 _LOG_MAX = 200_000  # lines of the log of a bucket that are kept, at least
 _TRIM_EVERY = 1000  # changes between two looks at the length of the log
@@ -175,12 +175,13 @@ class SQLite(Backend):
         return entry_of(rows[0]) if rows else None
 
     @_ours
-    def lookup(self, bucket: str, directory: str, name: str) -> Found:
+    def lookup(self, bucket: str, directory: str, name: str) -> OfName:
         rows = self._db.rows(LOOKUP, *looked_up(self._id(bucket), directory, name))
-        return found_in(rows, directory + name)[0]
+        found, _ = found_in(rows, directory + name)
+        return found
 
     @_ours
-    def lookup_certain(self, bucket: str, directory: str, name: str) -> tuple[Found, bool]:
+    def lookup_certain(self, bucket: str, directory: str, name: str) -> tuple[OfName, bool]:
         number, deep = self._id(bucket), self._remembered.latest_deep(bucket, directory)
         values = looked_up(number, directory, name)
         rows = self._db.rows(LOOKUP_DEEP, *values, number, deep)

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mimicfs.entry import LISTED, OBJECT, Entry, Found, Scope
+from mimicfs.entry import LISTED, OBJECT, Entry, OfName, Scope
 
 COLUMNS = "key, size, mtime_ns, etag, storage_class, meta, kind, head"  # in the order of an Entry
 KEY, SIZE, META, KIND = (Entry._fields.index(name) for name in ("key", "size", "meta", "kind"))
@@ -92,7 +92,7 @@ def looked_up(bucket: int, directory: str, name: str) -> tuple[int, str | None, 
     return bucket, key if name else None, bucket, f"{key}/", f"{key}0"
 
 
-def found_in(rows: list[tuple[Any, ...]], key: str) -> tuple[Found, bool]:
+def found_in(rows: list[tuple[Any, ...]], key: str) -> tuple[OfName, bool]:
     """Return the meaning of *rows* that LOOKUP or LOOKUP_DEEP gave for *key*: the object and the
     subdirectory of that name, and whether the scope is there."""
     entry = subdirectory = None
