@@ -57,6 +57,7 @@ class Follower:
         self.leased = leased
         self.lease = lease or Lease()
         self._waiter = self._store.waiter()
+        self._waiter.ours_later = True
         self._ended = threading.Event()
         # By bucket: the number of the last line that was told. Only the thread of the follower
         # changes it.

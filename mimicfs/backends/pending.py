@@ -37,6 +37,7 @@ class IntentStep(NamedTuple):
 
 
 LEARNED = IntentStep()
+ALONE_FROM = 19  # behind '["' and a generation: see `alone`
 
 
 class Unsettled(NamedTuple):
@@ -76,6 +77,12 @@ def begun(text: str | None, token: str, now_ms: int, lasts_ms: int) -> str:
     tokens = {} if row is None else row.tokens
     tokens[token] = [now_ms, now_ms + lasts_ms]
     return json.dumps(_PendingRow(fresh(), row is not None, tokens))
+
+
+def alone(token: str) -> str:
+    """Return what a row has from character ALONE_FROM on (the first is 1) if nobody has touched it
+    since *token* has begun it: then its end is certain."""
+    return f'", false, {{{json.dumps(token)}: ['
 
 
 def ended(text: str | None, token: str, *, unsure: bool) -> str | None:

@@ -1,11 +1,12 @@
 """The version in S3 that a file stands on: its bytes, and what else is stored with it.
 
 Threading: `handed` and the reader may be used by any thread; `File` replaces a whole Origin under
-its lock.
+its lock. `_making` is a leaf.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from weakref import WeakSet
 
@@ -19,6 +20,7 @@ from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Content
 
 Span = tuple[int, int]
+_making = threading.Lock()  # held while the reader of an Origin is made, or given up
 
 
 class Origin:
@@ -35,9 +37,11 @@ class Origin:
     ) -> None:
         self._s3 = s3
         self._options = options
+        self._budget = budget
         self._bucket = bucket
         self.entry = entry
-        self.reader = reader or Reader(s3, options, budget, bucket, entry)
+        self._reader = reader  # of `_making`, as the next
+        self._closed = False
         self.handed = False  # somebody has got bytes of it
         self._sources: WeakSet[Origin] = WeakSet()  # versions that this one is a copy of
 
@@ -78,8 +82,27 @@ class Origin:
             raise ObjectChanged.since_opened(f"s3://{self._bucket}/{key}")
         return content
 
+    @property
+    def reader(self) -> Reader:
+        """What reads its bytes. It is made when it is asked for: of most files that were written,
+        nobody reads."""
+        reader = self._reader
+        if reader is None:
+            with _making:
+                reader = self._reader
+                if reader is None:
+                    place = (self._bucket, self.entry)
+                    reader = Reader(self._s3, self._options, self._budget, *place)
+                    if self._closed:
+                        reader.close()
+                    self._reader = reader
+        return reader
+
     def close(self) -> None:
-        self.reader.close()
+        with _making:
+            self._closed, reader = True, self._reader
+        if reader is not None:
+            reader.close()
 
     def _deleted(self) -> ObjectChanged:
         return ObjectChanged.deleted(f"s3://{self._bucket}/{self.entry.key}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +70,9 @@ def write(data: Path, record: Record) -> None:
 
 def text_of(data: Path, record: Record) -> bytes:
     """Return the text of *record* beside *data*."""
-    said: dict[str, Any] = {name: value for name, value in record._asdict().items() if value}
+    said: dict[str, Any] = {
+        name: value for name, value in zip(Record._fields, record, strict=True) if value
+    }
     text = _said(said)
     return f'{text[:-1]}, "record_checksum": {_checksum(data, said, text)}}}'.encode()
 
@@ -156,5 +158,4 @@ def _checksum(data: Path, said: Mapping[str, Any], text: str) -> int:
     return zlib.crc32(text.encode(), changes.seed(data, _form(said)))
 
 
-def _said(said: Mapping[str, Any]) -> str:
-    return json.dumps(said, sort_keys=True)
+_said: Callable[[Mapping[str, Any]], str] = json.JSONEncoder(sort_keys=True).encode

@@ -29,9 +29,9 @@ from mimicfs.files.ranges import PlannedPart, are_equal
 from mimicfs.files.small import SMALL
 from mimicfs.files.staging import Staging
 from mimicfs.files.transfer import UNSURE, RequestBatch, Slice, note_sent
-from mimicfs.posix import Cancellation
+from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import COPY_MAX, S3, Condition, Content
-from mimicfs.s3.requests.content import PARTS_MAX
+from mimicfs.s3.requests.content import PARTS_MAX, Body
 from mimicfs.s3.requests.ownkeys import is_zeros
 from mimicfs.s3.requests.sending import wants_equal_parts
 
@@ -241,7 +241,10 @@ class Uploader:
         job.fill([(0, job.layout.size)])
         batch = RequestBatch(self._s3, self._options.requests_per_file, cancellation)
         size = job.layout.size
-        to = (job.bucket, job.key, Slice(batch, job.staging, 0, size), size)
+        part = Slice(batch, job.staging, 0, size)
+        # what nobody can stop is read once
+        body: Body = part.read() if cancellation is NEVER and size <= SMALL else part
+        to = (job.bucket, job.key, body, size)
         # after a kill -9 the bytes of the file alone do not say what was sent
         if job.layout.partial:
             note_sent(job.staging, _md5_of(job), size, unchanged=True)

@@ -10,17 +10,21 @@ namespace (that of the process that mounted, with /dev/fd/N), or hidepid hides i
 nothing of it, and it waits for its answer.
 
 The kernel closes the files of a killed process when the process is past all signals, and waits for
-each FLUSH. It says nothing then; /proc knows why the process ends.
+each FLUSH. It says nothing then; /proc knows why the process ends. To ask takes 40 us, and most are
+answered soon: so we ask about those that wait for long.
 
-Threading: any thread calls `watch` and `answered`. A thread of its own looks, once something is
-watched, and sleeps while nothing is.
+Threading: any thread calls `watch`, `closes` and `answered`. A thread of its own looks, once
+something is watched, and sleeps while nothing is.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _LOOK_S = 0.2  # between two looks
 _SIGKILL = 1 << 8  # in the masks of /proc/PID/status
@@ -34,25 +38,37 @@ class Killed:
 
     def __init__(self, let_go: Callable[[int], bool]) -> None:
         self._let_go = let_go
-        self._lock = threading.Condition()  # protects the three below
+        # By FLUSH: the thread that waits. Each use is one atomic step.
+        self._closing: dict[int, int] = {}
+        self._lock = threading.Condition()  # protects all below
         self._watched: dict[int, int] = {}  # by request: the thread that waits for it
         self._gone: set[int] = set()  # requests of killed processes that are still worked on
+        self._sleeps = True  # until something is watched
         self._started = False
 
     def watch(self, unique: int, thread: int) -> None:
         """Watch thread *thread*, which waits for *unique* and has a signal."""
         with self._lock:
             self._watched[unique] = thread
-            self._lock.notify()
-            if self._started:
-                return
-            self._started = True
-        threading.Thread(target=self._run, name="fuse-killed", daemon=True).start()
+            self._wake()
 
-    def let_go_if_ended(self, unique: int, thread: int) -> None:
-        """Let go of *thread*, which waits for *unique*, if a signal has ended it."""
-        if _is_ended(thread):
-            self._let_go(unique)
+    def closes(self, unique: int, thread: int) -> None:
+        """Watch thread *thread*, which waits for the FLUSH *unique*: a signal may have ended it,
+        of which the kernel does not tell."""
+        self._closing[unique] = thread
+        if self._sleeps:
+            with self._lock:
+                self._wake()
+
+    def _wake(self) -> None:
+        self._lock.notify()
+        if not self._started:
+            thread = threading.Thread(target=self._run, name="fuse-killed", daemon=True)
+            try:
+                thread.start()
+                self._started = True
+            except RuntimeError as exc:  # no more threads can start: the next request tries again
+                log.debug("killed processes are not looked for: %s", exc)
 
     def has_gone(self, unique: int) -> bool:
         """Whether nobody waits for *unique* any more."""
@@ -61,7 +77,8 @@ class Killed:
     def answered(self, unique: int) -> bool:
         """Note that the work on *unique* has ended; return whether nobody waited for it any
         more."""
-        if not self._started:
+        self._closing.pop(unique, None)
+        if not (self._watched or self._gone):
             return False
         with self._lock:
             self._watched.pop(unique, None)
@@ -70,16 +87,23 @@ class Killed:
         return gone
 
     def _run(self) -> None:
+        before: set[int] = set()  # the FLUSHes of the last look
         while True:
             with self._lock:
-                while not self._watched:
+                self._sleeps = True
+                while not (self._watched or self._closing):
                     self._lock.wait()
+                self._sleeps = False
                 killed = [each for each, thread in self._watched.items() if _is_killed(thread)]
+                self._gone.update(killed)  # before the next line: `answered` looks at both
                 for unique in killed:
                     del self._watched[unique]
-                    self._gone.add(unique)
+            closing = dict(self._closing)
+            killed += [each for each in before & closing.keys() if _is_ended(closing[each])]
             for unique in killed:
+                self._closing.pop(unique, None)
                 self._let_go(unique)
+            before = set(closing)
             with self._lock:
                 self._lock.wait(_LOOK_S)
 

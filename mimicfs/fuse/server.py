@@ -287,15 +287,16 @@ class Server:
         # As for the requests of workers: it is answered at the end, whatever happens.
         self._asked[unique] = Opcode.FLUSH, caller.pid
         self._waiting[unique] = Cancellation()
+        # A process that was killed need not wait for the disk, or for S3 in its place.
+        self._killed.closes(unique, caller.pid)
         begun = False
         try:
             handle = FLUSH_IN.unpack_from(request, IN_HEADER.size)[0]
             begun = self._fs.flush_later(handle, lambda exc: self._flushed(unique, nodeid, exc))
         except Exception as exc:  # noqa: BLE001 - a worker meets it again, and answers
             log.debug("FLUSH: %s", exc)
-        if begun:  # a process that was killed need not wait for the disk, or for S3 in its place
-            self._killed.let_go_if_ended(unique, caller.pid)
-        else:
+        if not begun:
+            self._killed.answered(unique)
             del self._waiting[unique], self._asked[unique]
         return begun
 
@@ -340,7 +341,7 @@ class Server:
         handler = operation.handler
         try:
             if opcode == Opcode.FLUSH:  # done even if the process has gone: its bytes must be kept
-                self._killed.let_go_if_ended(unique, caller.pid)
+                self._killed.closes(unique, caller.pid)
             elif self._killed.has_gone(unique):
                 raise Interrupted("killed before the work began")
             if operation.lane is Lane.QUICK:

@@ -16,6 +16,7 @@ renames      the rename of a directory in S3, which may be undone or finished
 departures   directories that are renamed in a moment, and what waits for that
 claims       which directories are being renamed, by all mounts of the store
 tree         looking up names, reading directories
+justabsent   the last name that was not there
 firstlook    whether modes, owners and links are stored with the objects of a directory
 sampling     the names of a directory that are asked about first
 kernel       the kernel's view, and telling it what changed

@@ -38,6 +38,7 @@ from mimicfs.vfs.coming import NextAnswers, names_in
 from mimicfs.vfs.firstlook import FirstLook
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, number_of
+from mimicfs.vfs.justabsent import JustAbsent
 from mimicfs.vfs.kernel import asked
 from mimicfs.vfs.nodes import CONTROL_SLOT, Node, NodeKind, check_present, slot_of
 from mimicfs.vfs.readdir import ListedRow, Listing, Listings, first_fitting, index_of
@@ -82,6 +83,7 @@ class Tree:
             mimicdb, inodes, self._listings, look, walking, self._shown, handles.unsaved
         )
         self._started_ns = time.time_ns()
+        self._absent = JustAbsent()
 
     # Names
 
@@ -113,7 +115,13 @@ class Tree:
         if name == names.CONTROL:
             with self._inodes.holding(directory, CONTROL_SLOT, NodeKind.CONTROL) as node:
                 return self.attr(node)
-        slot, shown = self._look(directory, name)
+        generation = self._mimicdb.generation
+        try:
+            slot, shown = self._look(directory, name)
+        except PosixError as exc:
+            if exc.errno == errno.ENOENT:
+                self._absent.note(directory, name, generation)
+            raise
         node = self._inodes.child(directory, slot, _kind(slot), hold=True)
         try:
             return shown(node)
@@ -144,6 +152,9 @@ class Tree:
         """Return the same without a wait; "" where that is not known, or is the marker of the
         directory."""
         component = self.component(directory, name)
+        just = self._absent.is_so(directory, name, self._mimicdb.generation)
+        if just and self._inodes.find(directory, component) is None:
+            return component
         try:
             self._look(directory, name)
         except Unlisted:

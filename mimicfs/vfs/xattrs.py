@@ -27,6 +27,8 @@ from mimicfs.vfs.nodes import Node, NodeKind, VersionNode
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.stored import StoredAttributes
 
+_USERS = b"user."
+
 
 class ExtendedAttributes:
     def __init__(
@@ -50,6 +52,8 @@ class ExtendedAttributes:
     def get(self, caller: Caller, node: Node, name: bytes) -> bytes:
         self._handles.departures.check(node)
         if node.kind == NodeKind.CONTROL:
+            raise PosixError(errno.ENODATA, os.fsdecode(name))
+        if not name.startswith(_USERS):  # no object has others; the kernel asks before each write
             raise PosixError(errno.ENODATA, os.fsdecode(name))
         if not name.startswith(PREFIX):
             self.check_learned(node)

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.mounts import wait_until
 
 from mimicfs.backends.default import Redis
 from mimicfs.backends.memory import Memory
@@ -204,6 +205,28 @@ def test_without_inotify_commits_are_looked_for_and_that_is_said_once(tmp_path, 
     assert answer == "['b'] []\n"
     assert errors.count("looked for 20 times a second") == errors.count("\n") == said
     store.close()
+
+
+def test_who_knows_our_changes_is_woken_by_those_of_others_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "_GATHERINGS", 10**9)
+    ours, theirs = (SQLite(str(tmp_path / "store.db")) for _ in range(2))
+    waiter = ours.waiter()
+    waiter.ours_later = True
+    waiter.wait({"b": 0}, 0)
+    looks = []
+    others = ours._db.others
+    monkeypatch.setattr(ours._db, "others", lambda: looks.append(others()) or looks[-1])
+    fill(ours, "a")
+    with ThreadPoolExecutor() as pool:
+        gathered = pool.submit(waiter._gather)
+        wait_until(lambda: len(looks) > 5)
+        assert not gathered.done()
+        fill(theirs, "b")
+        gathered.result(60)
+    assert waiter.wait({"b": 0}, 60) == ["b"]
+    waiter.close()
+    ours.close()
+    theirs.close()
 
 
 def test_a_commit_touches_no_file_but_its_own_log(tmp_path, monkeypatch):

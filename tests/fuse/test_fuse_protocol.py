@@ -524,15 +524,30 @@ def test_a_flush_whose_caller_was_interrupted_is_ended_all_the_same(
     assert kernel.answer() == (asked, "", b"")
 
 
-def test_a_flush_of_a_killed_process_is_answered_at_once_and_ended_all_the_same(
+def test_a_flush_of_a_killed_process_is_answered_soon_and_ended_all_the_same(
     later: tuple[Later, Kernel, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs, kernel, _ = later
+    monkeypatch.setattr("mimicfs.fuse.killed._LOOK_S", 0.01)
     monkeypatch.setattr("mimicfs.fuse.killed._is_ended", lambda _: True)
     asked = kernel.send(Opcode.FLUSH, FLUSH, nodeid=2)
     assert kernel.answer() == (asked, "EINTR", b"")
     assert len(fs.ends) == 1
     fs.ends[0](None)  # too late, and no error
+
+
+def test_it_is_not_asked_of_a_flush_that_is_answered_soon_whether_its_process_was_killed(
+    later: tuple[Later, Kernel, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, kernel, server = later
+    looked: list[int] = []
+    monkeypatch.setattr("mimicfs.fuse.killed._LOOK_S", 30.0)
+    monkeypatch.setattr("mimicfs.fuse.killed._is_ended", looked.append)
+    asked = kernel.send(Opcode.FLUSH, FLUSH, nodeid=2)
+    assert still_answers(kernel)
+    fs.ends[0](None)
+    assert kernel.answer() == (asked, "", b"")
+    assert (looked, server._killed._closing) == ([], {})
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.entry import Entry, Scope
-from mimicfs.errors import Interrupted, PosixError
+from mimicfs.errors import Interrupted, ObjectChanged, PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.files.small import SmallStaging
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
@@ -388,6 +388,62 @@ def test_a_small_file_is_made_and_written_without_a_worker_with_write_back(
     fs.close()
     assert s3.head(bucket, "first")[0].size == 6
     assert s3.head(bucket, "second")[0].size == 65_536
+
+
+def test_the_mirror_is_not_asked_again_for_a_name_that_was_just_absent(fs, mimicdb, bucket):
+    mimicdb.complete(bucket, Scope("", True, 1))
+    asked = []
+    look, mimicdb.lookup = mimicdb.lookup, lambda *place: asked.append(place[2]) or look(*place)
+
+    def made(name):
+        return fs.create_at_once(CALLER, ROOT_INO, name, 0o644, os.O_WRONLY | os.O_EXCL) is not None
+
+    def absent(name):
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
+            fs.lookup(CALLER, ROOT_INO, name)
+
+    absent(b"a")
+    assert (made(b"a"), asked) == (True, ["a"])
+    absent(b"b")
+    assert (made(b"c"), asked) == (True, ["a", "b", "c"])  # another name
+    absent(b"d")
+    mimicdb.record(bucket, Entry("d", 1, 0, "e"))  # somebody has put it there
+    for name in (b"d", b"a"):
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.EEXIST):
+            made(name)
+
+
+def test_the_mirror_is_asked_again_for_a_name_that_was_absent_some_time_ago(
+    fs, mimicdb, bucket, monkeypatch
+):
+    monkeypatch.setattr("mimicfs.vfs.justabsent._JUST_S", -1.0)
+    mimicdb.complete(bucket, Scope("", True, 1))
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
+        fs.lookup(CALLER, ROOT_INO, b"a")
+    mimicdb.backend.apply(bucket, [Entry("a", 1, 0, "e")])  # of which nothing was heard yet
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.EEXIST):
+        fs.create_at_once(CALLER, ROOT_INO, b"a", 0o644, os.O_WRONLY | os.O_EXCL)
+
+
+def test_attributes_that_no_object_has_are_absent_without_a_look_at_it(fs, mimicdb, bucket):
+    mimicdb.complete(bucket, Scope("", True, 1))
+    _, opened = fs.create_at_once(CALLER, ROOT_INO, b"a", 0o644, os.O_WRONLY)
+    mimicdb.entry = None
+    for name in (b"security.capability", b"system.posix_acl_access", b"trusted.x"):
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENODATA):
+            fs.getxattr(CALLER, fs._handles.node(opened.handle).ino, name)
+    del mimicdb.entry
+
+
+def test_a_file_that_is_only_written_has_nothing_to_read_it_with(fs):
+    _, opened = fs.create(CALLER, ROOT_INO, b"a", 0o644, os.O_RDWR)
+    fs.write(CALLER, opened.handle, 0, memoryview(b"abc"), append=False)
+    fs.flush(CALLER, opened.handle)
+    origin = fs._handles.file(opened.handle)._origin
+    assert origin._reader is None
+    fs.release(opened.handle)
+    with pytest.raises(ObjectChanged):  # a thread that comes too late
+        origin.reader.read(0, 3, Cancellation())
 
 
 def test_what_was_just_renamed_away_lets_a_worker_make_the_new_file(s3, mimicdb, bucket, tmp_path):

@@ -3,10 +3,11 @@
 One flat table, ordered by key, is the index for look-ups, listings and merges. To read a directory,
 we seek past each subdirectory ("d/" ... the next key is at least "d0").
 
-`database.py` opens and checks the file, and says which connections read and write it; `runs.py`
-finds out whether a power cut took commits; `rows.py` has the statements that several methods use,
-`directories.py` reads directories, `writing.py` and `scopes.py` write changes, `remembering.py`
-keeps what a thread has just read, `waiting.py` waits for commits of other processes.
+`database.py` opens the file, and says which connections read and write it; `schema.py` has its
+tables, `runs.py` finds out whether a power cut took commits; `rows.py` has the statements that
+several methods use, `directories.py` reads directories, `writing.py` and `scopes.py` write changes,
+`briefly.py` the usual ones, `remembering.py` keeps what a thread has just read, `waiting.py` waits
+for commits of other processes.
 
 Threading: database.py describes it.
 """
@@ -22,6 +23,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from mimicfs.backends import Backend, Waiter, pending
 from mimicfs.backends.loglines import WIDE_CHANGE, left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
+from mimicfs.backends.sqlite import briefly
 from mimicfs.backends.sqlite.database import Database, OneState
 from mimicfs.backends.sqlite.directories import read_children
 from mimicfs.backends.sqlite.remembering import Remembered
@@ -31,7 +33,9 @@ from mimicfs.backends.sqlite.rows import (
     GET,
     LOOKUP,
     LOOKUP_DEEP,
+    ORPHANS,
     PENDING,
+    STRIDE,
     TOTAL,
     entries_of,
     entry_of,
@@ -44,11 +48,11 @@ from mimicfs.backends.sqlite.rows import (
 )
 from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, SCOPES, covering, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
-from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store
+from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store, swapped
 from mimicfs.entry import LINES, PAGE, BucketEntry, Change, Entry, OfName, Scope, Total
 
 _LOG_MAX = 200_000  # lines of the log of a bucket that are kept, at least
-_TRIM_EVERY = 1000  # changes between two looks at the length of the log
+_TRIM_EVERY = 1000  # lines that are written between two looks at the length of the log
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,7 +86,7 @@ class SQLite(Backend):
         self._remembered = Remembered(self._db)
         self._namespace = namespace
         self._ids: dict[str, int] = {}  # of buckets; `_db.lock` protects this and the next
-        self._trim_at: dict[int, int] = {}
+        self._untrimmed: dict[int, int] = {}  # lines of ours until the log is trimmed again
         try:
             self.enter(namespace)
         except BaseException:
@@ -235,13 +239,8 @@ class SQLite(Backend):
     def stride(self, bucket: str, prefix: str, after: str, count: int) -> tuple[str, int]:
         start, end = max(prefix, after + "\0" if after else ""), successor(prefix)
         values: tuple[object, ...] = (self._id(bucket), start, *([] if end is None else [end]))
-        rows = self._db.rows(
-            "SELECT coalesce(max(key), ''), count(*) FROM (SELECT key FROM entry WHERE bucket=?"
-            f" AND key>=?{'' if end is None else ' AND key<?'} ORDER BY key LIMIT ?)",
-            *values,
-            count,
-        )
-        [(last, passed)] = rows
+        sql = STRIDE.format(end="" if end is None else " AND key<?")
+        [(last, passed)] = self._db.rows(sql, *values, count)
         return last, passed
 
     @_ours
@@ -271,6 +270,8 @@ class SQLite(Backend):
         since: int | None = None,
         step: IntentStep = LEARNED,
     ) -> set[str]:
+        if step.token and since is None and not deletes and self._stored(bucket, puts, step.token):
+            return set()
         with self._db.writing() as db:
             number = self._add(db, bucket, 0) if bucket else self._id("", db)
             new = {entry.key: entry for entry in puts}
@@ -292,10 +293,24 @@ class SQLite(Backend):
         with self._db.writing() as db:
             learn_plain(db, self._id(bucket, db), entries)
 
+    def _stored(self, bucket: str, puts: Sequence[Entry], token: str) -> bool:
+        """Store *puts*, the end of the intent *token*, in one step; False: nothing has happened."""
+        number = self._ids.get(bucket, 0)
+        with self._db.lock:
+            left = self._untrimmed.get(number, 0) - len(puts)
+            done = left >= 0 and briefly.stored(self._db, number, puts, token, self.origin)
+            if done:
+                self._untrimmed[number] = left
+        return done
+
     @_ours
     def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+        now_ms = self.now_ms()
+        rows = [(key, pending.begun(None, token, now_ms, lasts_ms)) for key in keys]
+        if (known := self._ids.get(bucket)) and briefly.begun(self._db, known, rows):
+            return
         with self._db.writing() as db:
-            number, now_ms = self._id(bucket, db), self.now_ms()
+            number = self._id(bucket, db)
             before = pending_of(db, number, keys)
             after = {key: pending.begun(before.get(key), token, now_ms, lasts_ms) for key in keys}
             keep_pending(db, number, before, after)
@@ -353,9 +368,10 @@ class SQLite(Backend):
             "INSERT INTO log VALUES(?,?,?,?,?)",
             [(number, first + n, *line, self.origin) for n, line in enumerate(lines)],
         )
-        if last >= self._trim_at.get(number, 0):
+        left = self._untrimmed.get(number, 0) - len(lines)
+        if left < 0:
             db.execute("DELETE FROM log WHERE bucket=? AND seq<=?", (number, last - _LOG_MAX))
-            self._trim_at[number] = last + _TRIM_EVERY
+        self._untrimmed[number] = left if left >= 0 else _TRIM_EVERY
 
     @_ours
     def seq(self, bucket: str) -> int:
@@ -459,30 +475,16 @@ class SQLite(Backend):
         self, bucket: str, name: str, before: str | None, after: str | None, *, tell: bool
     ) -> tuple[bool, str | None]:
         with self._db.writing() as db:
-            place = (self._id(bucket, db), name)
-            row = db.execute("SELECT text FROM note WHERE bucket=? AND name=?", place).fetchone()
-            now: str | None = row[0] if row else None
-            if now != before:
-                return False, now
-            db.execute("DELETE FROM note WHERE bucket=? AND name=?", place)
-            if after is not None:
-                db.execute("INSERT INTO note VALUES(?,?,?)", (*place, after))
-            if tell:
+            done, now = swapped(db, self._id(bucket, db), name, before, after)
+            if done and tell:
                 self._log(db, bucket, [name])
-        return True, after
+        return done, now
 
     @_ours
     def orphans(self, bucket: str) -> list[str]:
         if bucket:
             return []
-        named = "SELECT id FROM bucket"
-        known = f"{named} WHERE known OR name=''"
-        # A note beside a bucket does not make it known.
-        places = {"entry": known, "scope": known, "note": named}
-        counts = {
-            table: self._db.value(f"SELECT count(*) FROM {table} WHERE bucket NOT IN ({ids})")
-            for table, ids in places.items()
-        }
+        counts = {table: self._db.value(sql) for table, sql in ORPHANS.items()}
         return [f"{count:,} rows of {table}" for table, count in counts.items() if count]
 
     def identity(self) -> str:

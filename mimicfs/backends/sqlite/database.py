@@ -1,4 +1,4 @@
-"""The file of a store: how it is opened and checked, and who reads and writes it.
+"""The file of a store: how it is opened, and who reads and writes it.
 
 Threading: a file is read by a connection for each thread, which ends with the thread, and written
 by one connection under a lock; WAL lets them go on beside each other, and beside other processes. A
@@ -23,18 +23,17 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mimicfs.backends.sqlite import runs
+from mimicfs.backends.sqlite import runs, schema
 from mimicfs.errors import (
     ConfigError,
     StoreCorrupt,
     StoreError,
     StoreReplaced,
-    StoreTooNew,
     StoreUnavailable,
 )
 from mimicfs.private import check_file, make_directory
@@ -42,43 +41,6 @@ from mimicfs.private import check_file, make_directory
 log = logging.getLogger(__name__)
 
 _ENDING_S = 1.0  # a thread that ends waits so long for a fork
-_VERSION = 3  # of the schema; PRAGMA user_version
-_APPLICATION = 0x4D696D43  # "MimC"; PRAGMA application_id tells our files from others
-_SCHEMA = f"""
--- A bucket that was dropped stays with known = 0, so that its numbers go on. The bucket ''
--- is the list of buckets: it has a log and a scope, and no entries.
-CREATE TABLE bucket(
-    id INTEGER PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL,
-    known INT NOT NULL, created_ns INT NOT NULL,
-    objects INT NOT NULL DEFAULT 0, bytes INT NOT NULL DEFAULT 0, seq INT NOT NULL DEFAULT 0,
-    UNIQUE(namespace, name));
--- One row a key, in the order of UTF-8 bytes. Without a rowid: the key is the only access
--- path. meta is a JSON object, or NULL where the user metadata is not known. head is what a
--- HEAD said, or NULL.
-CREATE TABLE entry(
-    bucket INT NOT NULL, key TEXT NOT NULL, size INT NOT NULL, mtime_ns INT NOT NULL,
-    etag TEXT NOT NULL, storage_class TEXT NOT NULL, meta TEXT, kind INT NOT NULL, head TEXT,
-    PRIMARY KEY(bucket, key)) WITHOUT ROWID;
--- What was listed to its end: entry.Scope.
-CREATE TABLE scope(
-    bucket INT NOT NULL, prefix TEXT NOT NULL, deep INT NOT NULL, listed_ns INT NOT NULL,
-    duration_ns INT NOT NULL, added INT NOT NULL, changed INT NOT NULL, deleted INT NOT NULL,
-    names INT NOT NULL DEFAULT 0,
-    PRIMARY KEY(bucket, prefix)) WITHOUT ROWID;
--- entry.Change. last is NULL where one key changed.
-CREATE TABLE log(
-    bucket INT NOT NULL, seq INT NOT NULL, first TEXT NOT NULL, last TEXT, origin INT NOT NULL,
-    PRIMARY KEY(bucket, seq)) WITHOUT ROWID;
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
-"""
-# Backend.set_note. Of no version: a program that does not know the table does not need it.
-_NOTES = """
-CREATE TABLE IF NOT EXISTS note(
-    bucket INT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL,
-    PRIMARY KEY(bucket, name)) WITHOUT ROWID
-"""
-
 # The parameters of sqlite3.connect, in its order.
 _CONNECT = (
     "database",
@@ -90,19 +52,6 @@ _CONNECT = (
     "cached_statements",
     "uri",
 )
-
-# Rows of backends/pending.py, likewise.
-_PENDING = """
-CREATE TABLE IF NOT EXISTS pending(
-    bucket INT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
-    PRIMARY KEY(bucket, key)) WITHOUT ROWID
-"""
-
-# From the schema of each older version to the next.
-_MIGRATIONS = {
-    1: ("ALTER TABLE entry ADD COLUMN head TEXT",),
-    2: ("ALTER TABLE scope ADD COLUMN names INT NOT NULL DEFAULT 0",),
-}
 
 
 # Held while a connection is opened, or that of a thread is closed; taken after Database.lock.
@@ -170,6 +119,7 @@ class Database:
         self._args = (path if self.in_memory or given.get("uri") else os.path.abspath(path),)
         self.lock = threading.RLock()  # the writer's
         self.commits = 0  # of this object; of `lock`
+        self._taught: sqlite3.Connection | None = None  # the writer that `wrote` has prepared
         self._before = 0  # added to versions: more than the parent of a fork was told
         self.local = OfThread()
         # Each, and the lock within which it is used; of `_connecting`.
@@ -202,7 +152,7 @@ class Database:
         self.log_path = self._found_log()
         left, lost = runs.was_left(self.log_path), False
         with self.writing() as db:
-            self._check(db)
+            schema.check(db, self._path)
             if not self.in_memory:
                 lost = runs.begin(db, left=left)
         if lost:
@@ -233,27 +183,6 @@ class Database:
                 f"{self._path}: the store was moved, replaced or deleted while it was in use; put"
                 " it back, or unmount and mount again"
             )
-
-    def _check(self, db: sqlite3.Connection) -> None:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        ours = db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
-        if not ours:
-            if version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise StoreCorrupt(
-                    f"{self._path}: a SQLite database, but not a mimicfs store;"
-                    " name another file with --store"
-                )
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-        elif version > _VERSION:
-            raise StoreTooNew(
-                f"{self._path}: written by a newer mimicfs (schema {version}, this one knows"
-                f" {_VERSION}); upgrade mimicfs or name another file with --store"
-            )
-        else:
-            _migrate(db, version)
-        db.execute(_NOTES)
-        db.execute(_PENDING)
 
     def _connect(self, lock: threading.RLock) -> sqlite3.Connection:
         with _connecting:
@@ -331,6 +260,33 @@ class Database:
                 raise
             self._say_committed()
 
+    def wrote(
+        self,
+        sql: str,
+        values: Sequence[object],
+        teach: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> bool:
+        """Write by one statement, which is a transaction of its own; return whether it has written.
+        If not, because of a constraint or within a larger change, nothing has happened. *teach* is
+        called once for each connection that does this."""
+        with self.lock:
+            if self._forked:
+                self._open_again()
+            db = self._writer
+            if db.in_transaction:
+                return False
+            self.look()
+            if teach is not None and self._taught is not db:
+                teach(db)
+                self._taught = db
+            try:
+                db.execute(sql, values)
+            except sqlite3.IntegrityError:
+                return False
+            self.commits += 1
+        self._say_committed()
+        return True
+
     def _say_committed(self) -> None:
         """Wake the threads and processes that wait for commits (waiting.py). If that fails, they
         find out by themselves, a little later."""
@@ -362,6 +318,14 @@ class Database:
                 told: int = db.execute("PRAGMA data_version").fetchone()[0]
             local.version = told + self._before
         return local.version
+
+    def others(self) -> int:
+        """Return a number that changes with each commit of others, and not with ours."""
+        with self.lock:
+            if self._forked:
+                self._open_again()
+            told: int = self._writer.execute("PRAGMA data_version").fetchone()[0]
+            return told
 
     def close(self) -> None:
         with self.lock:
@@ -435,14 +399,6 @@ def _in_child() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
-
-
-def _migrate(db: sqlite3.Connection, version: int) -> None:
-    """Bring the tables of an older *version* up to date, inside the caller's transaction."""
-    for old in range(version, _VERSION):
-        for statement in _MIGRATIONS[old]:
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {old + 1}")
 
 
 def _created(path: Path) -> os.stat_result:

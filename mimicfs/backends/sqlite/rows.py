@@ -20,6 +20,10 @@ TOTAL = (
     "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND key>=?{end}"
     " AND kind=0 AND (size>0 OR substr(CAST(key AS BLOB), -1)<>x'2f')"
 )
+STRIDE = (
+    "SELECT coalesce(max(key), ''), count(*) FROM"
+    " (SELECT key FROM entry WHERE bucket=? AND key>=?{end} ORDER BY key LIMIT ?)"
+)
 LOOKUP = (
     f"SELECT {COLUMNS} FROM entry WHERE bucket=? AND key=? UNION ALL SELECT * FROM"
     f" (SELECT {COLUMNS} FROM entry WHERE bucket=? AND key>=? AND key<? ORDER BY key LIMIT 1)"
@@ -41,6 +45,16 @@ TOTALS = (
     "SELECT count(*), coalesce(sum(size), 0) FROM entry WHERE bucket=? AND kind=0"
     " AND key IN (SELECT value FROM json_each(?))"
 )
+# How many rows of a table are of no bucket. A note beside a bucket does not make it known.
+_NUMBERS = "SELECT id FROM bucket"
+ORPHANS = {
+    table: f"SELECT count(*) FROM {table} WHERE bucket NOT IN ({numbers})"
+    for table, numbers in (
+        ("entry", f"{_NUMBERS} WHERE known OR name=''"),
+        ("scope", f"{_NUMBERS} WHERE known OR name=''"),
+        ("note", _NUMBERS),
+    )
+}
 
 
 def totals(db: sqlite3.Connection, bucket: int, keys: list[str]) -> tuple[int, int]:

@@ -58,6 +58,21 @@ def not_admitted(
     return {key for key, (stored, _) in steps.items() if not stored}
 
 
+def swapped(
+    db: sqlite3.Connection, bucket: int, name: str, before: str | None, after: str | None
+) -> tuple[bool, str | None]:
+    """Do what Backend.swap_note does, but for the log."""
+    place = (bucket, name)
+    row = db.execute("SELECT text FROM note WHERE bucket=? AND name=?", place).fetchone()
+    now: str | None = row[0] if row else None
+    if now != before:
+        return False, now
+    db.execute("DELETE FROM note WHERE bucket=? AND name=?", place)
+    if after is not None:
+        db.execute("INSERT INTO note VALUES(?,?,?)", (*place, after))
+    return True, after
+
+
 def logged(
     db: sqlite3.Connection, bucket: str, number: int, since: int, limit: int
 ) -> list[Change]:

@@ -276,10 +276,7 @@ class Learner:
         try:
             for params, answer, _ in puts:
                 self._reads.note_versions("PutObject", params, answer)
-            entries = [
-                _entry_of(params, size, answer["ETag"], date_ns(answer), meta_of(params))
-                for params, answer, size in puts
-            ]
+            entries = [put_entry(params, size, answer) for params, answer, size in puts]
             with intent.learning():
                 self.mimicdb.record_all(intent.bucket, entries)
             self.mimicdb.intents.end(intent, unsure=True)
@@ -404,6 +401,11 @@ def _entry_of(
     storage_class = params.get("StorageClass", "")
     storage_class = "" if storage_class == "STANDARD" else storage_class
     return Entry(params["Key"], size, mtime_ns, unquoted(etag), storage_class, meta)
+
+
+def put_entry(params: Params, size: int, answer: Answer) -> Entry:
+    """Return the entry that a PutObject of *size* bytes has stored, by its *answer*."""
+    return _entry_of(params, size, answer["ETag"], date_ns(answer), meta_of(params))
 
 
 @contextmanager

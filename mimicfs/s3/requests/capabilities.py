@@ -43,18 +43,21 @@ class Capabilities:
 
     def __getitem__(self, name: str) -> str:
         """Return the value that is taken for true of *name*, one of CAPABILITIES."""
-        value, _ = self.known()[name]
+        value, _ = self._of(name)
         return value
 
     def known(self) -> dict[str, tuple[str, str]]:
         """Return (value, from where) of each: "said", "learned", "expected" or "usual"."""
+        return {name: self._of(name) for name in CAPABILITIES}
+
+    def _of(self, name: str) -> tuple[str, str]:
         learned = self._from_store()
-        sources = (("said", self._said), ("learned", learned), ("expected", self._expected))
-        found = {}
-        for name, values in CAPABILITIES.items():
-            given = ((table[name], how) for how, table in sources if name in table)
-            found[name] = next(given, (values[0], "usual"))
-        return found
+        sources = ((self._said, "said"), (learned, "learned"), (self._expected, "expected"))
+        for table, how in sources:
+            if name in table:
+                return table[name], how
+        usual, *_ = CAPABILITIES[name]
+        return usual, "usual"
 
     def learned(self, name: str, value: str) -> None:
         """Remember that the server was seen to do *value*."""

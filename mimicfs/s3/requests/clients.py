@@ -434,7 +434,7 @@ class Clients:
         found += [keys.secret_key, keys.token or ""] if keys is not None else []
         return [it for it in found if it]
 
-    @property
+    @cached_property  # it is in each record of a file that S3 does not have yet
     def endpoint(self) -> str:
         """Return the name that tells this endpoint from others: its URL without a password, or
         "aws"."""

@@ -65,20 +65,23 @@ class Sender:
         condition: Condition,
     ) -> Entry:
         """As S3.put."""
+        from mimicfs.s3.mimicking.learning import put_entry
+
         s3, content = self._s3, self._s3.kept.completed(bucket, key, content)
         with s3.conditions.turn(bucket, key, condition, size):
             params = {**content.params(), **s3.conditions.params(bucket, key, condition)}
             with refusals(f"s3://{bucket}/{key}", condition):
                 answer = self.put(bucket, key, body, size, params)
-            etag = bare_etag(answer) or self._confirmed(bucket, key, body, size)
-        meta = {name.lower(): value for name, value in content.meta.items()}
-        entry = Entry(key, size, time.time_ns(), etag, "", meta)
+            if bare_etag(answer):  # as the mirror has it by now
+                entry = put_entry({**params, "Key": key}, size, answer)
+            else:
+                entry = s3.mirrored(bucket, self._confirmed(bucket, key, body, size, content))
         s3.kept.written(bucket, entry, content)
-        return s3.mirrored(bucket, entry)
+        return entry
 
-    def _confirmed(self, bucket: str, key: str, body: Body, size: int) -> str:
-        """Return the ETag of an object whose PUT was answered without one, by a HEAD. Raises
-        S3Unavailable if that does not show what was sent."""
+    def _confirmed(self, bucket: str, key: str, body: Body, size: int, content: Content) -> Entry:
+        """Return the object, with *content*, whose PUT was answered without an ETag, by a HEAD.
+        Raises S3Unavailable if that does not show what was sent."""
         try:
             now, _ = self._s3.head(bucket, key)
         except KeyNotFound:
@@ -87,7 +90,8 @@ class Sender:
         if now is None or now.size != size or (now.etag and not checksums.may_be(now.etag, sent)):
             text = "the answer to a PUT did not confirm it, and S3 has another object"
             raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
-        return now.etag
+        meta = {name.lower(): value for name, value in content.meta.items()}
+        return Entry(key, size, time.time_ns(), now.etag, "", meta)
 
     def store_soon(
         self,

@@ -20,7 +20,7 @@ import functools
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -386,15 +386,19 @@ def _said(
             query.append(f"{header}={quote(str(value), safe='-._~')}")
         elif name not in ("Bucket", "Key", "Body"):
             return None
-    if not all(_is_plain(text) for text in headers.values()):
+    if not _are_plain(headers.values()):
         return None
     return headers, "&".join(sorted(query))
 
 
-def _is_plain(text: str) -> bool:
-    """Whether a header can carry *text* as it is: no line breaks, only ASCII, and no blanks that a
-    signature counts as fewer."""
-    return text.isascii() and text.isprintable() and "  " not in text and text == text.strip()
+def _are_plain(texts: Collection[str]) -> bool:
+    """Whether headers can carry *texts* as they are: no line breaks, only ASCII, and no blanks that
+    a signature counts as fewer."""
+    whole = "".join(texts)
+    if not (whole.isascii() and whole.isprintable()):
+        return False
+    apart = "\n{}\n".format("\n".join(texts))
+    return not ("  " in apart or "\n " in apart or " \n" in apart)
 
 
 # By the name of a header of an answer: the parameter of the answer that it is, and its type.
