@@ -68,12 +68,9 @@ class Waiter:
     """Waits for news in the logs of a store. One thread waits; `close` may come from any, and
     ends the waiting."""
 
-    # Whoever waits knows the changes of this process, and can hear of them later (a tenth of a
-    # second) than of others'.
-    ours_later = False
-
     def __init__(self) -> None:
         self._closed = threading.Event()
+        self.ours_later = False  # our changes may be told 0.1 s later than others'
 
     def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
         """Wait until a log may have news, or for *timeout_s*. *places* has, by bucket, the number
