@@ -136,7 +136,16 @@ def within_a_larger_change(store: SQLite) -> None:
         assert ended(store, NEW) == set()
 
 
-CASES = (alone, together, a_part, twice, two_at_once, one_of_two, another_token, learned_meanwhile)
+CASES: tuple[Case, ...] = (
+    alone,
+    together,
+    a_part,
+    twice,
+    two_at_once,
+    one_of_two,
+    another_token,
+    learned_meanwhile,
+)
 CASES += (after_its_deadline, dropped, kept, over_a_directory, within_a_larger_change)
 
 
