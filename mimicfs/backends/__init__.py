@@ -69,8 +69,7 @@ class Waiter:
     ends the waiting."""
 
     def __init__(self) -> None:
-        self._closed = threading.Event()
-        self.ours_later = False  # our changes may be told 0.1 s later than others'
+        self._closed, self.ours_later = threading.Event(), False  # ours: told up to 0.1 s later
 
     def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
         """Wait until a log may have news, or for *timeout_s*. *places* has, by bucket, the number
