@@ -378,9 +378,10 @@ def test_a_new_file_that_is_sent_while_its_directory_is_renamed_is_written_on(
         synced.result()
         assert listing.reached.wait(10)
         fs.write(CALLER, opened.handle, 3, memoryview(b", two"), append=False)
-        fs.fsync(CALLER, opened.handle)
+        synced = pool.submit(fs.fsync, CALLER, opened.handle)  # waits for the rename
         listing.release()
         renaming.result()
+        synced.result()
     fs.write(CALLER, opened.handle, 8, memoryview(b", three"), append=False)
     fs.fsync(CALLER, opened.handle)
     found = client.get_object(Bucket=bucket, Key="e/new")["Body"].read()
