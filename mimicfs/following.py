@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from mimicfs.backends.lease import LEASE_S, Lease
 from mimicfs.entry import Change, Difference
 from mimicfs.errors import LogTrimmed, MimicError, StoreReplaced
+from mimicfs.member import boot_s
 from mimicfs.mimicdb import Mirror
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Follower:
         self._shared = self._store.exact
         self._bucket = bucket
         self.leased = leased
-        self.lease = lease or Lease()
+        self.lease = lease or Lease(boot_s)
         self._waiter = self._store.waiter()
         self._waiter.ours_later = True
         self._ended = threading.Event()
@@ -152,10 +152,10 @@ class Follower:
         return [] if now or self._shared.seq(name) == self._places[name] else [name]
 
     def _watch(self) -> None:
-        held, ticked_s = True, time.monotonic()
+        held, ticked_s = True, boot_s()
         while not self._ended.wait(_TICK_S):
             now, before_s = self.lease.held, ticked_s
-            ticked_s = time.monotonic()
+            ticked_s = boot_s()
             # If we are late ourselves, it was not the store: this process was stopped.
             late = ticked_s - before_s >= 2 * _TICK_S
             if self.lease.unheard_s >= LEASE_S and not late and not self._telling:

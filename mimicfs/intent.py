@@ -412,7 +412,8 @@ class StoreIntents:
     def _is_due(self, bucket: str, row: Unsettled) -> bool:
         now, place = time.monotonic(), (bucket, row.key)
         due, later = self._asked.get(place, (now, _AGAIN_S))
-        if now < due or (row.pending and row.age_ms < _WAITED_MS):
+        # An age below 0: the clock of the store was set back, and says nothing.
+        if now < due or (row.pending and 0 <= row.age_ms < _WAITED_MS):
             return False
         if len(self._asked) > _ASKED_MAX:
             self._asked.clear()

@@ -28,6 +28,7 @@ from mimicfs.backends import DOUBTED, Backend
 from mimicfs.backends.pending import IntentStep
 from mimicfs.entry import (
     KEPT,
+    NS,
     OBJECT,
     BucketEntry,
     Difference,
@@ -50,7 +51,7 @@ from mimicfs.logged import (
     newest_lines,
     unchanged,
 )
-from mimicfs.member import Member
+from mimicfs.member import Member, boot_s
 from mimicfs.merging import PageRange, merged, same_version, still_said
 
 _NEWEST = 256  # lines of the log that may say who has deleted a key just now
@@ -77,7 +78,8 @@ class Mirror(Knowledge):
         self.member = Member(backend, self._renewed, self._kept)
         self.intents = StoreIntents(backend, self.member)
         self.later = Later(backend)
-        self._renewed_ns = 0  # the store may have lost what was listed before
+        # When the store may have lost what was listed before, by boot_s: other clocks are set.
+        self._renewed_s = float("-inf")
 
     def close(self) -> None:
         """Record what waits, leave the store, and close it."""
@@ -106,7 +108,7 @@ class Mirror(Knowledge):
     def _renewed(self) -> None:
         """Make everything uncertain: the store may have lost what it had confirmed. Before it is
         listed again, nothing is certain, neither a missing key nor one that is there."""
-        self._renewed_ns = time.time_ns()
+        self._renewed_s = boot_s()
         self.backend.begin_epoch()
         self.intents.look_everywhere()
         self._look_for_doubts()
@@ -377,7 +379,8 @@ class Mirror(Knowledge):
     def complete(self, bucket: str, scope: Scope) -> None:
         """Record that *scope* was listed to its end. If the listing began before the store lost
         something, that may include what was merged first: then the scope is not complete."""
-        if scope.listed_ns < self._renewed_ns:
+        since_s = boot_s() - self._renewed_s
+        if time.time_ns() - scope.listed_ns > since_s * NS:
             return
         self.backend.mark(bucket, scope)
         if bucket in self._doubted and scope.deep and not scope.prefix:

@@ -28,6 +28,7 @@ from mimicfs.config.values import MountChoices, Settings, Target, VFSOptions, re
 from mimicfs.errors import ConfigError, MountError
 from mimicfs.following import Follower, followed
 from mimicfs.history import mirror as history
+from mimicfs.member import boot_s
 from mimicfs.mount import process
 from mimicfs.mount.disk import LocalDisk, kept
 from mimicfs.mount.ending import Ending, PendingTotal
@@ -71,7 +72,7 @@ def serve_mount(
 
     mountpoint = place.mountpoint
     with ExitStack() as stack:  # things below end before those above
-        lease, sources = Lease(), Sources()
+        lease, sources = Lease(boot_s), Sources()
         beside = partial(_replicated, settings, (mountpoint, target), choices, lease)
         parts = stack.enter_context(_parts(settings, target, choices, beside))
         parts.mimicdb.join(str(mountpoint))

@@ -17,7 +17,7 @@ from support import servers
 from mimicfs.backends import EPOCH, Backend
 from mimicfs.backends.open import open_store
 from mimicfs.backends.sessions import StoreSession, beat, epoch, leave, sessions
-from mimicfs.entry import Entry, Scope, StoreSaid
+from mimicfs.entry import NS, Entry, Scope, StoreSaid
 from mimicfs.errors import LogTrimmed, Unlisted
 from mimicfs.mimicdb import Mirror
 
@@ -107,6 +107,22 @@ def test_another_server_is_another_epoch_and_nothing_is_complete(
         mimicdb.lookup("b", "d/", "ghost")
     mimicdb.complete("b", Scope("", True, 1 << 62))
     assert mimicdb.lookup("b", "d/", "ghost")[0] == Entry("d/ghost", 1)
+    mimicdb.member.leave()
+
+
+@pytest.mark.usefixtures("caplog")  # it is said that the store may have lost changes
+def test_what_is_listed_after_a_loss_is_complete_though_the_clock_is_set_back(
+    store: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mimicdb = Mirror(store)
+    mimicdb.record("b", Entry("d/f", 1))
+    mimicdb.join()
+    _replaced(store, monkeypatch)
+    mimicdb.member._look()
+    now_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() - 5 * 3600 * NS)
+    mimicdb.complete("b", Scope("", True, time.time_ns()))
+    assert mimicdb.lookup("b", "d/", "f")[0] == Entry("d/f", 1)
     mimicdb.member.leave()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from support.proxy import Fail, Hold, Lose, Proxy, Request
 
 from mimicfs import intent
 from mimicfs.backends.open import open_store
+from mimicfs.backends.sessions import StoreSession, beat
+from mimicfs.entry import NS
 from mimicfs.errors import StoreError, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.mimicking.mimic import mimic
@@ -196,6 +199,21 @@ def test_a_key_that_was_settled_is_asked_for_at_once_when_it_is_unsettled_again(
                 client.put_object(Bucket=bucket, Key="k", Body=b"x" * size)
             mimicdb.intents.look_after()
             assert [entry.size for entry in mimicdb.listing(bucket)] == [size]
+
+
+def test_what_a_dead_mount_began_is_asked_of_s3_though_the_clock_of_the_store_is_set_back(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str, client: Any
+) -> None:
+    with writer(proxy, "memory:") as (_, mimicdb):
+        beat(mimicdb.backend, StoreSession("dead", "host", 7, "1", "/mnt", 0, 0, {}), 6000)
+        mimicdb.backend.begin(bucket, ["k"], "dead:1", 300_000)
+        client.put_object(Bucket=bucket, Key="k", Body=b"there")
+        now_ns = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns() - 7200 * NS)
+        mimicdb.intents.look_everywhere()
+        mimicdb.intents.look_after()
+        entry = mimicdb.entry(bucket, "k")
+        assert entry is not None and entry.size == 5
 
 
 def test_in_memory_s3_is_asked_until_it_says_what_it_did(

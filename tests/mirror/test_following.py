@@ -215,6 +215,15 @@ def test_a_silent_store_costs_the_lease_and_its_return_gives_it_back(tmp_path, c
             mimicdb.close()
 
 
+def test_a_machine_that_has_slept_knows_that_its_lease_is_over(ours, monkeypatch):
+    follower, clock = Follower(ours, "b"), time.clock_gettime
+    follower.lease.renew()
+    assert follower.lease.held
+    slept_s = {time.CLOCK_BOOTTIME: 60.0}
+    monkeypatch.setattr(time, "clock_gettime", lambda it: clock(it) + slept_s.get(it, 0.0))
+    assert not follower.lease.held
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("caplog")  # it is said that the changes are not known
 def test_whoever_tells_for_long_does_not_take_the_store_for_away(ours, other, monkeypatch):
