@@ -1,9 +1,9 @@
 """The move of a mirror from one store to another, without asking S3.
 
 Entries go first, then notes, and scopes last: a process that is killed in between leaves a mirror
-that is not complete, and true as far as it goes. The numbers of logs, the sessions and the epoch
-belong to a store, and stay there. A key whose change at S3 nobody has settled is contended in the
-new store, too: its users ask S3.
+that is not complete, and true as far as it goes. So does an old store that has less, or more, than
+it has counted. The numbers of logs, the sessions and the epoch belong to a store, and stay there. A
+key whose change at S3 nobody has settled is contended in the new store, too: its users ask S3.
 
 Changes that the old store learns meanwhile (read-only mounts may go on) are followed in its log to
 the end. Nobody may change S3 through it: the new store would lack changes behind that end, and
@@ -15,12 +15,15 @@ Threading: no state; the stores are used by the thread that calls.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from mimicfs.backends import EPOCH, HEARD, LISTING, TOLD, Backend
 from mimicfs.backends.sessions import SESSION, sessions
-from mimicfs.entry import PAGE, Entry, pages
+from mimicfs.entry import PAGE, BucketEntry, Entry, pages
 from mimicfs.errors import ConfigError, StoreError
+
+log = logging.getLogger(__name__)
 
 _OURS = "migrating"  # the note in a store that is being filled
 _ROUNDS = 100  # rounds in which the log of the old store is followed to its end
@@ -75,7 +78,8 @@ def _copy(source: Backend, target: Backend, name: str, more: Callable[[int], Non
     for _ in range(_ROUNDS):
         place = _follow(source, target, name, place)
         scopes, unsettled = source.scopes(name), _unsettled(source, name)
-        if source.seq(name) == place:
+        counted = source.bucket(name)
+        if counted is None or counted.seq == place:
             break
     else:
         raise StoreError(
@@ -84,9 +88,25 @@ def _copy(source: Backend, target: Backend, name: str, more: Callable[[int], Non
     for key in unsettled:
         target.begin(name, [key], _OURS, 0)
         target.end(name, [key], _OURS, unsure=True)
-    for scope in scopes:
-        target.mark(name, scope)
+    if _is_whole(counted, target.bucket(name)):
+        for scope in scopes:
+            target.mark(name, scope)
     return count
+
+
+def _is_whole(counted: BucketEntry | None, copied: BucketEntry | None) -> bool:
+    """Whether as much was copied as was counted. If not, the old store is damaged, and what it has
+    listed counts as not listed in the new one."""
+    if counted is None or copied is None:
+        return False
+    if (counted.objects, counted.bytes) == (copied.objects, copied.bytes):
+        return True
+    log.warning(
+        "s3://%s: %d objects with %d bytes are counted in the old store, %d with %d are there:"
+        " nothing counts as listed in the new one, and visited directories are listed in S3 again",
+        counted.name, counted.objects, counted.bytes, copied.objects, copied.bytes,
+    )  # fmt: skip
+    return False
 
 
 def _pages(source: Backend, name: str, after: str = "") -> Iterator[Sequence[Entry]]:

@@ -185,6 +185,26 @@ def test_a_mirror_moves_to_another_store_with_all_that_is_known(
         migrate(old, new, lambda _: None)
 
 
+@pytest.mark.parametrize("way", [("sqlite", "redis"), ("redis", "sqlite")])
+def test_what_a_damaged_store_has_listed_counts_as_not_listed_in_the_new_one(
+    stores: Callable[[str], Backend],
+    tmp_path: Path,
+    way: tuple[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    old, new = map(stores, way)
+    _filled(old)
+    if isinstance(old, RedisBackend):
+        old.client.hdel(f"{old._tag('b')}:d:", "a\nb")
+    else:
+        with sqlite3.connect(tmp_path / "s.db") as db:
+            db.execute("DELETE FROM entry WHERE key='a\nb'")
+        db.close()
+    assert migrate(old, new, lambda _: None) == {"b": 1502}
+    assert (new.scopes("b"), new.covered("b", "d1/")) == ([], False)
+    assert "1501 objects with 4501 bytes are counted in the old store, 1500" in caplog.text
+
+
 def test_a_mirror_that_somebody_may_change_does_not_move(
     stores: Callable[[str], Backend],
 ) -> None:
