@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from mimicfs.backends import OF_DIRECTORY, Backend
+from mimicfs.backends import Backend
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import LAST_KEY, PAGE, Change, DirectoryCopy, DirectorySeen, Entry, Scope, pages
 from mimicfs.errors import LogTrimmed
@@ -209,9 +209,11 @@ class Copying:
         scopes = {each: copy.scope for each, copy in whole if copy.scope is not None}
         differences = [self._differs(bucket, (each, ""), copy.rows, coming) for each, copy in whole]
         with self.rows.together():
-            for (directory, copy), (new, gone) in zip(whole, differences, strict=True):
-                self._store(bucket, new, gone)
-                self._note_copied(bucket, directory, scopes[directory], copy.note)
+            new, gone = (
+                [row for each in its for row in each] for its in zip(*differences, strict=True)
+            )
+            self._store(bucket, new, gone)
+            self._note_copied(bucket, [(each, scopes[each], copy.note) for each, copy in whole])
         # Others read without a lock: they find the directory from now on, and not before it is
         # committed.
         self._copied[bucket].update((each, _of(each, scope)) for each, scope in scopes.items())
@@ -229,7 +231,7 @@ class Copying:
                     coming.touched.clear()
                     if len(rows) < _PAGE:
                         [note] = self._shared.notes_of(bucket, [directory])
-                        self._note_copied(bucket, directory, scope, note)
+                        self._note_copied(bucket, [(directory, scope, note)])
                         self._copied[bucket][directory] = _of(directory, scope)
                         return
                 after = rows[-1].key
@@ -245,11 +247,12 @@ class Copying:
         new = [row for row in rows if row.key not in touched] if touched else rows
         return new, self._with_all_below(bucket, gone)
 
-    def _note_copied(self, bucket: str, directory: str, scope: Scope, note: str | None) -> None:
-        with self.rows.together():
-            self.rows.mark(bucket, _of(directory, scope))
-            self.rows.set_note(bucket, OF_DIRECTORY + directory, note)
-        self._noted.note(bucket, directory, True)
+    def _note_copied(self, bucket: str, found: Sequence[tuple[str, Scope, str | None]]) -> None:
+        self.rows.keep_directories(
+            bucket, [(_of(each, scope), note) for each, scope, note in found]
+        )
+        for directory, _, _ in found:
+            self._noted.note(bucket, directory, True)
 
     def _gone(self, bucket: str, directory: str, after: str, rows: list[Entry]) -> Iterator[str]:
         """Yield what the copy has of *directory* behind *after* although the store, of which
@@ -277,7 +280,7 @@ class Copying:
 
     def _store(self, bucket: str, rows: Sequence[Entry], gone: Sequence[str]) -> None:
         if rows or gone:
-            self.rows.apply(bucket, rows, gone)
+            self.rows.keep(bucket, rows, gone)
 
     # The log. Whoever calls one of these holds `lock`.
 

@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 
-from mimicfs.backends import OF_DIRECTORY
 from mimicfs.backends.lease import LEASE_S, Lease
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.replica import Replica
@@ -222,19 +221,15 @@ def test_a_copy_outlives_its_mount_and_goes_on_from_the_log(mount, filled):
 
 
 class Interrupted(SQLite):
-    """A copy whose process ends between what is marked in it and what is noted in it."""
+    """A copy whose process ends while it notes that a directory is whole."""
 
     ends = False
 
-    def set_note(self, bucket, name, text):
-        if self.ends and name.startswith(OF_DIRECTORY):
-            raise StoreUnavailable("killed")
-        super().set_note(bucket, name, text)
-
-    def mark(self, *args):
-        super().mark(*args)
-        if self.ends:
-            raise StoreUnavailable("killed")
+    def keep_directories(self, bucket, found):
+        with self.together():
+            super().keep_directories(bucket, found)
+            if self.ends:
+                raise StoreUnavailable("killed")
 
 
 def test_a_large_directory_is_not_copied_with_the_note_of_an_earlier_copy(
@@ -353,8 +348,8 @@ class Watched(SQLite):
 
     @contextmanager
     def together(self):
-        with super().together():
-            yield
+        with super().together() as db:
+            yield db
             if self.watch is not None:
                 self.watch()
 

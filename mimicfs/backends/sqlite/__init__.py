@@ -6,8 +6,8 @@ we seek past each subdirectory ("d/" ... the next key is at least "d0").
 `database.py` opens the file, and says which connections read and write it; `schema.py` has its
 tables, `runs.py` finds out whether a power cut took commits; `rows.py` has the statements that
 several methods use, `directories.py` reads directories, `writing.py` and `scopes.py` write changes,
-`briefly.py` the usual ones, `remembering.py` keeps what a thread has just read, `waiting.py` waits
-for commits of other processes.
+`briefly.py` the usual ones, `copied.py` writes a copy of another store, `remembering.py` keeps what
+a thread has just read, `waiting.py` waits for commits of other processes.
 
 Threading: database.py describes it.
 """
@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from mimicfs.backends import Backend, Waiter, pending
+from mimicfs.backends import Waiter, pending
 from mimicfs.backends.loglines import WIDE_CHANGE, left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
 from mimicfs.backends.sqlite import briefly
+from mimicfs.backends.sqlite.copied import CopyingBackend
 from mimicfs.backends.sqlite.database import Database, OneState
 from mimicfs.backends.sqlite.directories import read_children
 from mimicfs.backends.sqlite.remembering import Remembered
@@ -71,7 +72,7 @@ def _ours(method: Callable[Concatenate[SQLite, P], T]) -> Callable[Concatenate[S
     return cast("Callable[Concatenate[SQLite, P], T]", call)
 
 
-class SQLite(Backend):
+class SQLite(CopyingBackend):
     """The mirror in a SQLite database. *args* and *kwargs* are those of sqlite3.connect; without
     them the database is in memory, and gone when it is closed. *namespace* keeps several mirrors
     apart in one file. The methods are those of Backend. Raises StoreTooNew, StoreCorrupt,
@@ -401,22 +402,6 @@ class SQLite(Backend):
     def unmark(self, bucket: str, prefix: str) -> None:
         with self._db.writing() as db:
             unmark(db, self._id(bucket, db), prefix)
-
-    @_ours
-    def unmark_each(self, bucket: str, prefixes: Sequence[str]) -> None:
-        """Forget the scopes of exactly *prefixes*."""
-        with self._db.writing() as db:
-            rows = [(self._id(bucket, db), prefix) for prefix in prefixes]
-            db.executemany("DELETE FROM scope WHERE bucket=? AND prefix=?", rows)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Within, all changes of this thread are one transaction."""
-        try:
-            with self._db.writing():
-                yield
-        except sqlite3.Error as exc:
-            raise self._db.error(exc) from exc
 
     @_ours
     def scope(self, bucket: str, prefix: str) -> Scope | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from mimicfs.backends.pending import LEARNED, IntentStep, admitted
@@ -25,6 +25,15 @@ def store(
 ) -> tuple[int, int]:
     """Store and delete entries; return how many objects, and bytes, the bucket then has more."""
     objects, size = totals(db, bucket, [*puts, *deletes])
+    put(db, bucket, puts, deletes)
+    new = [entry.size for entry in puts.values() if entry.kind == OBJECT]
+    return len(new) - objects, sum(new) - size
+
+
+def put(
+    db: sqlite3.Connection, bucket: int, puts: Mapping[str, Entry], deletes: Sequence[str]
+) -> None:
+    """Store and delete entries."""
     if deletes:
         db.executemany(
             "DELETE FROM entry WHERE bucket=? AND key=?", [(bucket, key) for key in deletes]
@@ -33,8 +42,6 @@ def store(
     for at in range(0, len(rows) - ROWS + 1, ROWS):
         db.execute(PUT_ROWS, list(chain.from_iterable(rows[at : at + ROWS])))
     db.executemany(PUT, rows[len(rows) // ROWS * ROWS :])
-    new = [entry.size for entry in puts.values() if entry.kind == OBJECT]
-    return len(new) - objects, sum(new) - size
 
 
 def learn_plain(db: sqlite3.Connection, bucket: int, entries: Sequence[Entry]) -> None:
