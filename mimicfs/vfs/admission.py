@@ -19,7 +19,7 @@ from functools import partial
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import Departing, MimicError, PosixError
+from mimicfs.errors import Departing, MimicError, PosixError, Unlisted
 from mimicfs.posix import Attr, Caller, Opened
 from mimicfs.s3.requests.client import S3
 from mimicfs.vfs.handles import Handles
@@ -96,6 +96,8 @@ class Admission:
                 return self._tree.entry(node)
             except Departing:
                 self._handles.departures.wait(caller.cancellation, node)
+            except Unlisted as missing:
+                self._tree.learn(missing, caller.cancellation)
 
     def seen_at_once(self, caller: Caller, node: Node) -> Entry | None:
         """Return the same if that asks nobody; None: `opened` finds out, or says why not."""

@@ -14,7 +14,7 @@ import pytest
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.entry import Entry, Scope
-from mimicfs.errors import Interrupted, ObjectChanged, PosixError
+from mimicfs.errors import Interrupted, ObjectChanged, PosixError, Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.files.small import SmallStaging
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
@@ -242,6 +242,36 @@ def test_what_is_open_goes_on_where_the_store_has_lost_all_that_it_knew(fs, mimi
     with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
         fs.read(CALLER, opened.handle, 0, 9)
     fs.release(opened.handle)
+
+
+@pytest.mark.parametrize("change", ["", "deleted"])
+def test_what_the_kernel_holds_is_looked_for_in_s3_where_the_store_has_lost_all_that_it_knew(
+    fs, mimicdb, bucket, client, change
+):
+    target = fs.symlink(CALLER, ROOT_INO, b"link", b"target").ino
+    attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_RDWR)
+    fs.write(CALLER, opened.handle, 0, memoryview(b"kept"), append=False)
+    fs.flush(CALLER, opened.handle)
+    fs.release(opened.handle)
+    if change:
+        client.delete_object(Bucket=bucket, Key="x")
+    calls = [
+        lambda: fs.open(CALLER, attr.ino, os.O_RDONLY),
+        lambda: fs.setattr(CALLER, attr.ino, NewAttr(mode=0o600), None),
+        lambda: fs.setxattr(CALLER, attr.ino, b"user.a", b"1", 0),
+    ]
+    for call in calls:
+        mimicdb.backend.drop_bucket(bucket)
+        if not change:
+            call()
+            continue
+        with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
+            call()
+    mimicdb.backend.drop_bucket(bucket)
+    assert fs.readlink(CALLER, target) == b"target"
+    mimicdb.backend.drop_bucket(bucket)
+    with pytest.raises(Unlisted):  # it does not wait: the caller has it learned
+        fs.getattr(CALLER, target, None)
 
 
 def test_a_file_that_cannot_be_made_is_held_by_nobody(fs, monkeypatch):
