@@ -71,11 +71,15 @@ class Kernel:
         node.pages_etag = etag
         self.returned(node)
 
-    @staticmethod
-    def copied(node: Node, old: Entry, new: Entry) -> None:
-        """Note that the version *old* of *node* was copied within S3: its bytes are those of
-        *new*."""
-        node.pages_etag = new.etag if node.pages_etag == old.etag else ""
+    def copied(self, node: Node, old: Entry, new: Entry, *, surely: bool) -> None:
+        """Note that the version *old* of *node* was copied within S3, *surely* or unless others
+        had replaced it a moment before: then the pages are of other bytes than *new*."""
+        if node.pages_etag != old.etag:
+            node.pages_etag = ""
+        elif surely or new.etag == old.etag:
+            node.pages_etag = new.etag
+        else:
+            self.grew(node)
 
     # What this mount did and the kernel cannot see
 

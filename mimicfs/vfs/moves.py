@@ -100,7 +100,7 @@ class Mover:
             raise
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
-            self._kernel.copied(node, entry, new)
+            self._kernel.copied(node, entry, new, surely=True)
         self._vacated.moved(source.place, target.place)
 
     def _copied_as_it_is(

@@ -304,7 +304,8 @@ class StoredAttributes:
         entry, content = self._s3.kept.of(node.bucket, key)
         content = change(content)
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
-        self._kernel.copied(node, entry, new)
+        surely = self._s3.capabilities["copy-etags"] == "yes"
+        self._kernel.copied(node, entry, new, surely=surely)
         if file is not None:
             file.adopt(new, content)
 

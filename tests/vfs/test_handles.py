@@ -274,6 +274,24 @@ def test_what_the_kernel_holds_is_looked_for_in_s3_where_the_store_has_lost_all_
         fs.getattr(CALLER, target, None)
 
 
+def test_a_chmod_of_what_others_have_just_replaced_leaves_no_pages_of_before(fs, client, bucket):
+    attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_RDWR)
+    fs.write(CALLER, opened.handle, 0, memoryview(b"old"), append=False)
+    fs.flush(CALLER, opened.handle)
+    fs.release(opened.handle)
+
+    def keeps_pages():
+        opened = fs.open(CALLER, attr.ino, os.O_RDONLY)
+        fs.release(opened.handle)
+        return opened.keep_cache
+
+    fs.setattr(CALLER, attr.ino, NewAttr(mode=0o600), None)
+    assert keeps_pages()
+    client.put_object(Bucket=bucket, Key="x", Body=b"new")  # nobody has told of it yet
+    fs.setattr(CALLER, attr.ino, NewAttr(mode=0o640), None)  # moto copies whatever is there
+    assert not keeps_pages()
+
+
 def test_a_file_that_cannot_be_made_is_held_by_nobody(fs, monkeypatch):
     def full(*, small):
         raise PosixError(errno.ENOSPC, "the disk is full")
