@@ -56,6 +56,10 @@ class Network:
         run(*inside, "link", "set", "eth0", "up")
         run(*inside, "link", "set", "lo", "up")
 
+    def cut(self, n: int, how: str) -> None:
+        """Take the cable of a namespace out ("down"), or put it back ("up")."""
+        run("ip", "link", "set", f"{self.name}v{n}", how)
+
     def within(self, n: int) -> list[str]:
         """Return the words before a command that is to run in a namespace. (`ip netns exec` would
         also hide its mounts.)"""
@@ -63,13 +67,15 @@ class Network:
 
 
 class Process:
-    """A program that may be killed, stopped and started again."""
+    """A program that may be killed, stopped and started again. *lives* counts its starts."""
 
     def __init__(self, words: list[str], log: Path, env: dict[str, str] | None = None) -> None:
         self.words, self.log, self._env = words, log, env
+        self.lives = 0
         self.start()
 
     def start(self) -> None:
+        self.lives += 1
         with open(self.log, "ab") as output:
             self.process = subprocess.Popen(
                 self.words, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=self._env
@@ -91,16 +97,25 @@ class Redis(Process):
     """A server with a configuration file, in which the sentinel notes whose replica it is. (One
     that learned it from its arguments would start again as the replica of its own replica.)"""
 
-    def __init__(self, base: Path, host: str, primary: int | None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        host: str,
+        primary: int | None,
+        *options: str,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.port = servers.free_port()
         directory = base / f"redis-{self.port}"
         directory.mkdir()
         lines = [f"port {self.port}", f"bind {host}", "protected-mode no", f"dir {directory}"]
         lines += ['save ""', "appendonly yes", "repl-diskless-sync-delay 0"]
         lines += [f"replicaof {host} {primary}"] if primary else []
+        lines += options
         config = directory / "redis.conf"
         config.write_text("\n".join(lines) + "\n")
-        super().__init__([servers.command("redis-server"), str(config)], directory / "log")
+        words = [servers.command("redis-server"), str(config)]
+        super().__init__(words, directory / "log", env and {**os.environ, **env})
         self.client = redis.Redis(host=host, port=self.port, socket_timeout=5)
         wait_for(lambda: bool(self.client.ping()))
 
@@ -112,19 +127,25 @@ class Redis(Process):
 
 
 class Mount(Process):
-    def __init__(self, base: Path, network: Network, n: int, words: list[str]) -> None:
+    def __init__(
+        self,
+        base: Path,
+        n: int,
+        words: list[str],
+        within: list[str],
+        env: dict[str, str] | None = None,
+    ) -> None:
         # Read-only where nothing is mounted: what is written there would be taken for confirmed.
         above, home = base / f"at-{n}", base / f"home-{n}"
         self.path = above / "mnt"
         self.path.mkdir(parents=True)
         run("mount", "--bind", above, above)
         run("mount", "-o", "remount,bind,ro", above)
-        env = {**os.environ, **KEYS, "HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+        env = {**os.environ, **KEYS, **(env or {}), "HOME": str(home)}
+        env["XDG_STATE_HOME"] = str(home / "state")
         program = [str(Path(sys.executable).parent / "mimicfs"), "mount", "-f"]
         program += ["--cache-dir", str(home / "cache"), "--log-level", "info"]
-        super().__init__(
-            [*network.within(n), *program, *words, str(self.path)], base / f"mount-{n}.log", env
-        )
+        super().__init__([*within, *program, *words, str(self.path)], base / f"mount-{n}.log", env)
         wait_for(self.answers, 60)
 
     def answers(self) -> bool:
