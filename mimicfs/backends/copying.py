@@ -136,28 +136,32 @@ class Copying:
 
     # Copying
 
-    def bring(self, bucket: str, directory: str, *, large: bool = True) -> None:
-        """Copy *directory*, if the store has it whole; unless *large*, only if it has one page.
-        Raises StoreError."""
-        if directory in self.of(bucket):
-            return
-        if self.is_shown(directory):
-            self.bring_all(bucket, [directory], large=large)
-            return
+    def bring_name(self, bucket: str, directory: str) -> None:
+        """Copy the one name of *directory* that the mount shows. Raises StoreError."""
         with self.lock:
             self._begin(bucket)
             self._copy_names(bucket, [(directory, self._way[directory])])
             self._named.setdefault(bucket, set()).add(directory)
 
-    def bring_all(self, bucket: str, directories: Collection[str], *, large: bool = True) -> None:
-        """As `bring`, of all *directories*."""
+    def bring_all(
+        self, bucket: str, directories: Sequence[str], *, large: Collection[str] = ()
+    ) -> tuple[list[str], int]:
+        """Copy those of *directories* that the store has whole; if they have more than one page,
+        only those that are *large*. Return what comes next, the directories in them and the large
+        ones that were left out; and how many names they have. Raises StoreError."""
         with self._small:
             missing = [each for each in directories if each not in self.of(bucket)]
-            left = self._copy_small(bucket, missing) if missing else []
-        for directory in left if large else ():
+            left, found = self._copy_small(bucket, missing) if missing else ([], {})
+        for directory in set(left).intersection(large):
             with self._large:
                 if directory not in self.of(bucket):
                     self._copy_large(bucket, directory)
+        for directory in directories:
+            if directory not in found and directory in self.of(bucket):
+                found[directory] = self.rows.children(bucket, directory)
+        rows = [row for each in directories for row in found.get(each, ())]
+        below = [row.key for row in rows if row.key.endswith("/")]
+        return below + [each for each in left if each not in large], len(rows)
 
     def _begin(self, bucket: str) -> None:
         if bucket not in self._places:
@@ -179,8 +183,11 @@ class Copying:
                 left = [each for each in self._coming.get(bucket, ()) if each is not coming]
                 self._coming[bucket] = left
 
-    def _copy_small(self, bucket: str, directories: Sequence[str]) -> list[str]:
-        """Copy those of *directories* that have one page; return those that have more."""
+    def _copy_small(
+        self, bucket: str, directories: Sequence[str]
+    ) -> tuple[list[str], dict[str, list[Entry]]]:
+        """Copy those of *directories* that have one page, and return their rows; and those that
+        have more."""
         large: list[str] = []
         whole: list[tuple[str, DirectoryCopy]] = []
         with self._asking(bucket, directories) as coming:
@@ -201,7 +208,7 @@ class Copying:
                         large.append(directory)
                 if whole:  # otherwise the bucket may be forgotten
                     self._take_whole(bucket, whole, coming)
-        return large
+        return large, {directory: copy.rows for directory, copy in whole}
 
     def _take_whole(
         self, bucket: str, whole: list[tuple[str, DirectoryCopy]], coming: _Coming

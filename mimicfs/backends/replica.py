@@ -145,10 +145,12 @@ class Replica(Forwarding):
             return
         if not bucket:
             self._bring_buckets()
+        elif not self._copies.is_shown(directory):
+            self._copies.bring_name(bucket, directory)
         else:
-            self._copies.bring(bucket, directory, large=large)
-        if self._copies.is_shown(directory):
-            self._ahead.begin(bucket, directory)
+            wanted = self._ahead.with_next(bucket, directory)
+            below, _ = self._copies.bring_all(bucket, wanted, large=[directory] if large else [])
+            self._ahead.begin(bucket, below)
 
     def _bring_buckets(self) -> None:
         with self._lock:
@@ -161,14 +163,7 @@ class Replica(Forwarding):
         """Copy *directories*. Return those below them, and how many names there were."""
         if not self.lease.held:
             return [], 0
-        self._copies.bring_all(bucket, directories)
-        below: list[str] = []
-        count = 0
-        for directory in directories:
-            rows = self._copy.children(bucket, directory)
-            below += [row.key for row in rows if row.key.endswith("/")]
-            count += len(rows)
-        return below, count
+        return self._copies.bring_all(bucket, directories, large=directories)
 
     # Taking in the log
 

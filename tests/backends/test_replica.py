@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from mimicfs.backends import copyahead
 from mimicfs.backends.lease import LEASE_S, Lease
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.replica import Replica
@@ -311,6 +312,21 @@ def test_whoever_asks_whether_a_large_directory_is_listed_does_not_wait_for_its_
     store.asked.clear()
     assert replica.covered("b", "")
     assert store.asked == []
+
+
+def test_whoever_walks_a_tree_has_the_next_directories_copied_together(mount, store, monkeypatch):
+    store.apply("b", [Entry(f"d{n:02}/f", 1) for n in range(64)])
+    store.mark("b", _WHOLE)
+    asked, directories = [], store.directories
+    monkeypatch.setattr(
+        store, "directories", lambda *about: asked.append(len(about[1])) or directories(*about)
+    )
+    monkeypatch.setattr(copyahead, "_WALK_S", 60.0)
+    replica = mount()
+    replica._ahead.close()
+    found = [names(replica, each) for each in names(replica)]
+    assert found == [[f"d{n:02}/f"] for n in range(64)]
+    assert asked == [1, 2, 4, 8, 16, 32, 2]
 
 
 def test_a_mount_of_a_prefix_copies_nothing_beside_it(mount, filled):
