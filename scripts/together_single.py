@@ -46,8 +46,7 @@ except OSError as exc:
 
 @dataclass
 class Scene:
-    """The mounts and the servers. *clocks*: the files from which a mount, and Redis at the end,
-    have their time."""
+    """The mounts and the servers. *clocks*: the files from which the mounts have their time."""
 
     base: Path
     proxy: Proxy
@@ -359,14 +358,3 @@ def set_clocks(scene: Scene) -> str:
     for n in range(5):
         scene.client.put_object(Bucket=BUCKET, Key=f"new-{scene.turn}-{n}/f", Body=b"f")
     return kill_mount(scene, answers=True)
-
-
-def set_clock_of_store(scene: Scene) -> str:
-    """The clock of Redis is set back by two hours while a mount is killed between S3 and the
-    record."""
-
-    def then() -> None:
-        scene.clocks[-1].write_text("-2h")
-        scene.mounts[0].kill()
-
-    return _changed(scene, answers=True, reaches=True, then=then)
