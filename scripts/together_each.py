@@ -114,12 +114,12 @@ def _scene(base: Path, kind: str) -> Iterator[Scene]:
         stores, store = _PLACES[kind](base, stack)
         scene = Scene(base, proxy, client, stores, store)
         if kind == "clocks":
-            for n, text in enumerate(("+5h", "-5h", "+0")):
+            for n, text in enumerate(("+5h", "-5h")):
                 scene.clocks.append(base / f"clock-{n}")
                 scene.clocks[-1].write_text(text)
         words = [f"s3://{BUCKET}", *endpoint(scene), "--store", store]
         for n in range(_MOUNTS):
-            env = _by_clock(scene.clocks[n]) if scene.clocks else None
+            env = _by_clock(scene.clocks[n]) if n < len(scene.clocks) else None
             scene.mounts.append(Mount(base, n, words, [], env))
             stack.callback(scene.mounts[-1].close)
         scene.there = {f"old/{n % 3}/f{n}": f"old {n}".encode() * 9 for n in range(15)}

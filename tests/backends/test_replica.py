@@ -398,6 +398,7 @@ def test_another_epoch_means_that_nothing_is_copied(mount, filled):
 
 def test_while_the_store_is_away_it_reads_on_and_refuses_changes_at_once(mount, filled):
     replica = mount()
+    replica._ahead.close()
     names(replica)
     filled.away = True
     replica.lease.lose()
