@@ -41,7 +41,7 @@ class CopyAhead:
         self._thread: threading.Thread | None = None
 
     def with_next(self, bucket: str, directory: str) -> list[str]:
-        """Return *directory*, which somebody waits for, and those that he is to copy with it."""
+        """Return *directory*, which somebody waits for, and those that are to be copied with it."""
         with self._lock:
             self._left.pop((bucket, directory), None)
             now_s = time.monotonic()
