@@ -69,6 +69,14 @@ class Knowledge:
         """Return the entry of exactly *key*; None says nothing about S3."""
         return self.backend.get(bucket, key)
 
+    def surely(self, bucket: str, directory: str, name: str) -> Entry | None:
+        """Return the entry *directory* + *name*, where None says that there is none. Raises
+        Unlisted where that is not known."""
+        found = self.entry(bucket, directory + name)
+        if found is None and not self.backend.covered(bucket, directory):
+            raise Unlisted(bucket, directory)
+        return found
+
     def is_certain(self, bucket: str, key: str) -> bool:
         """Whether the answer of `entry` about *key* is certain, also if that is None."""
         if bucket not in self._doubted and self.backend.get(bucket, key) is not None:

@@ -22,6 +22,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import Departing, MimicError, PosixError, Unlisted
 from mimicfs.posix import Attr, Caller, Opened
 from mimicfs.s3.requests.client import S3
+from mimicfs.sync import Syncer
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.nodes import Node
@@ -38,6 +39,7 @@ class Admission:
     def __init__(
         self,
         s3: S3,
+        syncer: Syncer,
         kernel: Kernel,
         tree: Tree,
         handles: Handles,
@@ -45,6 +47,7 @@ class Admission:
         attr: Callable[[Caller, Node], Attr],
     ) -> None:
         self._s3 = s3
+        self._syncer = syncer
         self._kernel = kernel
         self._tree = tree
         self._handles = handles
@@ -97,7 +100,7 @@ class Admission:
             except Departing:
                 self._handles.departures.wait(caller.cancellation, node)
             except Unlisted as missing:
-                self._tree.learn(missing, caller.cancellation)
+                self._syncer.learn(missing, caller.cancellation)
 
     def seen_at_once(self, caller: Caller, node: Node) -> Entry | None:
         """Return the same if that asks nobody; None: `opened` finds out, or says why not."""

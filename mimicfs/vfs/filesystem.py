@@ -119,7 +119,7 @@ class VFS:
         self._objects = ObjectAttributes(mimicdb, s3, self._stored)
         self._tree = Tree(mimicdb, syncer, self.inodes, self._handles, self._look, roots, options)
         self._admission = Admission(
-            s3, self._kernel, self._tree, self._handles, options, self._attr
+            s3, syncer, self._kernel, self._tree, self._handles, options, self._attr
         )
         self._versions = VersionsTree(mimicdb, s3, self.inodes, self._kernel, options)
         self._xattrs = ExtendedAttributes(

@@ -29,7 +29,7 @@ from mimicfs.errors import (
 )
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import UNKNOWN_MODE, Attr, Cancellation, DirEntry, PassingAttr
+from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, PassingAttr
 from mimicfs.s3.requests.ownkeys import is_own
 from mimicfs.sync import Syncer
 from mimicfs.vfs import names
@@ -268,21 +268,13 @@ class Tree:
 
     def entry(self, node: Node) -> Entry:
         """Return what the mirror has of an object. Raises PosixError ENOENT; ESTALE where the name
-        stands for another node by now, or is just going: then the kernel looks it up again;
-        Unlisted where the mirror does not know any more whether it is there."""
+        stands for another node by now, or is just going: then the kernel looks it up again."""
         self._handles.departures.check(node)
-        directory = parent_of(node).key
-        entry = self._mimicdb.entry(node.bucket, directory + node.component)
-        if entry is None and not self._mimicdb.covered(node.bucket, directory):
-            raise Unlisted(node.bucket, directory)
+        entry = self._mimicdb.surely(node.bucket, parent_of(node).key, node.component)
         if entry is None or entry.kind != OBJECT:
             wrong = errno.ESTALE if node.leaving else errno.ENOENT
             raise PosixError(wrong, f"s3://{node.bucket}/{node.key}")
         return entry
-
-    def learn(self, missing: Unlisted, cancellation: Cancellation) -> None:
-        """Have S3 list what *missing* names. Waits."""
-        self._syncer.learn(missing, cancellation)
 
     def _own(self, directory: Node) -> tuple[Entry | None, bool]:
         """Return what the mirror has of a directory itself, and whether that is certain. While the

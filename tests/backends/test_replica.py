@@ -124,6 +124,7 @@ def test_what_is_copied_is_not_asked_of_the_store(mount, filled):
 def test_what_is_noted_of_a_copied_directory_is_not_asked_of_the_store(mount, filled):
     filled.set_note_of("b", "d/", "rich")
     replica = mount()
+    replica._ahead.close()
     names(replica, "d/")
     filled.away = True
     with replica.answering():
