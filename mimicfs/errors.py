@@ -109,8 +109,10 @@ class S3Error(MimicError):
     """S3 refused a request, or could not be asked.
 
     *status* is the HTTP status (0: there was no answer), *code* S3's error code ("NoSuchKey"; ""
-    where S3 gave none).
+    where S3 gave none). *made* is the ETag of the copy that S3 has made although the work failed.
     """
+
+    made: str = ""
 
     def __init__(self, message: str, *, status: int = 0, code: str = "") -> None:
         super().__init__(message)

@@ -28,7 +28,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 
 from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, pages, without_probes
-from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError
+from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError, S3Error
 from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -221,8 +221,7 @@ class Rename:
         except BaseException:
             wait(running)  # then no copy can arrive after it was undone
             for copy, entry in running.items():
-                if copy.exception() is None:
-                    self._note(entry, copy.result())
+                self._note_made(entry, copy)
             raise
         return count
 
@@ -257,16 +256,29 @@ class Rename:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for copy in done:
                 entry = running.pop(copy)
+                self._note_made(entry, copy)
                 try:
-                    self._note(entry, copy.result())
+                    copy.result()
                 except (ObjectChanged, KeyNotFound) as exc:
                     log.debug("%s", exc)  # the mirror knows better now; `settle` deals with it
 
+    def _note_made(self, original: Entry, copy: Future[Entry]) -> None:
+        """Note what *copy*, which has ended, has made. If it failed, that is the copy of a version
+        that nobody knows, and like no original: it is made again, or deleted if there is none."""
+        failed = copy.exception()
+        if failed is None:
+            self._note(original, copy.result())
+        elif isinstance(failed, S3Error) and failed.made:
+            self._noted(self._name(original), Copy("", failed.made))
+
     def _note(self, original: Entry, copy: Entry) -> None:
-        name, etags = self._name(original), (original.etag, copy.etag)
+        known = Copy(original.etag, copy.etag, original.mtime_ns, original.meta)
+        self._noted(self._name(original), known)
+
+    def _noted(self, name: str, copy: Copy) -> None:
         if not self._is_first:
             self.late.add(name)
-        self._intent.note(name, Copy(*etags, original.mtime_ns, original.meta))
+        self._intent.note(name, copy)
 
     def _delete_all(self) -> list[str]:
         """Delete the originals, after copying again those that others have changed. Return what is

@@ -151,6 +151,41 @@ def test_what_another_writes_unseen_before_the_deletion_is_at_the_new_place(
     }
 
 
+def test_what_another_writes_unseen_before_the_copy_is_at_the_new_place(
+    renames: Renames, bucket: str, client: Any
+) -> None:
+    rename = renames.begin(Cancellation(), KeyTree(bucket, "d/"), KeyTree(bucket, "e/"))
+    client.put_object(Bucket=bucket, Key="d/b", Body=b"another's", Metadata=_BEFORE)
+    rename.copy(Cancellation())  # of what nobody knew: moto does not look at the condition
+    _settled(rename).delete()
+    assert _stored(client, bucket) == {
+        "e/a": (b"d/a", "33188"),
+        "e/b": (b"another's", "33188"),
+        "e/s/c": (b"d/s/c", "33188"),
+    }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_another_writes_unseen_and_deletes_behind_the_copy_is_at_no_place(
+    renames: Renames, bucket: str, client: Any, proxy: Proxy, fails: bool
+) -> None:
+    rename = renames.begin(Cancellation(), KeyTree(bucket, "d/"), KeyTree(bucket, "e/"))
+    client.put_object(Bucket=bucket, Key="d/b", Body=b"another's", Metadata=_BEFORE)
+    copied = Hold(lambda request: request.kind == "COPY" and request.key == "e/b", answers=True)
+    with proxy.rule(copied), ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(rename.copy, Cancellation())
+        assert copied.reached.wait(10)
+        client.delete_object(Bucket=bucket, Key="d/b")
+        copied.release()
+        copying.result()
+    if fails:
+        rename.undo()
+    else:
+        _settled(rename).delete()
+    there = "d" if fails else "e"
+    assert [*_stored(client, bucket)] == [f"{there}/a", f"{there}/s/c"]
+
+
 def test_what_another_is_about_to_change_is_waited_for(
     renames: Renames, bucket: str, client: Any, chmod: Callable[[str], None], proxy: Proxy
 ) -> None:

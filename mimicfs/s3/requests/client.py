@@ -359,8 +359,8 @@ class S3(Clients):
         self, source: tuple[str, Entry], bucket: str, key: str, content: Content | None = None
     ) -> Entry:
         """Copy the version *source* (bucket, entry) within S3, with its storage class.
-        *content* replaces what is stored with it; None keeps that. Raises ObjectChanged (the
-        copy may be of the newer version then), KeyNotFound."""
+        *content* replaces what is stored with it; None keeps that. Raises ObjectChanged,
+        KeyNotFound; with `made`, if there is a copy, which may be of the newer version."""
         from mimicfs.s3.requests.copying import Copier
 
         return Copier(self, self.copy_max).copy(source, bucket, key, content)

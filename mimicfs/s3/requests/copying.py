@@ -95,7 +95,11 @@ class Copier:
             self._s3.kept.written(bucket, copy, told)
         in_place = (from_bucket, entry.key) == (bucket, key)
         if not in_place and not self._is_surely(copy, entry):
-            self._check_source(source)
+            try:
+                self._check_source(source)
+            except S3Error as exc:
+                exc.made = copy.etag
+                raise
         return copy
 
     def _asked(
