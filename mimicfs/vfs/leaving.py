@@ -114,10 +114,12 @@ class Leaving:
         (source, old_name), (target, new_name) = old, new
         node = self._tree.named(source, old_name)
         component = self._tree.component(target, new_name, of_directory=node.is_directory)
-        replaced = self._replacing.replaceable(caller, node, target, new_name, flags)
         old_component = node.component
         places = NamePlace(source, old_component), NamePlace(target, component)
         with ExitStack() as stack:
+            slot = slot_of(component, directory=node.is_directory)
+            stack.enter_context(self._handles.arriving(target, slot))
+            replaced = self._replacing.replaceable(caller, node, target, new_name, flags)
             stack.enter_context(self._replacing.replacing(caller, node, replaced))
             if source is not target:
                 key = source.key + slot_of(old_component, directory=node.is_directory)

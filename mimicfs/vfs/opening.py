@@ -14,6 +14,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -76,10 +77,11 @@ class OpenFiles(ABC):
         self._neighbours = Neighbours(mimicdb, inodes, self._reader, s3.pool.submit)
         self.departures = Departures()
         self.shares_locks = False  # a file that is open for writing follows what others write
-        self._lock = threading.Lock()  # protects the three below, and Node.file
+        self._lock = threading.Lock()  # protects the four below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
         self._last = 0
+        self._arriving: dict[tuple[Node, str], Future[None]] = {}
 
     # Opening
 
@@ -96,7 +98,7 @@ class OpenFiles(ABC):
         opened = None
         while opened is None:
             self._wait_until_left(node, cancellation)
-            with self._standing(node) as stands:
+            with self._standing(node, cancellation) as stands:
                 if only and stands is not node:
                     raise PosixError(errno.ESTALE, f"{node.component!r} is another file by now")
                 opened = self._open_standing(node, stands, look, flags, cancellation)
@@ -168,7 +170,7 @@ class OpenFiles(ABC):
         return opened._replace(keep_cache=False)  # the pages of *node* are of another file
 
     @contextmanager
-    def _standing(self, node: Node) -> Iterator[Node]:
+    def _standing(self, node: Node, cancellation: Cancellation) -> Iterator[Node]:
         """Yield the node that the name of *node* stands for now, if this mount has just replaced
         it: the kernel looked the name up a moment before. Otherwise yield *node*."""
         if node.parent is not None or node.former is None or node.file is not None:
@@ -184,11 +186,31 @@ class OpenFiles(ABC):
         if not there and (known is None or known.file is None):
             yield node
             return
-        stands = self._inodes.child(parent, component, NodeKind.OBJECT, hold=True)
+        stands = self._named(parent, component, cancellation)
         try:
             yield stands
         finally:
             self._inodes.forget(stands.ino, 1)
+
+    def _named(self, parent: Node, component: str, cancellation: Cancellation) -> Node:
+        """Return the node of a name, held, once no rename is about to give it to another one."""
+        while True:
+            with self._lock:
+                if (arriving := self._arriving.get((parent, component))) is None:
+                    return self._inodes.child(parent, component, NodeKind.OBJECT, hold=True)
+            cancellation.wait(arriving)
+
+    @contextmanager
+    def arriving(self, parent: Node, slot: str) -> Iterator[None]:
+        """Within, another node gets *slot*, which the mirror has a little before: who opened it
+        then would get a File beside that of the renamed one. Whoever waits here has no turn."""
+        with self._lock:
+            done = self._arriving[parent, slot] = Future[None]()
+        try:
+            yield
+        finally:
+            self._arriving.pop((parent, slot), None)
+            done.set_result(None)
 
     def _is_asked(self, asked: Node) -> bool:
         """Whether a handle is open that the kernel got for *asked*."""
@@ -219,8 +241,7 @@ class OpenFiles(ABC):
         if asked.parent is not None or asked.file is None:
             return asked
         with self._lock:
-            handles = self._open.values()
-            others = (each.node for each in handles if each.asked is asked)
+            others = (each.node for each in self._open.values() if each.asked is asked)
             return next((node for node in others if node.file is asked.file), asked)
 
     def _wait_until_left(self, node: Node, cancellation: Cancellation) -> None:
@@ -282,8 +303,7 @@ class OpenFiles(ABC):
             raise PosixError(errno.ESTALE, "the name now refers to another file")
         if not flags & WRITES or not (flags & os.O_TRUNC or not flags & os.O_RDWR):
             raise PosixError(errno.ENOENT, f"s3://{node.bucket}: {node.component!r}")
-        content = Content(metadata.content_type(node.component))
-        file = node.file = self._file(node, None, content)
+        file = node.file = self._file(node, None, Content(metadata.content_type(node.component)))
         file.detach(NEVER)
         file.gone()
         return Opened(self._add(node, file), keep_cache=True)
@@ -315,9 +335,7 @@ class OpenFiles(ABC):
         self, node: Node, content: Content, *, absent: bool, exclusive: bool
     ) -> Opened | None:
         """Do the same, if that waits for nobody and no disk. None: nothing has happened."""
-        if self.shares_locks:
-            return None
-        if not self._lock.acquire(blocking=False):
+        if self.shares_locks or not self._lock.acquire(blocking=False):
             return None
         try:
             if node.leaving or node.file is not None:

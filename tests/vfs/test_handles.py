@@ -7,10 +7,12 @@ import os
 import stat
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from support.proxy import Hold
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.entry import Entry, Scope
@@ -182,7 +184,7 @@ def test_others_are_not_given_the_file_that_has_the_name_by_now(fs):
 
 
 def test_a_file_is_opened_for_appending_though_what_replaced_it_is_unlinked_meanwhile(
-    fs, monkeypatch
+    fs, mimicdb, monkeypatch
 ):
     def save():
         attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY | os.O_TRUNC)
@@ -193,14 +195,15 @@ def test_a_file_is_opened_for_appending_though_what_replaced_it_is_unlinked_mean
     old = save()
     fs.unlink(CALLER, ROOT_INO, b"x")
     save()
-    child = fs.inodes.child
+    entry = mimicdb.entry
 
-    def unlinked(*args, **kwargs):
+    def then_unlinked(*place):
+        found = entry(*place)
         monkeypatch.undo()
         fs.unlink(CALLER, ROOT_INO, b"x")
-        return child(*args, **kwargs)
+        return found
 
-    monkeypatch.setattr(fs.inodes, "child", unlinked)
+    monkeypatch.setattr(mimicdb, "entry", then_unlinked)
     opened = fs.open(CALLER, old, os.O_WRONLY | os.O_APPEND)
     fs.write(CALLER, opened.handle, 0, memoryview(b"to nobody"), append=True)
     fs.flush(CALLER, opened.handle)
@@ -224,6 +227,28 @@ def test_whoever_asks_about_a_name_that_is_just_going_looks_it_up_again(fs, monk
     monkeypatch.setattr(fs.inodes, "unlink", asked)
     fs.unlink(CALLER, ROOT_INO, b"x")
     assert answers == [errno.ESTALE]  # ENOENT would be the answer to an open with O_CREAT
+
+
+def test_who_opens_a_name_that_a_rename_is_giving_to_another_gets_the_file_of_that(fs, proxy):
+    inos = []
+    for name in (b"x", b"new"):
+        attr, opened = fs.create(CALLER, ROOT_INO, name, 0o644, os.O_WRONLY | os.O_TRUNC)
+        fs.flush(CALLER, opened.handle)
+        fs.release(opened.handle)
+        inos.append(attr.ino)
+    fs.unlink(CALLER, ROOT_INO, b"x")
+    deleted = Hold(lambda request: request.kind == "DELETE" and request.key == "new")
+    with ThreadPoolExecutor() as pool, proxy.rule(deleted):
+        renamed = pool.submit(fs.rename, CALLER, ROOT_INO, b"new", ROOT_INO, b"x", 0)
+        assert deleted.reached.wait(10)
+        opening = pool.submit(fs.open, CALLER, inos[0], os.O_WRONLY)  # looked up before
+        with pytest.raises(TimeoutError):
+            opening.result(0.05)
+        deleted.release()
+        renamed.result(10)
+        handle = opening.result(10).handle
+    assert fs._handles.node(handle).ino == inos[1]
+    fs.release(handle)
 
 
 def test_what_is_open_goes_on_where_the_store_has_lost_all_that_it_knew(fs, mimicdb, bucket):
