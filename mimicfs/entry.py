@@ -190,6 +190,18 @@ class DirectoryCopy(NamedTuple):
     note: str | None
 
 
+class OwnChange(NamedTuple):
+    """What a store did when it took a change: the number of the log *before* it, how many *lines*
+    the log has of it, and the names that came and went: *made*, the directories that are there now
+    only because of what is in them, and *gone*, those that were deleted, and the directories that
+    went with the last name in them."""
+
+    before: int
+    lines: int
+    made: Sequence[str]
+    gone: Sequence[str]
+
+
 class StoreSaid(NamedTuple):
     """A store's word on itself: `Backend.identity`, and the note of its epoch."""
 

@@ -44,7 +44,8 @@
     ├── Interrupted                 EINTR      the caller was interrupted while waiting
     ├── UploadFailed                its cause  the bytes are kept; the message says where
     └── PosixError                  given      what POSIX says about a path
-        └── PassingAbsence          ENOENT     and nobody is told when there is such a name
+        ├── PassingAbsence          ENOENT     and nobody is told when there is such a name
+        └── BeingRenamed            EBUSY      a directory above it is; wait, and try again
 
 Errors of libraries (botocore, sqlite3, redis) become one of these in the one file that
 imports the library.
@@ -54,6 +55,7 @@ from __future__ import annotations
 
 import errno as codes
 import os
+from collections.abc import Sequence
 
 
 class MimicError(Exception):
@@ -351,3 +353,12 @@ class PassingAbsence(PosixError):
 
     def __init__(self, name: bytes) -> None:
         super().__init__(codes.ENOENT, repr(name))
+
+
+class BeingRenamed(PosixError):
+    """Somebody is renaming a directory above one of *keys* of *bucket*: what is done there now may
+    be missing at its new place."""
+
+    def __init__(self, bucket: str, keys: Sequence[str]) -> None:
+        super().__init__(codes.EBUSY, f"s3://{bucket}/{keys[0]}: its directory is being renamed")
+        self.bucket, self.keys = bucket, keys

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from itertools import count
 
 from mimicfs.backends import Backend
-from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
+from mimicfs.backends.pending import DELETION, LEARNED, Begun, IntentStep, Unsettled
 from mimicfs.errors import StoreError
 from mimicfs.member import Member
 
@@ -166,27 +166,56 @@ class StoreIntents:
         rows = self._backend.unsettled(bucket, None if name.endswith("/") else name)
         return not any(row.key.startswith(name) for row in rows)
 
-    def begin(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
-        """Tell the store that *keys* are about to be changed; return the intent. Raises StoreError;
-        then none of them may be."""
+    def begin(self, bucket: str, keys: Sequence[str], *, deletes: bool = False) -> StoreIntent:
+        """Tell the store that *keys* are about to be changed, or deleted; return the intent. Raises
+        StoreError; then none of them may be."""
         given = _given.get()
         if given is not None and (given.bucket, given.keys) == (bucket, list(keys)):
             _given.set(None)
             given.taken = True
             return given
-        intent = StoreIntent(bucket, keys, f"{self._member.id}:{next(self._numbers)}")
-        if not self._backend.intents:
+        intent = self._intent(bucket, keys, deletes=deletes)
+        if self._backend.intents:
+            with self._beginning(intent):
+                self._backend.begin(bucket, intent.keys, intent.token, LASTS_MS)
+        else:
             intent.open.clear()
-            return intent
-        self._watch(bucket)
+        return intent
+
+    def begin_seeing(
+        self, bucket: str, key: str, note: str, most: int, *, deletes: bool
+    ) -> tuple[StoreIntent, Begun]:
+        """As `begin` of *key*, which is for a call within `StoreIntent.given`; return also what the
+        store has then, as Backend.begin_seeing. Only if intents `are_kept`."""
+        intent = self._intent(bucket, [key], deletes=deletes)
+        with self._beginning(intent):
+            begun = self._backend.begin_seeing(bucket, key, intent.token, LASTS_MS, note, most)
+        return intent, begun
+
+    def _intent(self, bucket: str, keys: Sequence[str], *, deletes: bool) -> StoreIntent:
+        end = DELETION if deletes else ""
+        return StoreIntent(bucket, keys, f"{self._member.id}:{next(self._numbers)}{end}")
+
+    @contextmanager
+    def _beginning(self, intent: StoreIntent) -> Iterator[None]:
+        self._watch(intent.bucket)
         try:
-            self._backend.begin(bucket, intent.keys, intent.token, LASTS_MS)
+            yield
         except StoreError:
             # the store may have it: at the latest its deadline ends it
             if len(self._late) < _LATE_MAX:
                 self.keep(intent)
             raise
-        return intent
+
+    def give_up(self, intent: StoreIntent) -> None:
+        """End *intent* unless a call has taken it: S3 was not asked. Raises StoreError."""
+        if intent.taken:
+            return
+        try:
+            self.end(intent, unsure=False)
+        except StoreError:
+            self.keep(intent)
+            raise
 
     @contextmanager
     def unknown(self, bucket: str, key: str) -> Iterator[None]:

@@ -22,6 +22,7 @@ ahead       listings in advance             lease       whether a mount hears of
 sessions    the members of a store          examine     the checks of a store, for `doctor`
 uncovering  which scopes a change ends      checking    `mimicfs store check`
 migrating   `mimicfs store migrate`         loglines    what changes are in a log
+waiter      waits for news in the logs
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
+from mimicfs.backends.pending import LEARNED, Begun, IntentStep, Unsettled
+from mimicfs.backends.uncovering import prefixes_of
+from mimicfs.backends.waiter import Waiter
 from mimicfs.entry import (
     LAST_KEY,
     LINES,
@@ -45,6 +48,7 @@ from mimicfs.entry import (
     DirectorySeen,
     Entry,
     OfName,
+    OwnChange,
     Scope,
     StoreSaid,
     Total,
@@ -61,26 +65,6 @@ DOUBTED = "doubted"
 TOLD, HEARD, LISTING = "told ", "heard ", "listing/"
 OF_DIRECTORY = "look:"  # and the directory: the note of it, which may be an old one
 NoteSwap = tuple[str, str | None, str | None]  # a name, what is noted, and what is to be
-_GLANCE_S = 0.5  # between two looks at logs of which nothing is heard
-
-
-class Waiter:
-    """Waits for news in the logs of a store. One thread waits; `close` may come from any, and
-    ends the waiting."""
-
-    def __init__(self) -> None:
-        self._closed, self.ours_later = threading.Event(), False  # ours: told up to 0.1 s later
-
-    def wait(self, places: Mapping[str, int], timeout_s: float) -> Sequence[str]:
-        """Wait until a log may have news, or for *timeout_s*. *places* has, by bucket, the number
-        of the last known line. Return the buckets whose logs may have news; [] if none is known to
-        have any. Raises StoreError."""
-        self._closed.wait(min(timeout_s, _GLANCE_S))
-        return list(places)
-
-    def close(self) -> None:
-        """End the waiting, from any thread."""
-        self._closed.set()
 
 
 class Backend(ABC):
@@ -318,10 +302,15 @@ class Backend(ABC):
         """
 
     def apply_told(
-        self, bucket: str, puts: Sequence[Entry], since: int | None, step: IntentStep, place: int
-    ) -> tuple[set[str], list[Change] | None]:
-        """As `apply`; return also the lines of the log behind *place*. None: ask for them."""
-        return self.apply(bucket, puts, (), since, step), None
+        self,
+        bucket: str,
+        puts: Sequence[Entry] = (),
+        deletes: Sequence[str] = (),
+        since: int | None = None,
+        step: IntentStep = LEARNED,
+    ) -> tuple[set[str], OwnChange | None]:
+        """As `apply`; return also what that did. None: the log says which keys to look at."""
+        return self.apply(bucket, puts, deletes, since, step), None
 
     def learn_plain(self, bucket: str, entries: Sequence[Entry]) -> None:
         """Learn that nothing is stored with *entries* except what a listing says: their metadata
@@ -347,10 +336,26 @@ class Backend(ABC):
 
     # Intents (pending.py); one step each
 
-    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> set[str]:
         """Note that *keys* are about to be changed at S3, within *lasts_ms* by the store's clock.
-        A token is SESSION:NUMBER."""
+        Return those that were unsettled before. A token is SESSION:NUMBER, and of an intent to
+        delete SESSION:NUMBER-."""
         raise NotImplementedError
+
+    def begin_seeing(
+        self, bucket: str, key: str, token: str, lasts_ms: int, note: str, most: int
+    ) -> Begun:
+        """As `begin` of *key*; return what the store has then, and the text of *note* beside
+        *bucket*. `Begun.last` is False if there are more than *most* other names. A store that can
+        answer in the same step should."""
+        met = bool(self.begin(bucket, [key], token, lasts_ms))
+        at, last, above = key[: key.rfind("/", 0, -1) + 1], False, None
+        if most >= 0:  # what is pending first: of what ends in between, the name is gone then
+            going = {row.key for row in self.unsettled(bucket) if row.goes}
+            names = {row.key for row in self.children(bucket, at, "", most + 2)} - {key}
+            last, above = len(names) <= most and names <= going, self.get(bucket, at)
+        seq, entry = self.seq(bucket) if most >= 0 else 0, self.get(bucket, key)
+        return Begun(seq, entry, above, met, last, self.note(bucket, note))
 
     def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         """Note that none of *keys* was changed, or, if *unsure*, that nobody knows. Return the
@@ -404,13 +409,8 @@ class Backend(ABC):
         it. Asked for each listing."""
         if not deep:
             return self.cover(bucket, directory) is not None
-        while True:
-            found = self.scope(bucket, directory)
-            if found is not None and found.deep:
-                return True
-            if not directory:
-                return False
-            directory = directory[: directory.rfind("/", 0, -1) + 1]
+        scopes = (self.scope(bucket, each) for each in reversed(prefixes_of(directory)))
+        return any(scope is not None and scope.deep for scope in scopes)
 
     # Notes
 

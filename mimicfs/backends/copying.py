@@ -35,7 +35,18 @@ from typing import Generic, TypeVar
 
 from mimicfs.backends import Backend
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import LAST_KEY, PAGE, Change, DirectoryCopy, DirectorySeen, Entry, Scope, pages
+from mimicfs.entry import (
+    LAST_KEY,
+    LISTED,
+    PAGE,
+    Change,
+    DirectoryCopy,
+    DirectorySeen,
+    Entry,
+    OwnChange,
+    Scope,
+    pages,
+)
 from mimicfs.errors import LogTrimmed
 
 log = logging.getLogger(__name__)
@@ -46,7 +57,6 @@ _RECENT_S = 1.0
 _RECENT_MAX = 100
 T = TypeVar("T")
 _NOTHING: Mapping[str, Scope] = {}
-Lines = list[tuple[str, str]]  # of the log: the first and the last key of each
 
 
 @dataclass(slots=True, eq=False)
@@ -310,35 +320,28 @@ class Copying:
             if len(changes) < _PAGE:  # that was the end
                 return
 
-    def take_in_own(
-        self, bucket: str, changes: Sequence[Change], puts: Sequence[Entry], lines: Lines
-    ) -> bool:
-        """Take in *changes*, the lines of the log behind some line up to its end, if they are no
-        more than the *lines* of *puts*, which this process has just stored: then nobody need ask
-        for the rows. Return whether it is so. Directories above must be there already."""
-        place = self._places.get(bucket)
-        if place is None:
+    def take_in_own(self, bucket: str, own: OwnChange, puts: Sequence[Entry]) -> bool:
+        """Take in *own*, a change by which this process has just stored *puts*, if the copy has all
+        lines before it: then nobody need ask for the rows. Return whether the copy has it now."""
+        place, after = self._places.get(bucket), own.before + own.lines
+        if place is not None and place >= after:  # nothing is new, or another thread was quicker
+            return True
+        if place != own.before:
             return False
-        left = [each for each in changes if each.seq > place]
-        if not left and (changes or not lines):
-            return True  # nothing is new, or another thread was quicker
-        if not lines or [(each.first, each.last) for each in left] != lines:
-            return False
-        if left[0].seq != place + 1 or not all(self._shared.is_own(it.origin) for it in left):
-            return False
-        rows: list[Entry] = []
-        for entry in puts:
-            ways = list(self._ways(bucket, entry.key))
-            own = ways and ways[0] == _name_in(entry.key)
-            rows += [entry] if own else []
-            if not all(self.rows.has_below(bucket, f"{d}{name}/") for d, name in ways[bool(own) :]):
-                return False
-        self._store(bucket, rows, ())
+        gone = [key for key in own.gone if self._is_copied(bucket, key)]
+        made = set(own.made).difference(gone, (entry.key for entry in puts))
+        rows = [*puts, *(Entry(key, kind=LISTED) for key in sorted(made))]
+        rows = [row for row in rows if self._is_copied(bucket, row.key)]
+        self._store(bucket, rows, self._with_all_below(bucket, gone))
         for coming in self._coming.get(bucket, ()):
-            coming.touched |= {row.key for row in rows}
-        self._places[bucket] = left[-1].seq
+            coming.touched.update(gone, (row.key for row in rows))
+        self._places[bucket] = after
         self._keep_place(bucket, _PAGE)
         return True
+
+    def _is_copied(self, bucket: str, key: str) -> bool:
+        """Whether the copy has, or is going to have, the directory in which *key* is."""
+        return next(self._ways(bucket, key), None) == _name_in(key)
 
     def place(self, bucket: str) -> int | None:
         """Return the number of the last line that was taken in; None: nothing is copied."""

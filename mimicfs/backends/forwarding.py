@@ -9,8 +9,9 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from mimicfs.backends import Backend, Waiter
-from mimicfs.backends.pending import Unsettled
+from mimicfs.backends import Backend
+from mimicfs.backends.pending import Begun, Unsettled
+from mimicfs.backends.waiter import Waiter
 from mimicfs.entry import LINES, Change, DirectoryCopy, Entry, Scope, StoreSaid, Total
 
 
@@ -66,8 +67,13 @@ class Forwarding(Backend):
 
     # Changes
 
-    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
-        self._ask().begin(bucket, keys, token, lasts_ms)
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> set[str]:
+        return self._ask().begin(bucket, keys, token, lasts_ms)
+
+    def begin_seeing(
+        self, bucket: str, key: str, token: str, lasts_ms: int, note: str, most: int
+    ) -> Begun:
+        return self._ask().begin_seeing(bucket, key, token, lasts_ms, note, most)
 
     def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         return self._ask().end(bucket, keys, token, unsure=unsure)

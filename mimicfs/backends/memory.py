@@ -144,11 +144,13 @@ class Memory(Backend):
             _keep_row(at, key, row)
         return found
 
-    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> set[str]:
         with self._lock:
             at = self._known(bucket)
+            met = at.pending.keys() & set(keys)
             for key in keys:
                 at.pending[key] = begun(at.pending.get(key), token, self.now_ms(), lasts_ms)
+            return met
 
     def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         with self._lock:

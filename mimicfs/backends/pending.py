@@ -13,7 +13,7 @@ a row gives it another generation.
     pending      contended   no row, or as left   contended   contended
     contended    contended   contended            contended   no row, if nobody is pending
 
-The scripts of Redis do the same in Lua (redis/scripts.py); the tests run over both.
+The scripts of Redis do the same in Lua (redis/lua.py); the tests run over both.
 
 Pure functions of the rows as text; any thread may call.
 """
@@ -25,7 +25,10 @@ import os
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from mimicfs.entry import Entry
 from mimicfs.errors import StoreCorrupt
+
+DELETION = "-"  # the end of the token of an intent to delete
 
 
 class IntentStep(NamedTuple):
@@ -47,6 +50,18 @@ class Unsettled(NamedTuple):
     generation: str
     pending: bool  # somebody's request may still be on its way
     age_ms: int  # of the oldest intent; 0: none is open
+    goes: bool  # it may be gone soon: an intent is to delete it, or nobody knows what one has done
+
+
+class Begun(NamedTuple):
+    """What the store had of a key in the step in which an intent of it began."""
+
+    seq: int  # of the bucket
+    entry: Entry | None
+    above: Entry | None  # the entry of its directory; not told, as `seq`, if `most` is negative
+    met: bool  # its row was there before: somebody else changes it, or nobody knows its result
+    last: bool  # no other name in its directory stays for certain
+    note: str | None  # the one that was asked for
 
 
 class _PendingRow(NamedTuple):
@@ -131,5 +146,16 @@ def unsettled(rows: Mapping[str, str], now_ms: int, key: str | None = None) -> l
     for name, text in sorted(rows.items()):
         row = _parsed(text)
         began_ms = min((began for began, _ in row.tokens.values()), default=now_ms)
-        found.append(Unsettled(name, row.generation, bool(row.tokens), now_ms - began_ms))
+        age_ms, goes = now_ms - began_ms, _goes(row)
+        found.append(Unsettled(name, row.generation, bool(row.tokens), age_ms, goes))
     return found
+
+
+def may_go(text: str | None) -> bool:
+    """Whether a key with the row *text* may be gone soon (Unsettled.goes)."""
+    row = _row(text)
+    return row is not None and _goes(row)
+
+
+def _goes(row: _PendingRow) -> bool:
+    return row.contended or any(token.endswith(DELETION) for token in row.tokens)

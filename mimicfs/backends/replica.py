@@ -26,11 +26,10 @@ from mimicfs.backends.copyahead import CopyAhead
 from mimicfs.backends.copying import Copying, split
 from mimicfs.backends.forwarding import Forwarding
 from mimicfs.backends.lease import Lease
-from mimicfs.backends.loglines import WIDE_CHANGE, logged_as
 from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.entry import LAST_KEY, PAGE, BucketEntry, Change, DirectorySeen, Entry, Scope
+from mimicfs.entry import LAST_KEY, PAGE, BucketEntry, DirectorySeen, Entry, OwnChange, Scope
 from mimicfs.errors import StoreError, StoreUnavailable, Uncopied
 
 log = logging.getLogger(__name__)
@@ -279,28 +278,22 @@ class Replica(Forwarding):
         step: IntentStep = LEARNED,
     ) -> set[str]:
         shared, place = self._ask(), self._copies.place(bucket)
-        if place is None or deletes:  # the store must say which directories are no longer implied
-            left = shared.apply(bucket, puts, deletes, since, step)
-            self._catch_up_or_forget(bucket)
-            return left
-        left, changes = shared.apply_told(bucket, puts, since, step, place)
-        if changes is None or not self._takes_in(bucket, changes, puts, left):
+        left, own = shared.apply_told(bucket, puts, deletes, since, step)
+        self.lease.heard()
+        stored = {entry.key: entry for entry in puts if entry.key not in left}
+        if not self._takes_in(bucket, place, own, list(stored.values())):
             self._catch_up_or_forget(bucket)
         return left
 
     def _takes_in(
-        self, bucket: str, changes: Sequence[Change], puts: Sequence[Entry], left: set[str]
+        self, bucket: str, place: int | None, own: OwnChange | None, puts: Sequence[Entry]
     ) -> bool:
-        """Take in *changes*, the news of the log, if they are no more than *puts* without *left*;
-        return whether so."""
-        stored = {entry.key: entry for entry in puts if entry.key not in left}
-        lines = logged_as(list(stored))
-        if len(stored) > WIDE_CHANGE:  # a wide line is about those that were left, too
-            keys = [entry.key for entry in puts]
-            lines = [(min(keys), max(keys))]
-        self.lease.heard()
+        """Take in *own*, a change with *puts* that began when the copy was at *place*; return
+        whether that is done. A number before *place* is of another log than the copy has."""
+        if place is None or own is None or own.before < place:
+            return False
         with self._lock:
-            return self._copies.take_in_own(bucket, changes, list(stored.values()), lines)
+            return self._copies.take_in_own(bucket, own, puts)
 
     def _catch_up_or_forget(self, bucket: str) -> None:
         """Take in a change that the store has taken. If its rows cannot be read now, their

@@ -3,8 +3,12 @@ directory, of one in the other, or to one place, the second waits until the firs
 finds what that has left: mostly nothing, and fails with ENOENT.
 
 A note beside the bucket has a row for each rename that is under way. Rows of sessions that are dead
-count no more: so whoever held one, and may have been taken for dead, asks again before the first
-original is deleted (`RenameClaim.holds`).
+count no more: so whoever held one, and may have been taken for dead, asks again before originals
+are deleted (`RenameClaim.holds`), and once more in the end (`RenameClaim.was_lost`).
+
+Whoever makes, removes or renames a single name in such a directory waits, too (`begun`). The store
+tells of the renames in the step in which the intent of that begins, and a rename waits for intents
+that began before it, as far as it can.
 
 Threading: any thread; a claim belongs to the thread that renames. `_lock` is a leaf.
 """
@@ -16,12 +20,14 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from mimicfs.errors import StoreError
+from mimicfs.backends.pending import Begun
+from mimicfs.errors import BeingRenamed, StoreError
+from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.vfs.intents import KeyTree
@@ -32,6 +38,8 @@ _NOTE = "renames"
 _GLANCE_S = 0.05  # between two looks whether the other rename has ended
 _ALIVE_S = 1.0  # between two looks whether its session lives
 
+T = TypeVar("T")
+
 
 class _ClaimedRename(NamedTuple):
     """A rename of *old* to *new*; None: that is in another bucket."""
@@ -40,6 +48,10 @@ class _ClaimedRename(NamedTuple):
     token: str
     old: str | None
     new: str | None
+
+    def moves(self, keys: Sequence[str]) -> bool:
+        """Whether one of *keys* is the directory, or in it."""
+        return self.old is not None and any(key.startswith(self.old) for key in keys)
 
     def meets(self, other: _ClaimedRename) -> bool:
         """Whether one of the two must wait for the other."""
@@ -55,6 +67,11 @@ class RenameClaims:
         # with their buckets: claims that have ended, which the store does not know
         self._late: set[tuple[str, _ClaimedRename]] = set()
         mimicdb.member.beaten.append(self._end_late)
+
+    @property
+    def lapses(self) -> int:
+        """How often others may have taken this process for dead (Member.lapses)."""
+        return self._mimicdb.member.lapses
 
     @contextmanager
     def held(self, cancellation: Cancellation, old: KeyTree, new: KeyTree) -> Iterator[RenameClaim]:
@@ -90,11 +107,7 @@ class RenameClaims:
             others = [each for each in _parsed(text) if each != mine]
             if any(each.meets(mine) for each in others):
                 waited = True
-                with suppress(TimeoutError):
-                    cancellation.wait(Future[None](), _GLANCE_S)
-                if time.monotonic() - looked_s >= _ALIVE_S:
-                    self._end_dead(bucket)
-                    looked_s = time.monotonic()
+                looked_s = self._glance(cancellation, bucket, looked_s)
                 text = self._mimicdb.note(bucket, _NOTE)
                 continue
             done, text = self._mimicdb.swap_note(bucket, _NOTE, text, _text([*others, mine]))
@@ -103,9 +116,67 @@ class RenameClaims:
         if waited:  # what the other one has done is to be seen
             self._mimicdb.catch_up(bucket)
 
-    def has(self, bucket: str, mine: _ClaimedRename) -> bool:
-        """Whether *mine* is noted still."""
-        return mine in _parsed(self._mimicdb.note(bucket, _NOTE))
+    def _glance(self, cancellation: Cancellation, bucket: str, looked_s: float) -> float:
+        """Wait a moment. If that is due, look which sessions are dead. Return when that was done
+        last. Raises StoreError, Interrupted."""
+        with suppress(TimeoutError):
+            cancellation.wait(Future[None](), _GLANCE_S)
+        if time.monotonic() - looked_s < _ALIVE_S:
+            return looked_s
+        self._end_dead(bucket)
+        return time.monotonic()
+
+    def rows(self, bucket: str) -> list[_ClaimedRename]:
+        """Return what is noted now."""
+        return _parsed(self._mimicdb.note(bucket, _NOTE))
+
+    # Those that rename no directory
+
+    @contextmanager
+    def begun(
+        self, bucket: str, key: str, *beside: str, most: int = -1, deletes: bool = False
+    ) -> Iterator[tuple[StoreIntent, Begun] | None]:
+        """Within, *key* is changed by the first call about it. Yield the intent of that, and what
+        the store had when it began, as Backend.begin_seeing; None: the store keeps no intents.
+        Raises StoreError; BeingRenamed if somebody renames a directory with *key* or one of the
+        keys *beside*."""
+        intents = self._mimicdb.intents
+        if not intents.are_kept:
+            yield None
+            return
+        intent, begun = intents.begin_seeing(bucket, key, _NOTE, most, deletes=deletes)
+        try:
+            keys = (key, *beside)
+            if self._others_move(keys, _parsed(begun.note)):
+                raise BeingRenamed(bucket, keys)
+            with intent.given():
+                yield intent, begun
+        finally:
+            intents.give_up(intent)
+
+    def again(
+        self, cancellation: Cancellation, work: Callable[[], T], check: Callable[[], object]
+    ) -> T:
+        """Return what *work* returns. As often as it raises BeingRenamed, wait until that has
+        ended, *check* that what is to be done can still be done, and call it anew. Raises
+        StoreError, Interrupted."""
+        while True:
+            try:
+                return work()
+            except BeingRenamed as exc:
+                bucket, looked_s = exc.bucket, time.monotonic()
+                while self._others_move(exc.keys, self.rows(bucket)):
+                    looked_s = self._glance(cancellation, bucket, looked_s)
+                self._mimicdb.catch_up(bucket)
+            check()
+
+    def _others_move(self, keys: Sequence[str], rows: list[_ClaimedRename]) -> bool:
+        """Whether one of *rows* is a rename of *keys* by another process. (In one process those
+        that rename wait: departures.py.)"""
+        mine = self._mimicdb.member.id
+        return any(row.session != mine and row.moves(keys) for row in rows)
+
+    # The end of claims
 
     def _end_dead(self, bucket: str) -> None:
         self._end_late()  # a store that nobody shares takes no beats
@@ -150,6 +221,7 @@ class RenameClaim:
     def __init__(self, claims: RenameClaims, rows: list[tuple[str, _ClaimedRename]]) -> None:
         self.rows = rows
         self._claims = claims
+        self._lapses = claims.lapses
 
     def take(self, cancellation: Cancellation) -> None:
         """Wait until it is ours. Raises StoreError, Interrupted."""
@@ -159,9 +231,20 @@ class RenameClaim:
     def holds(self, cancellation: Cancellation) -> bool:
         """Whether it has been ours all the time. If not (this process was stopped for long, or the
         store has lost it), it is taken again."""
-        if all(self._claims.has(*each) for each in self.rows):
+        if all(row in self._claims.rows(bucket) for bucket, row in self.rows):
             return True
         self.take(cancellation)
+        return False
+
+    def was_lost(self, *, alone: bool) -> bool:
+        """Whether somebody else may have renamed the same since `holds` was asked. The claim is not
+        noted then, and another one that meets it is, or others may have taken this process for
+        dead, or this process was not *alone* with it, as far as it can see."""
+        for bucket, row in self.rows:
+            noted = self._claims.rows(bucket)
+            met = any(each.meets(row) for each in noted if each != row)
+            if row not in noted and (met or not alone or self._claims.lapses != self._lapses):
+                return True
         return False
 
 

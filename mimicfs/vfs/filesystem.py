@@ -140,19 +140,18 @@ class VFS:
         """Build the parts that make, create, rename and remove."""
         mimicdb, s3, syncer, options = self._mimicdb, self._s3, self._syncer, self._options
         tree, handles = self._tree, self._handles
-        ownership = Ownership(options, self._attr)
-        self._making = Making(
-            mimicdb, s3, self.inodes, tree, self._stored, roots, ownership, options, self._attr
-        )
+        ownership, claims = Ownership(options, self._attr), RenameClaims(mimicdb)
+        made_by = (mimicdb, s3, self.inodes, tree, self._stored, roots, ownership, claims)
+        self._making = Making(*made_by, options, self._attr)
         vacated = Vacated(s3)
         self._creating = Creating(
             self.inodes, tree, handles, self._stored, vacated, ownership, options
         )
-        renames = Renames(mimicdb, s3, syncer, intents)
-        kernel, claims = self._kernel, RenameClaims(mimicdb)
+        renames, kernel = Renames(mimicdb, s3, syncer, intents), self._kernel
         mover = Mover(mimicdb, s3, syncer, self.inodes, handles, renames, claims, kernel, vacated)
-        replacing = Replacing(mimicdb, s3, syncer, handles, tree)
-        self._leaving = Leaving(s3, tree, handles, replacing, mover, roots, kernel, options.buckets)
+        replacing = Replacing(mimicdb, s3, syncer, handles, tree, claims)
+        parts = (s3, tree, handles, replacing, claims, mover, roots, kernel)
+        self._leaving = Leaving(*parts, options.buckets)
 
     def locks(self, shared: SharedLocks, catch_up: Callable[[str, float], bool]) -> VFSLocks:
         """Return the locks of open files; *shared* keeps them."""

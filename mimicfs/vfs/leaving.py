@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from mimicfs.config.values import Buckets
 from mimicfs.errors import BucketNotEmpty, PosixError
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
+from mimicfs.vfs.claims import RenameClaims
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.moves import Mover, NamePlace
@@ -32,6 +34,7 @@ class Leaving:
         tree: Tree,
         handles: Handles,
         replacing: Replacing,
+        claims: RenameClaims,
         mover: Mover,
         roots: RootAttributes,
         kernel: Kernel,
@@ -41,6 +44,7 @@ class Leaving:
         self._tree = tree
         self._handles = handles
         self._replacing = replacing
+        self._claims = claims
         self._mover = mover
         self._roots = roots
         self._kernel = kernel
@@ -48,9 +52,14 @@ class Leaving:
 
     def rmdir(self, caller: Caller, parent: int, name: bytes) -> None:
         """As posix.FileSystem.rmdir."""
-        directory = self._tree.changeable(parent)
-        with self._handles.departures.change(caller.cancellation, directory):
-            self._rmdir(directory, name)
+        check = partial(self._tree.check_there, parent)
+
+        def work() -> None:
+            directory = self._tree.changeable(parent)
+            with self._handles.departures.change(caller.cancellation, directory):
+                self._rmdir(directory, name)
+
+        self._claims.again(caller.cancellation, work, check)
 
     def _rmdir(self, directory: Node, name: bytes) -> None:
         node = self._tree.named(directory, name)
@@ -76,9 +85,14 @@ class Leaving:
 
     def unlink(self, caller: Caller, parent: int, name: bytes) -> None:
         """As posix.FileSystem.unlink."""
-        directory = self._tree.changeable(parent)
-        with self._handles.departures.change(caller.cancellation, directory):
-            self._unlink(caller, directory, name)
+        check = partial(self._tree.check_there, parent)
+
+        def work() -> None:
+            directory = self._tree.changeable(parent)
+            with self._handles.departures.change(caller.cancellation, directory):
+                self._unlink(caller, directory, name)
+
+        self._claims.again(caller.cancellation, work, check)
 
     def _unlink(self, caller: Caller, directory: Node, name: bytes) -> None:
         self._buckets.check_writable(directory.bucket)
@@ -104,9 +118,14 @@ class Leaving:
         if flags & ~RENAME_NOREPLACE:
             raise PosixError(errno.EINVAL, "S3 cannot exchange two names")
         (old_directory, old_name), (new_directory, new_name) = old, new
-        source, target = self._directories(old_directory, new_directory)
-        with self._handles.departures.change(caller.cancellation, source, target):
-            self._rename(caller, (source, old_name), (target, new_name), flags)
+
+        def work() -> None:
+            source, target = self._directories(old_directory, new_directory)
+            with self._handles.departures.change(caller.cancellation, source, target):
+                self._rename(caller, (source, old_name), (target, new_name), flags)
+
+        check = partial(self._tree.check_there, new_directory)
+        self._claims.again(caller.cancellation, work, check)
 
     def _rename(
         self, caller: Caller, old: tuple[Node, bytes], new: tuple[Node, bytes], flags: int

@@ -7,7 +7,9 @@ import errno
 import stat
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
@@ -16,6 +18,7 @@ from mimicfs.errors import PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, Caller, PassingAttr
 from mimicfs.s3.requests.client import S3
+from mimicfs.vfs.claims import RenameClaims
 from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.nodes import Node, NodeKind, slot_of
 from mimicfs.vfs.ownership import Ownership
@@ -36,6 +39,7 @@ class Making:
         stored: StoredAttributes,
         roots: RootAttributes,
         ownership: Ownership,
+        claims: RenameClaims,
         options: VFSOptions,
         attr: Callable[[Caller, Node], Attr],
     ) -> None:
@@ -46,11 +50,17 @@ class Making:
         self._stored = stored
         self._roots = roots
         self._ownership = ownership
+        self._claims = claims
         self._options = options
         self._attr = attr
 
     def directory(self, caller: Caller, parent: Node, name: bytes, mode: int) -> Attr:
         """Make the directory *name* in *parent*, or a bucket at the root over all buckets."""
+        check = partial(self._tree.check_there, parent.ino)
+        make = partial(self._directory, caller, parent, name, mode)
+        return self._claims.again(caller.cancellation, make, check)
+
+    def _directory(self, caller: Caller, parent: Node, name: bytes, mode: int) -> Attr:
         component = self._tree.new_name(parent, name, of_directory=True)
         slot = slot_of(component, directory=True)
         if parent.kind == NodeKind.ACCOUNT:
@@ -77,7 +87,9 @@ class Making:
             # over.
             self._mimicdb.complete(parent.bucket, Scope(key, True, time.time_ns()))
         try:
-            self._stored.markers.make(parent.bucket, key, meta)
+            markers = self._stored.markers
+            with self._claims.begun(parent.bucket, key) if markers.are_kept else nullcontext():
+                markers.make(parent.bucket, key, meta)
         except BaseException:
             if covered:
                 self._mimicdb.uncover(parent.bucket, key)
@@ -89,13 +101,18 @@ class Making:
             raise PosixError(errno.EINVAL, f"mknod of type {stat.S_IFMT(mode):#o}")
         said = partial(metadata.written, mode, mtime_ns=time.time_ns(), rdev=rdev or None)
         kind = stat.S_IFMT(mode)
-        return self._make(caller, parent, name, kind, self._stored.make_special, said)
+        return self._made(caller, parent, name, kind, self._stored.make_special, said)
 
     def link(self, caller: Caller, parent: Node, name: bytes, target: bytes) -> Attr:
         """Make a symbolic link to *target*."""
         said = partial(metadata.written, stat.S_IFLNK | 0o777, mtime_ns=time.time_ns())
         make = partial(self._stored.make_link, target=target)
-        return self._make(caller, parent, name, stat.S_IFLNK, make, said)
+        return self._made(caller, parent, name, stat.S_IFLNK, make, said)
+
+    def _made(self, caller: Caller, parent: Node, *what: Any) -> Attr:
+        check = partial(self._tree.check_there, parent.ino)
+        make = partial(self._make, caller, parent, *what)
+        return self._claims.again(caller.cancellation, make, check)
 
     def _make(
         self,
@@ -110,7 +127,8 @@ class Making:
         component = self._tree.new_name(parent, name)
         uid, gid = self._ownership.of_new(caller, parent)
         meta = said(uid, gid)
-        make(parent.bucket, parent.key + component, meta=meta)
+        with self._claims.begun(parent.bucket, parent.key + component):
+            make(parent.bucket, parent.key + component, meta=meta)
         parent.mtime_ns = time.time_ns()
         with self._inodes.holding(parent, component, NodeKind.OBJECT) as node:
             attr = self._attr(caller, node)

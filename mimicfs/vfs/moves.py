@@ -12,9 +12,10 @@ import errno
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 
 from mimicfs.entry import OBJECT, Difference, Entry
-from mimicfs.errors import KeyNotFound, MimicError, PosixError
+from mimicfs.errors import BeingRenamed, KeyNotFound, MimicError, PosixError
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation
@@ -89,15 +90,18 @@ class Mover:
             raise PosixError(errno.ENOENT, str(source))
         if not replace:  # the mirror knows of none; S3 may
             self._s3.conditions.check(target.bucket, target.key, Condition(absent=True))
-        entry, content, new = self._copied_as_it_is(cancellation, source, entry, target, replace)
-        if file is not None:  # first: a read between the two requests must find the object
-            file.move(target.bucket, target.key, new, content)
-        try:
-            self._s3.conditions.delete(source.bucket, source.key, entry.etag)
-        except BaseException:
-            if file is not None:
-                file.move(source.bucket, source.key, entry)
-            raise
+        with ExitStack() as stack:  # within, the deletion is announced to the store
+            entry, content, new = self._copied_as_it_is(
+                cancellation, source, entry, target, stack, replace=replace
+            )
+            if file is not None:  # first: a read between the two requests must find the object
+                file.move(target.bucket, target.key, new, content)
+            try:
+                self._s3.conditions.delete(source.bucket, source.key, entry.etag)
+            except BaseException:
+                if file is not None:
+                    file.move(source.bucket, source.key, entry)
+                raise
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
             self._kernel.copied(node, entry, new, surely=True)
@@ -109,19 +113,42 @@ class Mover:
         source: NamePlace,
         entry: Entry,
         target: NamePlace,
+        stack: ExitStack,
+        *,
         replace: bool,
     ) -> tuple[Entry, Content | None, Entry]:
         """Copy *entry* to *target*, and do it again if others have meanwhile changed what is stored
-        with it, which no ETag shows. Return the original, and what `_copied` returns."""
+        with it, which no ETag shows. Then begin the deletion of it in *stack*. Return the original,
+        and what `_copied` returns."""
         for tried in range(_ROUNDS_OF_ONE):
             made = self._s3.pool.submit(self._copied, source, entry, target, replace)
             content, new = cancellation.wait(made)
-            quiet = tried > 0 or is_quiet(self._mimicdb, *source.place, cancellation)
-            now = stored_now(self._mimicdb, *source.place)
-            if now is None or now.etag != entry.etag or (quiet and is_alike(entry, now)):
-                return entry, content, new
+            with ExitStack() as beginning:
+                now, quiet = self._begin_deletion(beginning, cancellation, source)
+                quiet = quiet or tried > 0
+                if now is None or now.etag != entry.etag or (quiet and is_alike(entry, now)):
+                    stack.push(beginning.pop_all())
+                    return entry, content, new
+            if not quiet:
+                is_quiet(self._mimicdb, *source.place, cancellation)
+                now = stored_now(self._mimicdb, *source.place) or entry
             entry = now
         raise PosixError(errno.EBUSY, f"{source}: others go on changing what is stored with it")
+
+    def _begin_deletion(
+        self, stack: ExitStack, cancellation: Cancellation, place: NamePlace
+    ) -> tuple[Entry | None, bool]:
+        """Within *stack*, the object at *place* is deleted. Return what the store has of it, and
+        whether nobody else changes it. Where a deletion needs a HEAD, it begins behind that: what a
+        HEAD shows of a key that is being changed makes it contended."""
+        with suppress(BeingRenamed):  # since it was copied: that cannot be taken back
+            if self._s3.conditions.of_deletes(place.bucket):
+                begun = stack.enter_context(self._claims.begun(*place.place, deletes=True))
+                if begun is not None:
+                    _, seen = begun
+                    return seen.entry, not seen.met
+        quiet = is_quiet(self._mimicdb, *place.place, cancellation)
+        return stored_now(self._mimicdb, *place.place), quiet
 
     def _copied(
         self, source: NamePlace, entry: Entry, target: NamePlace, replace: bool
@@ -140,7 +167,9 @@ class Mover:
             own = kept.remembered(source.bucket, entry) or kept.content_of(*old)
             content = kept.successor(own, old, new, replaced)
             content = None if content == own else content
-        copy = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
+        beside = [source.key] if source.bucket == target.bucket else []
+        with self._claims.begun(*target.place, *beside):
+            copy = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
         return content, copy
 
     def move_directory(
@@ -192,7 +221,7 @@ class Mover:
             self._go_back(node, rename)
             self._undo(rename)
             raise
-        rename.delete()
+        rename.delete(partial(claim.holds, cancellation), claim.was_lost)
         return rename
 
     def _know_all(self, cancellation: Cancellation, tree: KeyTree) -> None:

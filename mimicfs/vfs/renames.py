@@ -23,9 +23,10 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
+from typing import Protocol
 
 from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, pages, without_probes
 from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError, S3Error
@@ -42,6 +43,10 @@ _IN_FLIGHT = 16  # copies at once
 ROUNDS = 5  # how often objects that others write meanwhile are copied again
 _WAITS_S = 2.0  # how long to wait for an object that others are about to change
 _GLANCE_S = 0.02  # between two looks whether they have done so
+
+
+class WasLost(Protocol):
+    def __call__(self, *, alone: bool) -> bool: ...
 
 
 class Renames:
@@ -107,6 +112,7 @@ class Rename:
         self.late: set[str] = set()  # the names that were copied behind the first round
         self._seen: set[str] = set()  # the names of the old tree when it was copied last
         self._is_first = True
+        self._deleted_names: set[str] = set()  # those whose originals are deleted
         self._moved_kept: dict[str, Mapping[str, str] | None] = {}
 
     def state(self) -> str:
@@ -145,11 +151,17 @@ class Rename:
         """Note that from now on the rename is finished, whatever happens, and not undone."""
         self._intent.all_copied()
 
-    def delete(self) -> None:
+    def delete(
+        self, holds: Callable[[], bool] = lambda: True, was_lost: WasLost = lambda *, alone: False
+    ) -> None:
         """Delete the originals. Raises PosixError EIO, whose text says which objects are where, if
-        S3 refuses."""
+        S3 refuses, or if somebody else has renamed them, too, who has taken this process for dead.
+        *holds* returns False if that may be so, once nobody else does so any more; *was_lost* tells
+        it in the end, where *alone* says whether all that was copied was deleted here."""
         try:
-            left = self._delete_all()
+            left = self._delete_all(holds)
+            if not left and was_lost(alone=self.copies.keys() <= self._deleted_names):
+                left = [self._at_both()]
         except MimicError as exc:
             left = [str(exc)]
         if left:
@@ -159,6 +171,9 @@ class Rename:
             log.error("%s; the next mount continues: %s", self.state(), left[0])
             raise PosixError(errno.EIO, f"{self.state()}: {left[0]}")
         self._intent.end()
+
+    def _at_both(self) -> str:
+        return f"others have renamed {self.old}, too: what they found is also where they moved it"
 
     def finish(self) -> None:
         """Delete the originals, long after they were copied. Raises PosixError EIO where S3 still
@@ -280,10 +295,10 @@ class Rename:
             self.late.add(name)
         self._intent.note(name, copy)
 
-    def _delete_all(self) -> list[str]:
+    def _delete_all(self, holds: Callable[[], bool]) -> list[str]:
         """Delete the originals, after copying again those that others have changed. Return what is
         left, and why."""
-        refused, changed = self._delete_originals()
+        refused, changed = self._delete_originals(holds=holds)
         for _ in range(ROUNDS):
             if not changed:
                 break
@@ -294,12 +309,18 @@ class Rename:
         self._forget_emptied()
         return [*refused, *(self._why(entry) for entry in changed)]
 
-    def _delete_originals(self, *, there: bool = False) -> tuple[list[str], list[Entry]]:
+    def _delete_originals(
+        self, *, there: bool = False, holds: Callable[[], bool] = lambda: True
+    ) -> tuple[list[str], list[Entry]]:
         """Delete what was copied; with *there*, only where the copy still exists. Return what S3
-        refused, and the originals that are not as they were copied, or have no copy any more."""
+        refused, and the originals that are not as they were copied, or have no copy any more.
+        Raises PosixError EIO if others have renamed some of them (`delete`)."""
         refused: list[str] = []
         others: list[Entry] = []
-        for page in self._pages(self.old):
+        for number, page in enumerate(self._pages(self.old)):
+            if number and not holds():
+                self._check_not_moved()
+                return self._delete_originals(there=there, holds=holds)
             for entry in page:
                 if entry.kind == LISTED or (
                     entry.kind == KEPT and self._is_moved(entry, there=there)
@@ -311,6 +332,13 @@ class Rename:
             others += changed
         return refused, others
 
+    def _check_not_moved(self) -> None:
+        """Raise PosixError EIO if originals that were not deleted here are no longer there."""
+        self._syncer.sync(*self.old)
+        left = {self._name(entry) for entry in self._entries(self.old)}
+        if not self.copies.keys() - self._deleted_names <= left:
+            raise PosixError(errno.EIO, self._at_both())
+
     def _delete_copied(
         self, originals: Sequence[Entry], *, there: bool = False
     ) -> tuple[list[str], list[Entry]]:
@@ -319,6 +347,7 @@ class Rename:
         left = {entry.key for entry in others}
         going = {entry.key: entry.etag for entry in originals if entry.key not in left}
         refused = self._deleted(self.old.bucket, going, tell=there)
+        self._deleted_names |= {key[len(self.old.prefix) :] for key in going.keys() - refused}
         if not there:
             now = [stored_now(self._mimicdb, self.old.bucket, key) for key in refused]
             changed = [entry for entry in now if entry is not None and self._why(entry)]

@@ -10,14 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
+from mimicfs.backends.pending import Begun
 from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, pages
-from mimicfs.errors import LogTrimmed, MimicError, PosixError, StoreError
+from mimicfs.errors import LogTrimmed, MimicError, PosixError
 from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.ownkeys import is_own, needed_s
 from mimicfs.sync import Syncer
+from mimicfs.vfs.claims import RenameClaims
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.renames import stored_now
@@ -31,9 +33,16 @@ class Replacing:
     """Removes objects, and makes way for others."""
 
     def __init__(
-        self, mimicdb: Mirror, s3: S3, syncer: Syncer, handles: Handles, tree: Tree
+        self,
+        mimicdb: Mirror,
+        s3: S3,
+        syncer: Syncer,
+        handles: Handles,
+        tree: Tree,
+        claims: RenameClaims,
     ) -> None:
         self._mimicdb = mimicdb
+        self._claims = claims
         self._s3 = s3
         self._syncer = syncer
         self._handles = handles
@@ -95,45 +104,38 @@ class Replacing:
     @contextmanager
     def removing(self, directory: Node, name: str) -> Iterator[StoreIntent | None]:
         """As `losing`, of a key that is deleted within. Mounts that delete the last names of a
-        directory at once know of each other: each says first what it is about to delete, and looks
-        then whether others are about to delete the rest. Yield what was said."""
-        if not self._has_few(directory, name):
-            with self.losing(directory, name):
-                yield None
-            return
-        intents = self._mimicdb.intents
-        intent = intents.begin(directory.bucket, [name])
-        try:
-            with self.losing(directory, name, said=True), intent.given():
-                yield intent
-        finally:
-            if not intent.taken:  # S3 was not asked
-                self._end(intent)
+        directory at once know of each other: each says first what it is about to delete, and sees
+        in the same step whether others are about to delete the rest. Yield what was said. Raises
+        BeingRenamed."""
+        most = self._most(directory, name)
+        with self._claims.begun(directory.bucket, name, most=most, deletes=True) as begun:
+            intent, seen = begun or (None, None)
+            with self.losing(directory, name, seen):
+                try:
+                    yield intent
+                except BaseException:
+                    if intent is not None:  # else it is open while `losing` looks at the name
+                        self._mimicdb.intents.give_up(intent)
+                    raise
 
-    def _has_few(self, directory: Node, name: str) -> bool:
-        """Whether *directory*, which is there only because of the names it has, has some besides
-        *name*, and so few that others may be about to delete all of them."""
-        if not self._mimicdb.intents.are_kept or self._stays(directory):
-            return False
+    def _most(self, directory: Node, name: str) -> int:
+        """Return among how many names beside *name* to look whether one stays in *directory*; -1:
+        it is there without any, or others cannot be about to delete so many."""
+        if self._stays(directory):
+            return -1
         others = [each.key for each in self._children(directory, _FEW + 2) if each.key != name]
-        return 0 < len(others) <= _FEW
-
-    def _end(self, intent: StoreIntent) -> None:
-        try:
-            self._mimicdb.intents.end(intent, unsure=False)
-        except StoreError:
-            self._mimicdb.intents.keep(intent)
-            raise
+        return _FEW if len(others) <= _FEW else -1
 
     @contextmanager
-    def losing(self, directory: Node, name: str, *, said: bool = False) -> Iterator[None]:
+    def losing(self, directory: Node, name: str, seen: Begun | None = None) -> Iterator[None]:
         """Within, the key *name*, or all below it, leaves *directory*. A directory that loses its
         last name stays until it is removed. This mount says so before the name goes: another one
         that moves the directory with its names at the same time looks for such a word once they are
         gone (renames.py), and the directory stays only if the name was still there when this was
         said. After a failure the directory stays, too, unless the name is there for certain: S3 may
-        have removed it, or somebody else may, who relies on what was said."""
-        kept = self._is_last(directory, name, said) and self._keeps(directory, name)
+        have removed it, or somebody else may, who relies on what was said. *seen*: what the store
+        had when the intent of this began; names that others are about to delete do not count."""
+        kept = self._is_last(directory, name, seen) and self._keeps(directory, name, seen)
         try:
             yield
         except BaseException:
@@ -143,19 +145,13 @@ class Replacing:
                         self._forget(directory)
             raise
 
-    def _is_last(self, directory: Node, name: str, said: bool) -> bool:
-        """Whether *name* is the last in *directory*, which S3 shows only because of its names. If
-        *said*, names that others are about to delete do not count."""
+    def _is_last(self, directory: Node, name: str, seen: Begun | None) -> bool:
+        """Whether *name* is the last in *directory*, which S3 shows only because of its names."""
         if self._stays(directory):
             return False
-        if all(each.key == name for each in self._children(directory, 2)):
-            return True
-        if not said:
-            return False
-        # First what is pending: of a deletion that ends in between, the name is gone then.
-        pending = {row.key for row in self._mimicdb.intents.all_unsettled(directory.bucket)}
-        left = self._mimicdb.children_still(directory.bucket, directory.key, _FEW + 2)
-        return len(left) <= _FEW + 1 and pending.issuperset(each.key for each in left)
+        if seen is not None:
+            return seen.last
+        return all(each.key == name for each in self._children(directory, 2))
 
     def _stays(self, directory: Node) -> bool:
         """Whether *directory* is there whatever names it has."""
@@ -167,25 +163,31 @@ class Replacing:
         children = self._mimicdb.children
         return self._syncer.sure(lambda: children(directory.bucket, directory.key, "", count))
 
-    def _keeps(self, directory: Node, name: str) -> bool:
+    def _keeps(self, directory: Node, name: str, seen: Begun | None) -> bool:
         """Say that *directory* stays; return whether only we have said so, and *name* was there.
         The word of another mount that removes the last name as well must not be taken back: so, in
         one step, this is said only if nobody has said it before. If *name* was gone by then, and
         nobody had said so, the directory went with it."""
         mimicdb, bucket, key = self._mimicdb, directory.bucket, directory.key
-        said = False
-        while not said:
-            since = mimicdb.seq(bucket)
-            own = stored_now(mimicdb, bucket, key)
+        since, own = self._own(directory) if seen is None else (seen.seq, seen.above)
+        while True:
             if own is not None and own.kind != LISTED:
                 return False
             with suppress(LogTrimmed):
-                said = mimicdb.keep(bucket, key, (own.meta or None) if own else None, since)
+                if mimicdb.keep(bucket, key, (own.meta or None) if own else None, since):
+                    break
+            since, own = self._own(directory)
         if mimicdb.has_still(bucket, name):
             return True
         if not mimicdb.went_behind(bucket, since, key, name):
             self._forget(directory)
         return False
+
+    def _own(self, directory: Node) -> tuple[int, Entry | None]:
+        """Return the number of the log, and what the store has of *directory* itself then, or
+        since."""
+        since = self._mimicdb.seq(directory.bucket)
+        return since, stored_now(self._mimicdb, directory.bucket, directory.key)
 
     def _forget(self, directory: Node) -> None:
         """Take back the word that *directory* stays, also from the kernel, which has heard it."""

@@ -110,6 +110,14 @@ class Tree:
         check_present(node)
         return node
 
+    def check_there(self, ino: int) -> None:
+        """Raise PosixError ENOENT if others have removed or renamed the directory *ino*."""
+        directory = self.changeable(ino)
+        if directory.key and directory.parent is not None:
+            name = names.file_name(directory.component, reserved=self._reserved)
+            if self.named(directory.parent, name) is not directory:
+                raise PosixError(errno.ENOENT, f"inode {ino}")
+
     def lookup(self, directory: Node, name: bytes) -> Attr:
         """Return the attributes of *name*, held once more. Raises PosixError ENOENT."""
         if name == names.CONTROL:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.client import Pipeline
 from support import servers
 from support.mounts import wait_until
 
@@ -223,14 +224,19 @@ def test_a_log_that_grows_while_a_transaction_is_prepared_was_not_cut(
     first.apply("b", [Entry("a", 1)])
     since = first.seq("b")
     second.apply("b", [Entry("b", 1)])
-    read, reads = first._client.xrange, itertools.count()
+    execute, reads = Pipeline.execute, itertools.count()
 
-    def late(*args: Any) -> Any:
-        if next(reads) == 0:
-            second.apply("b", [Entry("c", 1)])
-        return read(*args)
+    def late(pipe: Any) -> list[Any]:
+        if pipe.transaction or next(reads):
+            return execute(pipe)
+        *before, log = pipe.command_stack  # its number is read before, and others write meanwhile
+        pipe.command_stack = before
+        answers = execute(pipe)
+        second.apply("b", [Entry("c", 1)])
+        pipe.command_stack = [log]
+        return [*answers, *execute(pipe)]
 
-    monkeypatch.setattr(first._client, "xrange", late)
+    monkeypatch.setattr(Pipeline, "execute", late)
     assert first.apply("b", [Entry("a", 2), Entry("c", 2)], (), since) == {"c"}
     assert first.scan("b") == [Entry("a", 2), Entry("b", 1), Entry("c", 1)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,12 +18,12 @@ from support.far import Far, far
 
 from mimicfs.backends import EPOCH
 from mimicfs.backends.lease import Lease
-from mimicfs.backends.pending import LEARNED
 from mimicfs.backends.redis import RedisBackend
+from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.replica import Replica
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import FileOptions, S3Options, Target, VFSOptions
-from mimicfs.entry import Entry, Scope
+from mimicfs.entry import KEPT, LISTED, Entry, Scope
 from mimicfs.errors import Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.following import Follower
@@ -89,7 +90,7 @@ def test_what_was_learned_costs_one_round_trip(replica: Replica, way: Far) -> No
     assert replica.get("b", "a/0") == Entry("a/0", 2)
 
 
-def test_what_others_did_meanwhile_and_what_is_new_above_is_asked(
+def test_what_others_did_meanwhile_is_asked(
     replica: Replica, way: Far, store: RedisBackend
 ) -> None:
     for directory in ("", "a/"):
@@ -98,18 +99,58 @@ def test_what_others_did_meanwhile_and_what_is_new_above_is_asked(
     other.apply("b", [Entry("a/1", 5)])
     replica.apply("b", [Entry("a/0", 3)])
     assert (replica.get("b", "a/0"), replica.get("b", "a/1")) == (Entry("a/0", 3), Entry("a/1", 5))
-    replica.apply("b", [Entry("new/x", 1)])
-    assert replica.children("b", "")[-1].key == "new/"
     way.trips()
+    replica.apply("b", [Entry("new/x", 1)])  # of a directory that is new, too
+    assert way.trips() == 1
+    assert replica.children("b", "")[-1].key == "new/"
     replica.apply("b", [Entry("new/y", 1)])  # of a directory that is not copied
     assert way.trips() == 1
     replica.apply("b", [Entry(f"new/{n}", 1) for n in range(200)])  # one line of the log
     assert way.trips() == 1
     assert replica.covered("b", "")
     assert way.trips() == 0
-    replica.apply("b", (), ["new/y"])
-    assert way.trips() == 3
-    assert replica.get("b", "new/y") is None
+
+
+_DIRECTORIES = ("", "d/", "d/e/", "d/e/f/", "g/")
+
+
+def _some_changes(chance: random.Random) -> tuple[list[Entry], list[str]]:
+    keys = [directory + name for directory in _DIRECTORIES for name in ("x", "y", "e", "e/", "f/")]
+    puts = [Entry(key, chance.randrange(9)) for key in chance.sample(keys, chance.randrange(3))]
+    deletes = chance.sample(keys, chance.randrange(6))
+    if chance.random() < 0.1:
+        puts += [Entry(f"g/{n:03}", 1) for n in range(150)]
+    if chance.random() < 0.1:
+        deletes += [f"g/{n:03}" for n in range(150)]
+    kinds = {each.key: chance.choice((0, LISTED, KEPT)) for each in puts if each.key[-1] == "/"}
+    return [each._replace(kind=kinds.get(each.key, 0)) for each in puts], deletes
+
+
+@pytest.mark.parametrize("kind", ["scripts", "transactions"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_copy_has_what_we_have_stored_and_deleted_without_asking_for_it(
+    store: RedisBackend, way: Far, kind: str, seed: int
+) -> None:
+    chance = random.Random(seed)
+    other = RedisBackend(store.client, store._prefix.split(":")[1])
+    store.apply("b", [Entry("d/e/f/x", 1), Entry("g/x", 1)])
+    store.mark("b", Scope("", True, 1))
+    if kind == "transactions":
+        store._steps = Transactions(store.client)
+    replica = Replica(store, SQLite(), Lease())
+    replica._ahead.close()
+    for _ in range(50):
+        replica.lease.renew()
+        meets = chance.random() < 0.2
+        if meets:
+            other.apply("b", *_some_changes(chance))
+        changes = _some_changes(chance)
+        way.trips()
+        replica.apply("b", *changes)
+        if not meets and kind == "scripts":
+            assert way.trips() == 1
+        for directory in _DIRECTORIES:
+            assert replica.children("b", directory) == store.children("b", directory)
 
 
 def test_a_number_from_a_moment_ago_is_not_older_than_what_we_have_stored_ourselves(
@@ -117,7 +158,7 @@ def test_a_number_from_a_moment_ago_is_not_older_than_what_we_have_stored_oursel
 ) -> None:
     for step in (
         lambda: store.apply("b", [Entry("a", 1)]),
-        lambda: store.apply_told("b", [Entry("a", 2)], None, LEARNED, store.seq("b")),
+        lambda: store.apply_told("b", [Entry("a", 2)], ["c"]),
     ):
         store.seq("b")
         step()

@@ -22,9 +22,8 @@ from support import servers
 from support.far import far
 from support.mounts import wait_until
 
-from mimicfs import backends
 from mimicfs import member as member_module
-from mimicfs.backends import EPOCH, Backend, NoteSwap
+from mimicfs.backends import EPOCH, Backend, NoteSwap, waiter
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.open import open_store
 from mimicfs.backends.redis import RedisBackend
@@ -459,7 +458,7 @@ def test_no_store_that_loses_what_it_had_gives_one_lock_to_two(
 
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SharedLocks]]:
-    monkeypatch.setattr(backends, "_GLANCE_S", 0.02)  # what is logged in memory wakes nobody
+    monkeypatch.setattr(waiter, "_GLANCE_S", 0.02)  # what is logged in memory wakes nobody
     backend = Memory()
     found = [SharedLocks(backend, _Member(backend, n), lambda: 0.0) for n in range(2)]  # type: ignore[arg-type]
     yield found
@@ -498,7 +497,7 @@ def test_whoever_waits_is_woken_by_the_log_or_interrupted_at_once(
 
 
 def test_whoever_is_woken_in_vain_looks_at_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_GLANCE_S", 0.02)
+    monkeypatch.setattr(waiter, "_GLANCE_S", 0.02)
     monkeypatch.setattr(shared, "LOOK_S", 60.0)
     store = _Counted(backend := Memory())
     one = SharedLocks(backend, _Member(backend, 0), lambda: 0.0)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,18 +16,20 @@ from support.proxy import Hold, Proxy
 
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, S3Options, Target, VFSOptions
+from mimicfs.entry import pages
 from mimicfs.errors import Interrupted, PosixError, StoreUnavailable
 from mimicfs.files.journal import Journal
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Caller, Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
-from mimicfs.vfs import claims
+from mimicfs.vfs import claims, renames
 from mimicfs.vfs.filesystem import VFS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 _NOTE = "renames"
+_CALLS = ("mkdir", "symlink", "unlink", "rmdir", "rename")
 
 
 class Kernel:
@@ -51,6 +53,26 @@ class Sharing:
         """Rename a directory; return what came of it."""
         try:
             self.fs.rename(self.caller, *self._place(old), *self._place(new), 0)
+        except PosixError as exc:
+            return errno.errorcode[exc.errno]
+        except Interrupted:
+            return "interrupted"
+        return "done"
+
+    def call(self, words: str) -> str:
+        """Make, remove or rename one name; return what came of it."""
+        what, path, *new = words.split()
+        calls: dict[str, Callable[..., object]] = {
+            "mkdir": lambda ino, name: self.fs.mkdir(self.caller, ino, name, 0o700),
+            "symlink": lambda ino, name: self.fs.symlink(self.caller, ino, name, b"target"),
+            "unlink": lambda *place: self.fs.unlink(self.caller, *place),
+            "rmdir": lambda *place: self.fs.rmdir(self.caller, *place),
+            "rename": lambda ino, name: self.fs.rename(
+                self.caller, ino, name, *self._place(new[0]), 0
+            ),
+        }
+        try:
+            calls[what](*self._place(path))
         except PosixError as exc:
             return errno.errorcode[exc.errno]
         except Interrupted:
@@ -107,7 +129,8 @@ def _met(
         return looks(bucket, name)
 
     monkeypatch.setattr(other.mimicdb, "note", note)
-    running.append(pool.submit(other.rename, *then.split()))
+    call = other.call if then.startswith(_CALLS) else lambda then: other.rename(*then.split())
+    running.append(pool.submit(call, then))
     wait_until(lambda: asked.count(_NOTE) > 1 or held.seen > 2)
     pool.shutdown(wait=False)
     return running
@@ -137,6 +160,62 @@ def test_of_two_renames_that_meet_the_second_finds_what_the_first_has_left(
     assert [each.result(20) for each in running] == ["done", said]
     assert _keys(client, bucket) == left
     assert two[0].claims(bucket) is None
+
+
+@pytest.mark.parametrize(
+    ("then", "said", "left"),
+    [
+        ("rename x/c d/s/c", "ENOENT", ["e/a", "e/s/b", "x/c"]),
+        ("rename d/a d/n", "ENOENT", ["e/a", "e/s/b", "x/c"]),
+        ("rename d/s/b x/b", "ENOENT", ["e/a", "e/s/b", "x/c"]),
+        ("mkdir d/s/n", "ENOENT", ["e/a", "e/s/b", "x/c"]),
+        ("symlink d/n", "ENOENT", ["e/a", "e/s/b", "x/c"]),
+        ("unlink d/a", "ENOENT", ["e/a", "e/s/b", "x/c"]),
+        ("rename x/c x/d", "done", ["e/a", "e/s/b", "x/d"]),
+        ("unlink x/c", "done", ["e/a", "e/s/b"]),
+    ],
+)
+def test_whoever_changes_a_name_in_a_directory_that_is_being_renamed_waits_for_that(
+    two: list[Sharing],
+    held: Hold,
+    bucket: str,
+    client: Any,
+    then: str,
+    said: str,
+    left: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if said == "done":
+        held.matches = lambda request: request.kind == "COPY" and request.key.startswith("e/")
+        assert [each.result(20) for each in _met_and_done(two, held, then)] == ["done", "done"]
+    else:
+        running = _met(two, held, monkeypatch, "d e", then)
+        held.release()
+        assert [each.result(20) for each in running] == ["done", said]
+    assert _keys(client, bucket) == left
+    assert two[0].mimicdb.intents.all_unsettled(bucket) == []
+
+
+def _met_and_done(two: list[Sharing], held: Hold, then: str) -> list[Future[str]]:
+    """Do *then* beside a rename of d to e, which goes on afterwards."""
+    one, other = two
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(one.rename, "d", "e")]
+        assert held.reached.wait(10)
+        running.append(pool.submit(other.call, then))
+        running[1].result(20)
+        held.release()
+    return running
+
+
+def test_a_name_in_a_directory_whose_rename_fails_is_changed_then(
+    two: list[Sharing], held: Hold, bucket: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = _met(two, held, monkeypatch, "d e", "unlink d/a")
+    two[0].caller.cancellation.cancel()
+    held.release()
+    assert [each.result(20) for each in running] == ["interrupted", "done"]
+    assert _keys(client, bucket) == ["d/s/b", "x/c"]
 
 
 def test_a_rename_that_waits_for_another_can_be_interrupted(
@@ -181,6 +260,79 @@ def test_whoever_was_taken_for_dead_looks_again_before_anything_is_deleted(
     assert one.rename("d", "e") == "ENOENT"
     assert _keys(client, bucket) == ["f/a", "f/s/b", "x/c"]
     assert other.claims(bucket) is None
+
+
+def _one_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renames, "pages", lambda read: pages(lambda after: read(after)[:1], size=1))
+
+
+@pytest.fixture
+def deleting(two: list[Sharing], proxy: Proxy, bucket: str) -> Callable[..., tuple[str, str]]:
+    """Call a function while one mount, which renames d to e and is not stopped for the store, waits
+    for its first deletion; return what comes of both."""
+    one = two[0]
+    assert one.rename("x", "y") == "done"  # it knows then how the server deletes
+
+    def meet(meanwhile: Callable[[], str], *, answers: bool) -> tuple[str, str]:
+        kinds = ("POST", "DELETE")
+        stopped = Hold(lambda request: request.kind in kinds, answers=answers)
+        with proxy.rule(stopped), ThreadPoolExecutor(1) as pool:
+            running = pool.submit(one.rename, "d", "e")
+            assert stopped.reached.wait(10)
+            stopped.matches = lambda _: False
+            one.mimicdb.set_note(bucket, _NOTE, None)  # as others do with what a dead mount claimed
+            said = meanwhile()
+            stopped.release()
+            return running.result(20), said
+
+    return meet
+
+
+def test_whoever_was_taken_for_dead_while_it_deletes_says_that_others_have_renamed_it_too(
+    two: list[Sharing],
+    deleting: Callable[..., tuple[str, str]],
+    bucket: str,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It stops there: what it has not deleted is the other one's."""
+    _one_a_page(monkeypatch)
+    assert deleting(lambda: two[1].rename("d", "f"), answers=True) == ("EIO", "done")
+    assert _keys(client, bucket) == ["e/a", "e/s/b", "f/s/b", "y/c"]
+    assert "others have renamed" in caplog.text
+    caplog.clear()
+
+
+def test_whoever_was_taken_for_dead_while_it_deletes_goes_on_where_nobody_has_renamed_it(
+    two: list[Sharing],
+    deleting: Callable[..., tuple[str, str]],
+    bucket: str,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _one_a_page(monkeypatch)
+    assert deleting(lambda: "nothing", answers=True) == ("done", "nothing")
+    assert _keys(client, bucket) == ["e/a", "e/s/b", "y/c"]
+    assert two[0].claims(bucket) is None
+
+
+def test_whoever_was_taken_for_dead_at_its_last_deletion_does_not_say_that_it_is_done(
+    two: list[Sharing],
+    deleting: Callable[..., tuple[str, str]],
+    bucket: str,
+    client: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one, other = two
+
+    def meanwhile() -> str:
+        one.mimicdb.member.beat_s -= 60  # it stood still
+        return other.rename("d", "f")
+
+    assert deleting(meanwhile, answers=False) == ("EIO", "done")
+    assert _keys(client, bucket) == ["e/a", "e/s/b", "f/a", "f/s/b", "y/c"]
+    caplog.clear()
 
 
 def _end_untold(one: Sharing, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,13 +169,32 @@ def test_a_directory_whose_last_two_names_two_mounts_remove_at_once_stays(
     fs: VFS, mimicdb: Mirror, s3: S3, bucket: str, client: Any
 ) -> None:
     d = _with_two(fs, mimicdb, s3, bucket, client)
-    theirs = mimicdb.intents.begin(bucket, ["d/b"])
+    theirs = mimicdb.intents.begin(bucket, ["d/b"], deletes=True)
     fs.unlink(CALLER, d, b"a")
     client.delete_object(Bucket=bucket, Key="d/b")
     with theirs.learning():
         mimicdb.forget(bucket, "d/b")
     assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
     assert mimicdb.intents.all_unsettled(bucket) == []
+
+
+def test_a_name_that_another_mount_overwrites_is_not_about_to_go(
+    fs: VFS, mimicdb: Mirror, s3: S3, bucket: str, client: Any
+) -> None:
+    d = _with_two(fs, mimicdb, s3, bucket, client)
+    mimicdb.intents.begin(bucket, ["d/b"])
+    fs.unlink(CALLER, d, b"a")
+    assert mimicdb.entry(bucket, "d/") is None
+
+
+def test_a_name_of_which_nobody_knows_whether_it_was_removed_may_be_gone(
+    fs: VFS, mimicdb: Mirror, s3: S3, bucket: str, client: Any
+) -> None:
+    d = _with_two(fs, mimicdb, s3, bucket, client)
+    theirs = mimicdb.intents.begin(bucket, ["d/b"], deletes=True)
+    mimicdb.intents.end(theirs, unsure=True)
+    fs.unlink(CALLER, d, b"a")
+    assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
 
 
 def test_a_directory_of_which_nobody_removes_the_other_name_is_not_kept(
@@ -195,7 +214,7 @@ def test_a_directory_without_an_object_is_removed_beside_another_name(
 ) -> None:
     d = fs.lookup(CALLER, ROOT_INO, b"d").ino
     mimicdb.keep(bucket, "d/k/", _META)
-    mimicdb.intents.begin(bucket, ["d/a"])
+    mimicdb.intents.begin(bucket, ["d/a"], deletes=True)
     fs.rmdir(CALLER, d, b"k")
     assert mimicdb.entry(bucket, "d/k/") is None
     assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)

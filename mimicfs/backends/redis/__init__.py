@@ -3,8 +3,9 @@
 `layout.py` describes the keys and their values, `directories.py` and `walking.py` read them,
 `orphans.py` finds keys that belong to nothing, `connecting.py` makes the client, `waiting.py` waits
 for news, `notes.py` keeps plain texts, and learns what the server says of itself.
-Records, their directories, the totals and the log change in one step: a script (`scripts.py`)
-or, if this user may not run scripts, a transaction (`transactions.py`); `steps.py` chooses.
+Records, their directories, the totals and the log change in one step: a script (`lua.py`, which
+`scripts.py` runs) or, if this user may not run scripts, a transaction (`transactions.py`);
+`steps.py` chooses.
 
 `scan` reads a directory at a time: each page of one directory is a snapshot.
 
@@ -23,18 +24,18 @@ from mimicfs.errors import ConfigError, LogTrimmed, StoreCorrupt, StoreTooNew
 
 try:
     import redis
-    from redis.cluster import RedisCluster
 except ModuleNotFoundError as exc:
     raise ConfigError("the mirror in Redis needs redis-py: pip install 'mimicfs[redis]'") from exc
 
-from mimicfs.backends import DOUBTED, OF_DIRECTORY, Waiter
-from mimicfs.backends.loglines import left_alone
-from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled, unsettled
+from mimicfs.backends import DOUBTED, OF_DIRECTORY
+from mimicfs.backends.loglines import WIDE_CHANGE, left_alone
+from mimicfs.backends.pending import LEARNED, Begun, IntentStep, Unsettled, unsettled
 from mimicfs.backends.redis.connecting import clock_ms, connected
 from mimicfs.backends.redis.layout import (
     LAST,
     LOG_MAX,
     VERSION,
+    BegunKey,
     ChangeBatch,
     bucket_of,
     change_of,
@@ -55,10 +56,10 @@ from mimicfs.backends.redis.waiting import LogWaiter
 from mimicfs.backends.redis.walking import ReadPage, names, walk
 from mimicfs.backends.sessions import epoch
 from mimicfs.backends.uncovering import prefixes_of
-from mimicfs.entry import LINES, PAGE, BucketEntry, Change, DirectoryCopy, Entry, Scope
+from mimicfs.backends.waiter import Waiter
+from mimicfs.entry import LINES, PAGE, BucketEntry, Change, DirectoryCopy, Entry, OwnChange, Scope
 
 _JUMP = 1_000_000  # numbers that a new epoch passes over
-_TOLD_MAX = 1000  # lines of the log that a change reads with it
 
 
 class RedisBackend(NotingBackend):
@@ -259,27 +260,28 @@ class RedisBackend(NotingBackend):
         since: int | None = None,
         step: IntentStep = LEARNED,
     ) -> set[str]:
-        batch = self._batch(puts, deletes, since, step)
-        known, left = self._steps.apply(self._tag(bucket), batch)
-        self._lately.pop(bucket, None)  # the log has one line more
-        return self._applied(bucket, known, left, step)
+        left, _ = self.apply_told(bucket, puts, deletes, since, step)
+        return left
 
     @ours
     def apply_told(
-        self, bucket: str, puts: Sequence[Entry], since: int | None, step: IntentStep, place: int
-    ) -> tuple[set[str], list[Change] | None]:
-        if isinstance(self._steps, Transactions) or isinstance(self._client, RedisCluster):
-            return self.apply(bucket, puts, (), since, step), None
-        tag, batch = self._tag(bucket), self._batch(puts, (), since, step)
-        log = ("XRANGE", f"{tag}:log", f"({place}-0", "+", "COUNT", _TOLD_MAX)
-        known, left, lines = self._steps.apply_told(tag, batch, log)
-        left = self._applied(bucket, known, left, step)
-        found = [change_of(number, fields) for number, fields in lines]
-        if len(found) == _TOLD_MAX or any(it.seq != n for n, it in enumerate(found, place + 1)):
-            return left, None
-        if found:
-            self._seen(bucket, found[-1].seq)
-        return left, found
+        self,
+        bucket: str,
+        puts: Sequence[Entry] = (),
+        deletes: Sequence[str] = (),
+        since: int | None = None,
+        step: IntentStep = LEARNED,
+    ) -> tuple[set[str], OwnChange]:
+        batch = self._batch(puts, deletes, since, step)
+        done = self._steps.apply(self._tag(bucket), batch)
+        changed = len(batch.puts) + len(batch.deletes) - len(done.left)
+        lines = 1 if changed > WIDE_CHANGE else changed
+        self._seen(bucket, done.before + lines)
+        if done.left:  # a number from a moment ago may have been too old
+            self._lately.pop(bucket, None)
+        if bucket and not done.known and not step.token:  # else the intent's beginning has looked
+            self.add_bucket(bucket, 0)
+        return done.left, OwnChange(done.before, lines, done.made, done.gone)
 
     def _batch(
         self, puts: Sequence[Entry], deletes: Sequence[str], since: int | None, step: IntentStep
@@ -297,17 +299,26 @@ class RedisBackend(NotingBackend):
             step,
         )
 
-    def _applied(self, bucket: str, known: bool, left: set[str], step: IntentStep) -> set[str]:
-        if left:  # a number from a moment ago may have been too old
-            self._lately.pop(bucket, None)
-        if bucket and not known and not step.token:  # else the beginning of the intent has looked
+    @ours
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> set[str]:
+        known, met = self._steps.begin(self._tag(bucket), keys, token, lasts_ms)
+        if not known:
             self.add_bucket(bucket, 0)
-        return left
+        return met
 
     @ours
-    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
-        if not self._steps.begin(self._tag(bucket), keys, token, lasts_ms):
+    def begin_seeing(
+        self, bucket: str, key: str, token: str, lasts_ms: int, note: str, most: int
+    ) -> Begun:
+        directory, _ = split(key)
+        tag, asked = self._tag(bucket), BegunKey(key, token, lasts_ms, note, most)
+        seen = self._steps.begin_seeing(tag, asked)
+        if not seen.known:
             self.add_bucket(bucket, 0)
+        entry = entry_of(key, seen.record) if seen.record else None
+        above = entry_of(directory, seen.above) if seen.above else None
+        text = None if seen.note is None else seen.note.decode()
+        return Begun(self._seen(bucket, seen.seq), entry, above, seen.met, seen.last, text)
 
     def _is_known(self, bucket: str) -> bool:
         return bool(self._client.hexists(f"{self._tag(bucket)}:meta", "known"))
@@ -356,16 +367,16 @@ class RedisBackend(NotingBackend):
     def mark(self, bucket: str, scope: Scope) -> None:
         if self.evicts:
             return
-        tag = self._tag(bucket)
+        tag, own = self._tag(bucket), scope.prefix.encode()
         scopes = f"{tag}:scopes"
-        if scope.deep:
-            start = scope.prefix.encode()
-            inside = [key for key in self._client.hkeys(scopes) if key.startswith(start)]
-            if inside:
-                self._client.hdel(scopes, *inside)
-        known, _ = self._together(
-            ("HEXISTS", f"{tag}:meta", "known"), ("HSET", scopes, scope.prefix, json.dumps(scope))
+        known, _, *names = self._together(
+            ("HEXISTS", f"{tag}:meta", "known"),
+            ("HSET", scopes, own, json.dumps(scope)),
+            *([("HKEYS", scopes)] if scope.deep else []),
         )
+        inside = [key for found in names for key in found if key.startswith(own) and key != own]
+        if inside:  # older than this one, which counts from now on
+            self._client.hdel(scopes, *inside)
         if bucket and not known:
             self.add_bucket(bucket, 0)
 

@@ -28,7 +28,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mimicfs.backends.pending import LEARNED, IntentStep
 from mimicfs.entry import LISTED, OBJECT, BucketEntry, Change, Entry, Scope, checked_size
@@ -62,6 +62,39 @@ class ChangeBatch:
     first: str  # the first of all keys
     last: str
     step: IntentStep = LEARNED
+
+
+class AppliedBatch(NamedTuple):
+    """What a ChangeBatch has done: whether the bucket is *known*, the keys that were *left* alone,
+    the number of the log *before* it, and *made* and *gone* of an OwnChange."""
+
+    known: bool
+    left: set[str]
+    before: int
+    made: list[str]
+    gone: list[str]
+
+
+class BegunKey(NamedTuple):
+    """What a Backend is told by `begin_seeing`."""
+
+    key: str
+    token: str
+    lasts_ms: int
+    note: str
+    most: int
+
+
+class SeenKey(NamedTuple):
+    """The answer: whether the bucket is known, and the parts of a Begun."""
+
+    known: bool
+    seq: int
+    record: bytes | None
+    above: bytes | None
+    met: bool
+    last: bool
+    note: bytes | None
 
 
 def prefix(namespace: str) -> str:

@@ -23,14 +23,17 @@ from redis.exceptions import WatchError
 
 from mimicfs.backends import NoteSwap
 from mimicfs.backends.loglines import left_alone, logged_as
-from mimicfs.backends.pending import IntentStep, admitted, begun, ended, reaped
+from mimicfs.backends.pending import IntentStep, admitted, begun, ended, may_go, reaped
 from mimicfs.backends.redis.connecting import clock_ms
 from mimicfs.backends.redis.directories import Directories
 from mimicfs.backends.redis.layout import (
     LAST,
     LOG_MAX,
+    AppliedBatch,
+    BegunKey,
     ChangeBatch,
     RedisCommand,
+    SeenKey,
     change_of,
     chunk_key,
     index_key,
@@ -110,20 +113,44 @@ class Transactions:
         found = [self.page(tag, each, b"", high, limit) for each in directories]
         return first, found, self._client.execute_command(*after)
 
-    def apply(self, tag: str, batch: ChangeBatch) -> tuple[bool, set[str]]:
+    def apply(self, tag: str, batch: ChangeBatch) -> AppliedBatch:
         """Do as Scripts.apply."""
         return self._watched(tag, lambda: _apply(self._client, tag, batch))
 
-    def begin(self, tag: str, keys: Sequence[str], token: str, lasts_ms: int) -> bool:
-        """Do as Backend.begin. Return whether the bucket is known."""
+    def begin(
+        self, tag: str, keys: Sequence[str], token: str, lasts_ms: int
+    ) -> tuple[bool, set[str]]:
+        """Do as Scripts.begin."""
 
-        def plan() -> tuple[bool, list[RedisCommand]]:
-            known = bool(self._client.hexists(f"{tag}:meta", "known"))
-            now_ms, found = clock_ms(self._client, tag), _rows(self._client, tag, keys)
-            after = {key: begun(found[key], token, now_ms, lasts_ms) for key in keys}
-            return known, _kept(tag, after)
+        def plan() -> tuple[tuple[bool, set[str]], list[RedisCommand]]:
+            now_ms, state = self._now(tag, keys)
+            after = {key: begun(state.rows[key], token, now_ms, lasts_ms) for key in keys}
+            met = {key for key in keys if state.rows[key] is not None}
+            return (state.known, met), _kept(tag, after)
 
         return self._watched(tag, plan)
+
+    def begin_seeing(self, tag: str, asked: BegunKey) -> SeenKey:
+        """Do as Scripts.begin_seeing."""
+        key, token, lasts_ms, note, most = asked
+        directory, name = split(key)
+
+        def plan() -> tuple[SeenKey, list[RedisCommand]]:
+            page = self.page(tag, directory, b"", LAST, most + 2)
+            others = [directory + each.decode() for each, _ in page if each != name.encode()]
+            now_ms, state = self._now(tag, [key, *others])
+            rows = {key: begun(state.rows[key], token, now_ms, lasts_ms)}
+            last = len(others) <= most and all(may_go(state.rows[each]) for each in others)
+            record = dict(page).get(name.encode()) or self.records(tag, directory, [name])[0]
+            above = self.records(tag, *_own(directory))[0] if directory else None
+            text = self._client.hget(f"{tag}:notes", note)
+            met = state.rows[key] is not None
+            return SeenKey(state.known, state.seq, record, above, met, last, text), _kept(tag, rows)
+
+        return self._watched(tag, plan, f"{tag}:notes")
+
+    def _now(self, tag: str, keys: Sequence[str]) -> tuple[int, _BucketState]:
+        return clock_ms(self._client, tag), _BucketState(self._client, tag, keys)
 
     def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         """Do as Backend.end."""
@@ -239,49 +266,75 @@ class Transactions:
         raise StoreUnavailable(f"{tag}: others keep writing; try again")
 
 
-def _apply(
-    client: Any, tag: str, batch: ChangeBatch
-) -> tuple[tuple[bool, set[str]], list[RedisCommand]]:
-    known = bool(client.hexists(f"{tag}:meta", "known"))
-    seq, guards = _guards(client, tag, batch.since)
+class _BucketState:
+    """What a change must know of a bucket, read in one round trip: whether it is *known*, the
+    number *seq* of its log, the *rows* of the unfinished changes of *keys*, and the lines *later*
+    than *since*. Raises LogTrimmed."""
+
+    def __init__(
+        self, client: Any, tag: str, keys: Sequence[str] = (), since: int | None = None
+    ) -> None:
+        with client.pipeline(transaction=False) as pipe:
+            pipe.hmget(f"{tag}:meta", "known", "seq")
+            pipe.hmget(f"{tag}:k", [*keys, ""])  # there is no key ""
+            if since is not None:
+                pipe.xrange(f"{tag}:log", f"({since}-0")
+            (known, seq), rows, *more = pipe.execute()
+        self.known = known is not None
+        self.seq = int(seq or 0)
+        self.rows = {key: row and row.decode() for key, row in zip(keys, rows, strict=False)}
+        self.later: list[Change] = []
+        if since is not None and since != self.seq:
+            # Others may write meanwhile; then all of this is done anew.
+            found = [change_of(*line) for line in more[0]]
+            self.later = [change for change in found if change.seq <= self.seq]
+            if len(self.later) != self.seq - since:
+                raise LogTrimmed.after(since)
+
+
+def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[AppliedBatch, list[RedisCommand]]:
     puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
-    gone = {directory + name: (directory, name) for directory, name in batch.deletes}
-    left = left_alone(guards, [*puts, *gone])
-    left, rows = _not_admitted(client, tag, batch.step, [*puts, *gone], left)
-    changed = [key for key in (*puts, *gone) if key not in left]
+    deletes = {directory + name: (directory, name) for directory, name in batch.deletes}
+    state = _BucketState(client, tag, [*puts, *deletes], batch.since)
+    left = left_alone(state.later, [*puts, *deletes])
+    left, rows = _not_admitted(tag, batch.step, state.rows, left)
+    changed = [key for key in (*puts, *deletes) if key not in left]
     if not changed:
-        return (known, left), rows
+        return AppliedBatch(state.known, left, state.seq, [], []), rows
     at = Directories(client, tag, changed)
+    made: list[str] = []
+    gone: list[str] = []
     objects = size = 0
     for key in changed:
         if key in puts:
             directory, name, record = puts[key]
-            old = _put(at, directory, name, record)
+            old = _put(at, directory, name, record, made)
         else:
-            record, old = None, _delete(at, *gone[key])
+            record, old = None, _delete(at, *deletes[key], made, gone)
         objects_now, size_now = totals(record)
         objects_then, size_then = totals(old)
         objects += objects_now - objects_then
         size += size_now - size_then
-    lines = logged_as(changed)
     meta = f"{tag}:meta"
     counts: list[RedisCommand] = [
         ("HINCRBY", meta, "objects", objects),
         ("HINCRBY", meta, "bytes", size),
     ]
-    logged = _logged(tag, batch.origin, seq, lines)
-    return (known, left), [*rows, *at.commands(), *counts, *logged]
+    logged = _logged(tag, batch.origin, state.seq, logged_as(changed))
+    done = AppliedBatch(state.known, left, state.seq, made, gone)
+    return done, [*rows, *at.commands(), *counts, *logged]
 
 
 def _not_admitted(
-    client: Any, tag: str, step: IntentStep, keys: list[str], late: set[str]
+    tag: str, step: IntentStep, found: Mapping[str, str | None], late: set[str]
 ) -> tuple[set[str], list[RedisCommand]]:
-    """Return the *keys* that are left alone, and the commands that keep the new rows of all."""
-    found, left, after = _rows(client, tag, keys), set[str](), dict[str, str | None]()
-    for key in keys:
-        ok, row = admitted(found[key], step, guarded=key in late)
+    """Return the keys, of which *found* has the rows, that are left alone, and the commands that
+    keep the new rows of all."""
+    left, after = set[str](), dict[str, str | None]()
+    for key, text in found.items():
+        ok, row = admitted(text, step, guarded=key in late)
         left |= set() if ok else {key}
-        if row != found[key]:
+        if row != text:
             after[key] = row
     return left, _kept(tag, after)
 
@@ -306,20 +359,11 @@ def _scopes_kept(place: str, scopes: Mapping[str, Scope | None]) -> list[RedisCo
     return [*gone, *(("HSET", place, each, json.dumps(scope)) for each, scope in kept)]
 
 
-def _guards(client: Any, tag: str, since: int | None) -> tuple[int, list[Change]]:
-    """Return the number of the latest change, and the changes after *since*."""
-    seq = int(client.hget(f"{tag}:meta", "seq") or 0)
-    if since is None or since == seq:
-        return seq, []
-    # Others may write meanwhile; then all of this is done anew.
-    lines = client.xrange(f"{tag}:log", f"({since}-0", f"{seq}-0") if since < seq else []
-    if len(lines) != seq - since:
-        raise LogTrimmed.after(since)
-    return seq, [change_of(*line) for line in lines]
-
-
-def _put(at: Directories, directory: str, name: str, record: bytes) -> bytes | None:
-    """Put the record, and the directories above it. Return the record that was there."""
+def _put(
+    at: Directories, directory: str, name: str, record: bytes, made: list[str]
+) -> bytes | None:
+    """Put the record, and the directories above it; add these to *made*. Return the record that
+    was there."""
     old = at.get(directory, name)
     at.put(directory, name, record)
     while directory:
@@ -327,25 +371,31 @@ def _put(at: Directories, directory: str, name: str, record: bytes) -> bytes | N
         if at.get(parent, sub) is not None:
             break
         at.put(parent, sub, b"")
+        made.append(directory)
         directory = parent
     return old
 
 
-def _delete(at: Directories, directory: str, name: str) -> bytes | None:
-    """Delete the name, and the directories that nothing implies any more. Return the record that
-    was there."""
+def _delete(
+    at: Directories, directory: str, name: str, made: list[str], gone: list[str]
+) -> bytes | None:
+    """Delete the name, and the directories that nothing implies any more; add them to *gone*, or
+    to *made* a directory that has names still. Return the record that was there."""
     old = at.get(directory, name)
     if old is None:
         return None
     if name.endswith("/") and at.exists(directory + name):
         at.put(directory, name, b"")
+        made.append(directory + name)
         return old
     at.remove(directory, name)
+    gone.append(directory + name)
     while directory and not at.exists(directory):
         parent, sub = split(directory)
         if at.get(parent, sub) != b"":
             break
         at.remove(parent, sub)
+        gone.append(directory)
         directory = parent
     return old
 
@@ -358,8 +408,14 @@ def _logged(tag: str, origin: int, seq: int, lines: list[tuple[str, str]]) -> li
     return commands
 
 
+def _own(directory: str) -> tuple[str, list[str]]:
+    """Return the directory above *directory*, and its name there, as `records` takes them."""
+    parent, name = split(directory)
+    return parent, [name]
+
+
 def _enlist(client: Any, tag: str, origin: int, name: str) -> tuple[None, list[RedisCommand]]:
-    seq, _ = _guards(client, tag, None)
+    seq = _BucketState(client, tag).seq
     at = Directories(client, tag, [name])
     if at.get("", name) is not None:
         return None, []
@@ -370,10 +426,10 @@ def _enlist(client: Any, tag: str, origin: int, name: str) -> tuple[None, list[R
 def _delist(
     client: Any, tag: str, origin: int, name: str, since: int | None
 ) -> tuple[bool, list[RedisCommand]]:
-    seq, guards = _guards(client, tag, since)
-    if left_alone(guards, [name]):
+    state = _BucketState(client, tag, since=since)
+    if left_alone(state.later, [name]):
         return False, []
     at = Directories(client, tag, [name])
     if at.get("", name) is not None:
         at.remove("", name)
-    return True, [*at.commands(), *_logged(tag, origin, seq, [(name, name)])]
+    return True, [*at.commands(), *_logged(tag, origin, state.seq, [(name, name)])]

@@ -19,8 +19,8 @@ from typing import Any
 from redis import Redis
 from redis.cluster import RedisCluster
 
-from mimicfs.backends import Waiter
 from mimicfs.backends.redis.connecting import FOREIGN, our_error
+from mimicfs.backends.waiter import Waiter
 
 _AGAIN_S = 0.002  # between two attempts to end a wait
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from mimicfs.backends import Waiter, pending
+from mimicfs.backends import pending
 from mimicfs.backends.loglines import WIDE_CHANGE, left_alone
 from mimicfs.backends.pending import LEARNED, IntentStep, Unsettled
 from mimicfs.backends.sqlite import briefly
@@ -50,6 +50,7 @@ from mimicfs.backends.sqlite.rows import (
 from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, SCOPES, covering, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
 from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store, swapped
+from mimicfs.backends.waiter import Waiter
 from mimicfs.entry import LINES, PAGE, BucketEntry, Change, Entry, OfName, Scope, Total
 
 _LOG_MAX = 200_000  # lines of the log of a bucket that are kept, at least
@@ -305,16 +306,17 @@ class SQLite(CopyingBackend):
         return done
 
     @_ours
-    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> None:
+    def begin(self, bucket: str, keys: Sequence[str], token: str, lasts_ms: int) -> set[str]:
         now_ms = self.now_ms()
         rows = [(key, pending.begun(None, token, now_ms, lasts_ms)) for key in keys]
         if (known := self._ids.get(bucket)) and briefly.begun(self._db, known, rows):
-            return
+            return set()  # nothing was pending
         with self._db.writing() as db:
             number = self._id(bucket, db)
             before = pending_of(db, number, keys)
             after = {key: pending.begun(before.get(key), token, now_ms, lasts_ms) for key in keys}
             keep_pending(db, number, before, after)
+        return before.keys() & set(keys)  # it has those between them, too
 
     @_ours
     def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
@@ -467,9 +469,7 @@ class SQLite(CopyingBackend):
 
     @_ours
     def orphans(self, bucket: str) -> list[str]:
-        if bucket:
-            return []
-        counts = {table: self._db.value(sql) for table, sql in ORPHANS.items()}
+        counts = {} if bucket else {of: self._db.value(sql) for of, sql in ORPHANS.items()}
         return [f"{count:,} rows of {table}" for table, count in counts.items() if count]
 
     def identity(self) -> str:

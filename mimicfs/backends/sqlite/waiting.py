@@ -23,8 +23,8 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from mimicfs.backends import Waiter
 from mimicfs.backends.sqlite.database import Database
+from mimicfs.backends.waiter import Waiter
 
 log = logging.getLogger(__name__)
 

@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 _Learn = Callable[[Params, Answer, int], "Conversation[Any] | None"]
 _ATTEMPTS = 20  # how often to wait for a contended key to stay unchanged during a HEAD
+_DELETIONS = ("DeleteObject", "DeleteObjects")
 # These are also raised before S3 is asked: by the limit of the day, or by botocore, which does not
 # take the name of a bucket, or has no credentials.
 _UNASKED = (TooManyRequests, BotoCoreError)
@@ -171,7 +172,7 @@ class Learner:
         bucket = params.get("Bucket")
         if not keys or not isinstance(bucket, str):
             return StoreIntent("", (), "")
-        return self.mimicdb.intents.begin(bucket, keys)
+        return self.mimicdb.intents.begin(bucket, keys, deletes=operation in _DELETIONS)
 
     def _begun_heads(self, effect: Effect, params: Params) -> str:
         """Say in the store that HEADs of all keys of a bucket are about to change, if they are.
