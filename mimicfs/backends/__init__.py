@@ -349,13 +349,13 @@ class Backend(ABC):
         *bucket*. `Begun.last` is False if there are more than *most* other names. A store that can
         answer in the same step should."""
         met = bool(self.begin(bucket, [key], token, lasts_ms))
-        at, last, above = key[: key.rfind("/", 0, -1) + 1], False, None
+        at, last, seq, above = key[: key.rfind("/", 0, -1) + 1], False, 0, None
         if most >= 0:  # what is pending first: of what ends in between, the name is gone then
             going = {row.key for row in self.unsettled(bucket) if row.goes}
             names = {row.key for row in self.children(bucket, at, "", most + 2)} - {key}
-            last, above = len(names) <= most and names <= going, self.get(bucket, at)
-        seq, entry = self.seq(bucket) if most >= 0 else 0, self.get(bucket, key)
-        return Begun(seq, entry, above, met, last, self.note(bucket, note))
+            last = len(names) <= most and names <= going
+            seq, above = self.seq(bucket), self.get(bucket, at)  # what comes between is behind seq
+        return Begun(seq, self.get(bucket, key), above, met, last, self.note(bucket, note))
 
     def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         """Note that none of *keys* was changed, or, if *unsure*, that nobody knows. Return the

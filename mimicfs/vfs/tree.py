@@ -20,13 +20,7 @@ from contextlib import ExitStack, contextmanager
 
 from mimicfs.config.values import VFSOptions
 from mimicfs.entry import KEY_MAX, NS, OBJECT, Entry
-from mimicfs.errors import (
-    NoSuchBucket,
-    PosixError,
-    StoreUnavailable,
-    Unlearned,
-    Unlisted,
-)
+from mimicfs.errors import NoSuchBucket, PosixError, StoreUnavailable, Unlearned, Unlisted
 from mimicfs.files.file import File
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import UNKNOWN_MODE, Attr, DirEntry, PassingAttr

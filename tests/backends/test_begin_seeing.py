@@ -52,3 +52,22 @@ def test_many_names_are_not_looked_at_when_an_intent_begins(backend: Backend) ->
     backend.begin("b", names, "two:1-", 60_000)
     asked = ("b", "d/000", "one:1-", 60_000, "")
     assert [backend.begin_seeing(*asked, it).last for it in (298, 299)] == [False, True]
+
+
+def test_what_others_say_of_the_directory_meanwhile_is_behind_the_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = open_store("memory:", "")
+    backend.apply("b", [Entry("d/x", 1)])
+    get = backend.get
+
+    def got(bucket: str, key: str) -> Entry | None:
+        found = get(bucket, key)
+        if key == "d/":
+            backend.apply("b", [Entry("d/", kind=KEPT)])
+        return found
+
+    monkeypatch.setattr(backend, "get", got)
+    begun = backend.begin_seeing("b", "d/x", "one:1-", 60_000, "", 5)
+    assert (begun.above, begun.last) == (None, True)
+    assert backend.apply("b", [Entry("d/", kind=KEPT)], since=begun.seq) == {"d/"}
