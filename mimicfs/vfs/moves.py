@@ -210,7 +210,7 @@ class Mover:
         rename = self._renames.begin(cancellation, old, new)
         try:
             rename.copy(cancellation)
-            self._go_along(node, rename, cancellation)
+            self._go_along(node, rename, cancellation, settled=False)
             leaves.enter_context(self._handles.departures.leaving(node, cancellation))
             rename.settle(cancellation)
             while not claim.holds(cancellation):  # somebody else may have renamed it meanwhile
@@ -232,12 +232,23 @@ class Mover:
             self._syncer.sync(*tree, cancellation=cancellation)
 
     def _go_along(
-        self, node: Node | None, rename: Rename, cancellation: Cancellation = NEVER
+        self,
+        node: Node | None,
+        rename: Rename,
+        cancellation: Cancellation = NEVER,
+        *,
+        settled: bool = True,
     ) -> None:
-        """Let open files below *node* stand on their copies. Raises Interrupted."""
+        """Let open files below *node* stand on their copies. Until the rename is *settled*, a new
+        file stays where the new place has a copy of what had its name before. Raises
+        Interrupted."""
         for file, name in self._open_below(node, rename.old, cancellation):
             copy = rename.copies.get(name)
-            if file.entry is None or (copy is not None and copy.original == file.etag):
+            if (
+                (settled or copy is None)
+                if file.entry is None
+                else (copy is not None and copy.original == file.etag)
+            ):
                 self._stand(file, rename.new, name, copy.copy if copy is not None else "")
 
     def _go_back(self, node: Node | None, rename: Rename) -> None:

@@ -82,12 +82,12 @@ def _answered(fs: VFS, call: Callable[..., Any], *arguments: Any) -> Any:
 
 def _wait_until_it_waits(count: int) -> None:
     """Return when *count* threads wait for a rename."""
+    wait_until(lambda: _waiting() == count, 10)
 
-    def waiting() -> int:
-        code = Departures.wait.__code__
-        return sum(_is_in(frame, code) for frame in sys._current_frames().values())
 
-    wait_until(lambda: waiting() == count, 10)
+def _waiting() -> int:
+    code = Departures.wait.__code__
+    return sum(_is_in(frame, code) for frame in sys._current_frames().values())
 
 
 def _is_in(frame: Any, code: Any) -> bool:
@@ -179,19 +179,24 @@ def test_a_rename_waits_for_changes_below_that_have_begun(
     assert "Contents" not in client.list_objects_v2(Bucket=bucket, Prefix="d/")
 
 
+def _last_listing() -> Hold:
+    """Hold the listing of d once everything in it was copied."""
+    copied = threading.Event()
+
+    def is_last(request: Request) -> bool:
+        if request.kind == "COPY" and request.key == "e/s/c":
+            copied.set()
+        return copied.is_set() and request.kind == "LIST" and request.query["prefix"] == ["d/"]
+
+    return Hold(is_last)
+
+
 def test_a_rename_that_fails_lets_everybody_go_on_at_the_old_place(
     fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str
 ) -> None:
     gone = Cancellation()
     caller = CALLER._replace(cancellation=gone)
-    copied = threading.Event()
-
-    def last_listing(request: Request) -> bool:
-        if request.kind == "COPY" and request.key == "e/s/c":
-            copied.set()
-        return copied.is_set() and request.kind == "LIST" and request.query["prefix"] == ["d/"]
-
-    listing = Hold(last_listing)
+    listing = _last_listing()
     with proxy.rule(listing), ThreadPoolExecutor(2) as pool:
         renaming = pool.submit(fs.rename, caller, ROOT_INO, b"d", ROOT_INO, b"e", 0)
         assert listing.reached.wait(10)
@@ -204,3 +209,28 @@ def test_a_rename_that_fails_lets_everybody_go_on_at_the_old_place(
         changed.result(10)
     assert client.head_object(Bucket=bucket, Key="d/a")["Metadata"]["mode"] == "33152"
     assert "Contents" not in client.list_objects_v2(Bucket=bucket, Prefix="e/")
+
+
+@pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_EXCL])
+def test_a_file_that_is_made_anew_with_its_old_bytes_behind_its_copy_is_at_the_new_place(
+    fs: VFS, inos: Inos, proxy: Proxy, mimicdb: Mirror, client: Any, bucket: str, flags: int
+) -> None:
+    copying = Hold(lambda request: request.kind == "COPY" and request.key == "e/s/c")
+    listing = _last_listing()
+    with ThreadPoolExecutor(2) as pool, proxy.rule(listing), proxy.rule(copying):
+        renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert copying.reached.wait(10)
+        wait_until(lambda: mimicdb.entry(bucket, "e/a") is not None, 10)
+        fs.unlink(CALLER, inos["d"], b"a")
+        handle = fs.create(CALLER, inos["d"], b"a", 0o644, os.O_WRONLY | flags)[1].handle
+        fs.write(CALLER, handle, 0, memoryview(b"d/a"), append=False)
+        copying.release()
+        assert listing.reached.wait(10)
+        closed = pool.submit(fs.flush, CALLER, handle)
+        wait_until(lambda: closed.done() or _waiting() == 1, 10)
+        listing.release()
+        renaming.result(30)
+        closed.result(10)
+    fs.release(handle)
+    listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+    assert [each["Key"] for each in listed] == ["e/", "e/a", "e/b", "e/s/c"]
