@@ -5,9 +5,8 @@
 Promises that every backend keeps
 * Atomic: `apply` happens as a whole or not at all, also when the process is killed.
 * Ordered: keys are in S3's order, which is that of their UTF-8 bytes (and of Python's str).
-* Numbered: every change of a bucket takes the next number of that bucket's sequence, and is
-  in its log from then on. Numbers have no gaps and never go back. The list of buckets has a
-  sequence and a log of its own, under the bucket name "".
+* Numbered: every change of a bucket takes the next number of that bucket's sequence, and is in its
+  log from then on, without gaps and never back. The list of buckets has both under the name "".
 * One read is one snapshot: a page never mixes the states before and after an `apply`.
 * Thread-safe: any method may be called by many threads at once.
 * Errors of the store's library come out as `StoreError`.
@@ -22,7 +21,7 @@ ahead       listings in advance             lease       whether a mount hears of
 sessions    the members of a store          examine     the checks of a store, for `doctor`
 uncovering  which scopes a change ends      checking    `mimicfs store check`
 migrating   `mimicfs store migrate`         loglines    what changes are in a log
-waiter      waits for news in the logs
+waiter      waits for news in the logs      recent      what the store said a moment ago
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ class Ahead:
         if self._state != state:
             self._state = state
             self._rows = Rows("")
+            self._run = min(self._run, _WALK - 1)  # what is read ahead may be in vain again
         self._run = self._run + 1 if directory > self._last else 0
         self._last = directory
         self._own = None

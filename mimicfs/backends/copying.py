@@ -27,13 +27,12 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 from mimicfs.backends import Backend
+from mimicfs.backends.recent import Recent, RecentNotes
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import (
     LAST_KEY,
@@ -53,9 +52,6 @@ log = logging.getLogger(__name__)
 
 _PAGE = PAGE  # names, and lines of the log, that are read at a time
 _PLACE = "place"
-_RECENT_S = 1.0
-_RECENT_MAX = 100
-T = TypeVar("T")
 _NOTHING: Mapping[str, Scope] = {}
 
 
@@ -66,25 +62,6 @@ class _Coming:
 
     directories: set[str]
     touched: set[str] = field(default_factory=set)
-
-
-class _Recent(Generic[T]):
-    """What was seen of directories in the last second. Any thread."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], tuple[float, T]] = {}
-
-    def note(self, bucket: str, directory: str, what: T) -> None:
-        if len(self._seen) >= _RECENT_MAX:
-            self._seen.clear()
-        self._seen[bucket, directory] = time.monotonic(), what
-
-    def recent(self, bucket: str, directory: str) -> T | None:
-        at_s, what = self._seen.get((bucket, directory), (float("-inf"), None))
-        return what if time.monotonic() - at_s < _RECENT_S else None
-
-    def clear(self) -> None:
-        self._seen.clear()
 
 
 class Copying:
@@ -104,10 +81,9 @@ class Copying:
         self._coming: dict[str, list[_Coming]] = {}
         self._places: dict[str, int] = {}
         self._kept_places: dict[str, int] = {}
-        # Those that the store had not listed, with a line from before and their rows; and those
-        # whose note was read.
-        self._unlisted: _Recent[tuple[int, list[Entry]]] = _Recent()
-        self._noted: _Recent[bool] = _Recent()
+        # Those that the store had not listed, with a line from before and their rows.
+        self._unlisted: Recent[tuple[int, list[Entry]]] = Recent()
+        self.notes = RecentNotes(shared, rows)
         # Held by the thread that copies: the rows for which it asks are newer than any that another
         # thread has stored. Taken before `lock`.
         self._small = threading.Lock()
@@ -157,8 +133,9 @@ class Copying:
         self, bucket: str, directories: Sequence[str], *, large: Collection[str] = ()
     ) -> tuple[list[str], int]:
         """Copy those of *directories* that the store has whole; if they have more than one page,
-        only those that are *large*. Return what comes next, the directories in them and the large
-        ones that were left out; and how many names they have. Raises StoreError."""
+        only those that are *large*. Return what comes next, the directories in those that were not
+        copied before and the large ones that were left out; and how many names they have. Raises
+        StoreError."""
         with self._small:
             missing = [each for each in directories if each not in self.of(bucket)]
             left, found = self._copy_small(bucket, missing) if missing else ([], {})
@@ -166,10 +143,10 @@ class Copying:
             with self._large:
                 if directory not in self.of(bucket):
                     self._copy_large(bucket, directory)
-        for directory in directories:
+        for directory in missing:
             if directory not in found and directory in self.of(bucket):
                 found[directory] = self.rows.children(bucket, directory)
-        rows = [row for each in directories for row in found.get(each, ())]
+        rows = [row for each in missing for row in found.get(each, ())]
         below = [row.key for row in rows if row.key.endswith("/")]
         return below + [each for each in left if each not in large], len(rows)
 
@@ -268,8 +245,8 @@ class Copying:
         self.rows.keep_directories(
             bucket, [(_of(each, scope), note) for each, scope, note in found]
         )
-        for directory, _, _ in found:
-            self._noted.note(bucket, directory, True)
+        for directory, _, note in found:
+            self.notes.note(bucket, directory, note)
 
     def _gone(self, bucket: str, directory: str, after: str, rows: list[Entry]) -> Iterator[str]:
         """Yield what the copy has of *directory* behind *after* although the store, of which
@@ -422,10 +399,6 @@ class Copying:
             own = self.rows.get(bucket, directory) if directory else None
         place, rows = seen
         return DirectorySeen(place, own, rows) if len(rows) < _PAGE else None
-
-    def is_noted(self, bucket: str, directory: str) -> bool:
-        """Whether the copy read the note of *directory* a moment ago."""
-        return self._noted.recent(bucket, directory) is not None
 
     def remark(self, bucket: str, scope: Scope) -> None:
         """Note that the store has listed *scope*."""

@@ -350,19 +350,19 @@ class Replica(Forwarding):
     def notes_of(self, bucket: str, directories: Sequence[str]) -> list[str | None]:
         if not all(self._has(bucket, each) for each in directories):
             return self.shared.notes_of(bucket, directories)
-        found = self._copy.notes_of(bucket, directories)
-        late = [
-            directory
-            for directory, note in zip(directories, found, strict=True)
-            if note is None and not self._copies.is_noted(bucket, directory)
-        ]
-        if not late or self.lease.away:
-            return found
-        try:  # no line of the log says what was noted since
-            return self._ask(bucket, directories[0]).notes_of(bucket, directories)
+        # No line of the log says what was noted since.
+        notes = self._copies.notes
+        copied = zip(directories, self._copy.notes_of(bucket, directories), strict=True)
+        found = [notes.said(bucket, each) if note is None else note for each, note in copied]
+        known = [note or None for note in found]
+        if None not in found or self.lease.away:
+            return known
+        try:
+            self._ask(bucket, directories[0])
+            return notes.ask(bucket, directories)
         except StoreUnavailable:
             self._may_answer_away()
-            return found
+            return known
 
     def set_note_of(self, bucket: str, directory: str, text: str) -> None:
         self._ask(bucket, directory).set_note_of(bucket, directory, text)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicfs.backends.ahead import Rows
+from mimicfs.backends.ahead import Ahead, Rows
 from mimicfs.backends.memory import Memory
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.entry import LISTED, Entry
@@ -84,6 +84,20 @@ def test_a_directory_has_its_marker_again_after_a_walk_through_all_below_it(path
             sqlite.children("b", directory)
             assert sqlite.get("b", directory) == (marker if directory == "g/p/" else None)
     sqlite.close()
+
+
+def test_after_a_change_a_walk_reads_little_ahead_at_first() -> None:
+    memory, asked = Memory(), list[int]()
+    memory.apply("b", [Entry(f"d{n:03}/f") for n in range(400)])
+
+    def scan(after: str, most: int) -> list[Entry]:
+        asked.append(most)
+        return memory.scan("b", "", after, most)
+
+    ahead = Ahead()
+    for n in range(400):
+        ahead.take(("b", 1 if n < 300 else 2), f"d{n:03}/", 1000, scan)
+    assert asked == [64, 1000, 64, 1000]
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["this connection", "another process"])

@@ -142,7 +142,7 @@ def test_a_note_that_came_after_the_copy_is_asked_of_the_store_a_second_later(
     replica = mount()
     names(replica, "d/")
     assert replica.notes_of("b", ["d/"]) == [None]
-    monkeypatch.setattr("mimicfs.backends.copying._RECENT_S", 0.0)
+    monkeypatch.setattr("mimicfs.backends.recent._RECENT_S", 0.0)
     filled.set_note_of("b", "d/", "rich")
     with replica.answering(), pytest.raises(Uncopied):
         replica.notes_of("b", ["d/"])
@@ -328,6 +328,37 @@ def test_whoever_walks_a_tree_has_the_next_directories_copied_together(mount, st
     found = [names(replica, each) for each in names(replica)]
     assert found == [[f"d{n:02}/f"] for n in range(64)]
     assert asked == [1, 2, 4, 8, 16, 32, 2]
+
+
+def test_whoever_walks_a_tree_asks_what_is_noted_of_the_next_directories_together(
+    mount, store, monkeypatch
+):
+    directories = [f"d{n:03}/" for n in range(200)]
+    store.apply("b", [Entry(each + "f", 1) for each in directories])
+    store.mark("b", _WHOLE)
+    replica = mount()
+    replica._ahead.close()
+    asked, notes_of = [], store.notes_of
+    replica._copies.bring_all("b", ["", *directories])
+    monkeypatch.setattr(
+        store, "notes_of", lambda *about: asked.append(len(about[1])) or notes_of(*about)
+    )
+    monkeypatch.setattr("mimicfs.backends.recent._RECENT_S", 60.0)
+    assert [replica.notes_of("b", [each]) for each in directories] == [[None]] * 200
+    assert asked == []  # it came with the copy
+    replica._copies.notes._said.clear()  # a second later
+    store.set_note_of("b", "d100/", "rich")
+    found = {each: replica.notes_of("b", [each]) for each in directories}
+    assert [each for each in directories if found[each] != [None]] == ["d100/"]
+    assert found["d100/"] == ["rich"]
+    assert asked == [1, 2, 4, 8, 16, 32, 64, 73]
+
+
+def test_what_lies_below_a_copied_directory_is_not_copied_ahead_once_more(mount, filled):
+    replica = mount()
+    assert replica._copies.bring_all("b", [""]) == (["d/", "k/"], 3)
+    assert replica._copies.bring_all("b", ["", "d/"]) == (["d/e/"], 2)
+    assert replica._copies.bring_all("b", ["", "d/"]) == ([], 0)
 
 
 def test_a_mount_of_a_prefix_copies_nothing_beside_it(mount, filled):

@@ -416,6 +416,12 @@ class SQLite(CopyingBackend):
         return [scope_of(row) for row in rows]
 
     @_ours
+    def scopes_from(self, bucket: str, prefix: str, most: int) -> list[str]:
+        """Return the first *most* prefixes that have a scope, in order, from *prefix* on."""
+        sql = "SELECT prefix FROM scope WHERE bucket=? AND prefix>=? ORDER BY prefix LIMIT ?"
+        return [each for (each,) in self._db.rows(sql, self._id(bucket), prefix, most)]
+
+    @_ours
     def cover(self, bucket: str, directory: str) -> Scope | None:
         sql, places = covering(directory)
         rows = self._db.rows(sql, self._id(bucket), *places)
