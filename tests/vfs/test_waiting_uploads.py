@@ -186,7 +186,7 @@ def test_an_upload_ends_where_no_thread_can_be_had_for_that(monkeypatch):
 
     class Flying(Whole):
         def begin(self, file, handle, cancellation):
-            return Flight(BegunPut(None, None, future), Turn())
+            return Flight(BegunPut(None, None, future), Turn(), lambda: None)
 
     monkeypatch.setattr(threading.Thread, "start", refuses)
     uploads = Flying()
@@ -212,7 +212,7 @@ def test_a_mount_that_ends_sends_nothing_more_to_a_server_that_is_not_there(monk
 
     class Uploads(Whole):
         def begin(self, file, handle, cancellation):
-            return Flight(BegunPut(None, None, file.future), Turn())
+            return Flight(BegunPut(None, None, file.future), Turn(), lambda: None)
 
         def upload(self, file, handle, cancellation, flight):
             failed = UploadFailed("no answer", errno=5, kept_at="here")
