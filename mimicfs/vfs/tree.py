@@ -151,13 +151,13 @@ class Tree:
         raise PosixError(errno.EEXIST, repr(name))
 
     def new_name_at_once(self, directory: Node, name: bytes) -> str:
-        """Return the same without a wait; "" where that is not known, or is the marker of the
-        directory."""
+        """Return the same without a wait; "": it is not known, or the marker of the directory."""
         component = self.component(directory, name)
         just = self._absent.is_so(directory, name, self._mimicdb.generation)
-        if just and self._inodes.find(directory, component) is None:
-            return component
         try:
+            if just and self._inodes.find(directory, component) is None:
+                self._handles.departures.check(directory)
+                return component
             self._look(directory, name)
         except Unlisted:
             return ""

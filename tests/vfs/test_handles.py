@@ -19,7 +19,7 @@ from mimicfs.entry import Entry, Scope
 from mimicfs.errors import Interrupted, ObjectChanged, PosixError, Unlisted
 from mimicfs.files.journal import Journal
 from mimicfs.files.small import SmallStaging
-from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
+from mimicfs.posix import NEVER, ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
 from mimicfs.vfs.filesystem import FALLOC_PUNCH_HOLE, VFS
 
@@ -496,6 +496,20 @@ def test_the_mirror_is_asked_again_for_a_name_that_was_absent_some_time_ago(
     mimicdb.backend.apply(bucket, [Entry("a", 1, 0, "e")])  # of which nothing was heard yet
     with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.EEXIST):
         fs.create_at_once(CALLER, ROOT_INO, b"a", 0o644, os.O_WRONLY | os.O_EXCL)
+
+
+def test_no_file_is_made_in_a_directory_that_departs_though_its_name_was_just_absent(
+    fs, mimicdb, bucket, monkeypatch
+):
+    monkeypatch.setattr("mimicfs.vfs.justabsent._JUST_S", 60.0)
+    mimicdb.record(bucket, Entry("d/", 0, 0, "e", "", {}))
+    mimicdb.complete(bucket, Scope("", True, 1))
+    ino = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOENT):
+        fs.lookup(CALLER, ino, b"a")
+    with fs._handles.departures.leaving(fs.inodes.get(ino), NEVER):
+        assert fs.create_at_once(CALLER, ino, b"a", 0o644, os.O_WRONLY) is None
+    assert fs.create_at_once(CALLER, ino, b"a", 0o644, os.O_WRONLY) is not None
 
 
 def test_attributes_that_no_object_has_are_absent_without_a_look_at_it(fs, mimicdb, bucket):
