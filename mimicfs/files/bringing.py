@@ -44,7 +44,14 @@ class Bringer:
             if self._at_work:
                 return
             self._at_work = True
-        threading.Thread(target=self._run, name="cache-bringer", daemon=True).start()
+        thread = threading.Thread(target=self._run, name="cache-bringer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # no more threads can start: the next part tries again
+            log.debug("not brought: %s", exc)
+            with self._lock:
+                self._at_work = False
+                self._waiting.clear()
 
     def close(self) -> None:
         """Bring nothing more. The thread ends after the part that it is at."""

@@ -113,6 +113,23 @@ def test_of_the_parts_that_wait_while_the_disk_hangs_the_latest_are_brought() ->
     bringer.close()
 
 
+def test_kept_bytes_are_read_where_no_thread_can_start_to_bring_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    data = random.Random(3).randbytes(8 * MIB)
+    fd = on_disk(tmp_path / "blocks", data)
+    file = BlockFile(fd, len(data))
+    with monkeypatch.context() as crowded:
+        crowded.setattr(threading.Thread, "start", full)
+        for place in (0, 5 * BLOCK):
+            assert file.read(place, place + 100, wait=True) == data[place : place + 100]
+    assert file.read(6 * MIB, 6 * MIB + 100, wait=True) == data[6 * MIB : 6 * MIB + 100]
+    wait_until(lambda: 7 in in_memory(fd, len(data)))
+
+
 def test_a_file_says_whether_it_is_whole_as_far_as_anybody_has_looked(tmp_path: Path) -> None:
     data = random.Random(3).randbytes(33 * MIB + 5)  # two tables of records
     fd = on_disk(tmp_path / "blocks", data)
