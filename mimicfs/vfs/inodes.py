@@ -42,6 +42,7 @@ _from_bytes = int.from_bytes
 _SHIFT = 4  # bits of a hash that are left out: an int of 60 bits takes 16 bytes less memory
 _LAST_INO = (1 << 64 - _SHIFT) - 1
 _MOVED_MAX = 65_536  # renamed names whose numbers are remembered
+_ASKED_MAX = 8  # directories whose names several programs ask for by number in turn
 _TABLE_MIN = 4096  # nodes; a table of fewer is not worth it
 _SPARSE = 4  # a table that once had so many times as many nodes is made anew
 
@@ -81,8 +82,8 @@ class Inodes:
         self._taken: set[int] = set()
         # By number: the node, or the directory of a light name.
         self._nodes: dict[int, Node] = {ROOT_INO: self.root}
-        # A directory, and the slots of its light names, or of some: for who asks by number.
-        self._slots: tuple[Node, dict[int, str]] = (self.root, {})
+        # By directory: the slots of its light names, or of some, for who asks by number.
+        self._slots: dict[Node, dict[int, str]] = {}
         self._most = _TABLE_MIN  # nodes that the table has had, or more
         self._sparse = False  # it was made anew, of which nobody was told
         # Called by a thread that forgets names, after most of a large table were forgotten.
@@ -144,7 +145,7 @@ class Inodes:
             children, moved = self._children(parent), self._moved.get(parent.ino, ())
             add, known, nodes, taken = found.append, children.get, self._nodes, self._taken
             hash_of, faded = _path_hash(parent), parent.faded
-            of, by_number = self._slots
+            by_number = self._slots.get(parent)
             for slot in slots:
                 node = known(slot)
                 if node is None and slot[-1:] != "/" and slot not in moved:
@@ -155,7 +156,7 @@ class Inodes:
                         node = self._unused(node)
                     nodes[node] = parent
                     children[slot] = node
-                    if of is parent:
+                    if by_number is not None:
                         by_number[node] = slot
                 elif faded and node in faded:
                     faded.discard(node)  # the kernel holds it again
@@ -327,6 +328,7 @@ class Inodes:
         while not (node.holds or node.opens or node.children or node is self.root):
             parent = node.parent
             self._take_out(node)
+            self._slots.pop(node, None)
             if self._nodes.get(node.ino) is node:
                 self._leave_table(node.ino)
             if parent is None:
@@ -373,11 +375,13 @@ class Inodes:
         if parent.faded and ino in parent.faded:
             return None
         children = self._children(parent)
-        of, slots = self._slots
-        slot = slots.get(ino) if of is parent else None
+        slot = self._slots.get(parent, {}).get(ino)
         if slot is None or children.get(slot) != ino:
             slots = {it: slot for slot, it in children.items() if not isinstance(it, Node)}
-            self._slots = parent, slots
+            self._slots.pop(parent, None)
+            while len(self._slots) >= _ASKED_MAX:
+                del self._slots[next(iter(self._slots))]
+            self._slots[parent] = slots
             slot = slots[ino]
         return self._whole(parent, slot)
 
@@ -406,6 +410,4 @@ class Inodes:
         parent.faded = None
         for ino in faded:
             self._leave_table(ino)
-        of, _ = self._slots
-        if of is parent:
-            self._slots = self.root, {}
+        self._slots.pop(parent, None)

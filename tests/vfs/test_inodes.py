@@ -243,6 +243,21 @@ def test_nodes_are_found_by_number_also_of_names_that_were_listed_later():
     assert [inodes.get(ino).key for ino in (*later, first[1])] == ["c", "b"]
 
 
+def test_names_of_two_directories_that_are_asked_for_in_turn_are_gone_through_once():
+    inodes = Inodes("photos")
+    directories = [make(inodes, slot) for slot in ("a/", "b/")]
+    slots = [f"{number}.jpg" for number in range(100)]
+    numbers = [inodes.listed(directory, slots, True) for directory in directories]
+    found = [[inodes.get(each[at]).component for each in numbers] for at in range(2)]
+    assert found == [["0.jpg", "0.jpg"], ["1.jpg", "1.jpg"]]
+    tables = [inodes._slots[directory] for directory in directories]
+    for at in (2, 3):
+        for each in numbers:
+            assert inodes.get(each[at]).component == f"{at}.jpg"
+    assert inodes._slots[directories[0]] is tables[0]
+    assert inodes._slots[directories[1]] is tables[1]
+
+
 def test_a_name_that_is_listed_twice_is_forgotten_when_both_holds_are():
     inodes = Inodes("photos")
     [light] = inodes.listed(inodes.root, ["a"], hold=True)
