@@ -201,7 +201,7 @@ class Copying:
         self, bucket: str, whole: list[tuple[str, DirectoryCopy]], coming: _Coming
     ) -> None:
         scopes = {each: copy.scope for each, copy in whole if copy.scope is not None}
-        differences = [self._differs(bucket, (each, ""), copy.rows, coming) for each, copy in whole]
+        differences = self._differences(bucket, whole, coming)
         with self.rows.together():
             new, gone = (
                 [row for each in its for row in each] for its in zip(*differences, strict=True)
@@ -230,6 +230,18 @@ class Copying:
                         return
                 after = rows[-1].key
                 rows = self._shared.children(bucket, directory, after, _PAGE)
+
+    def _differences(
+        self, bucket: str, whole: list[tuple[str, DirectoryCopy]], coming: _Coming
+    ) -> list[tuple[list[Entry], list[str]]]:
+        """Return the result of `_differs` for each of *whole*. Most of what a walk copies is copied
+        for the first time, and nothing of it can have gone."""
+        places = [directory for directory, _ in whole]
+        old = {*places} if coming.touched else self.rows.with_rows(bucket, places)
+        return [
+            self._differs(bucket, (each, ""), copy.rows, coming) if each in old else (copy.rows, [])
+            for each, copy in whole
+        ]
 
     def _differs(
         self, bucket: str, place: tuple[str, str], rows: list[Entry], coming: _Coming

@@ -361,6 +361,22 @@ def test_what_lies_below_a_copied_directory_is_not_copied_ahead_once_more(mount,
     assert replica._copies.bring_all("b", ["", "d/"]) == ([], 0)
 
 
+def test_what_is_copied_for_the_first_time_is_compared_with_nothing(mount, filled, monkeypatch):
+    replica = mount()
+    replica._ahead.close()
+    read, children = [], replica._copy.children
+    monkeypatch.setattr(
+        replica._copy, "children", lambda *about: read.append(about[1]) or children(*about)
+    )
+    replica._copies.bring_all("b", ["", "d/", "d/e/"])
+    assert read == []
+    filled.apply("b", (), ["d/x"])
+    replica._copies.drop("b", "d/", "d/z")
+    replica._copies.bring_all("b", ["d/", "d/e/"])
+    assert read == ["d/", "d/e/"]
+    assert names(replica, "d/") == ["d/e/"]
+
+
 def test_a_mount_of_a_prefix_copies_nothing_beside_it(mount, filled):
     filled.apply("b", [Entry(f"{n:04}", 1) for n in range(1500)])
     replica = mount(prefix="d/e/")

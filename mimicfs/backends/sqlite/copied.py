@@ -15,13 +15,19 @@ from mimicfs.backends import OF_DIRECTORY, Backend
 from mimicfs.backends.sqlite.database import Database
 from mimicfs.backends.sqlite.scopes import PUT_SCOPE
 from mimicfs.backends.sqlite.writing import put
-from mimicfs.entry import Entry, Scope
+from mimicfs.entry import LAST_KEY, Entry, Scope
+
+_BELOW = "SELECT 1 FROM entry WHERE bucket=? AND key>? AND key<? LIMIT 1"
 
 
 class CopyingBackend(Backend):
     """The part of a store in SQLite that writes what another store has."""
 
     _db: Database
+
+    @abstractmethod
+    def _id(self, bucket: str) -> int:
+        """Return the number of *bucket*; 0 if it has none."""
 
     @abstractmethod
     def _add(self, db: sqlite3.Connection, name: str, created_ns: int) -> int:
@@ -33,6 +39,16 @@ class CopyingBackend(Backend):
         try:
             with self._db.writing() as db:
                 yield db
+        except sqlite3.Error as exc:
+            raise self._db.error(exc) from exc
+
+    def with_rows(self, bucket: str, directories: Sequence[str]) -> set[str]:
+        """Return those of *directories* below which there are rows."""
+        number = self._id(bucket)
+        asked = [(number, each, each[:-1] + "0" if each else LAST_KEY) for each in directories]
+        try:
+            with self._db.reading() as db:
+                return {it[1] for it in asked if db.execute(_BELOW, it).fetchone() is not None}
         except sqlite3.Error as exc:
             raise self._db.error(exc) from exc
 
