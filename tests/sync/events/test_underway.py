@@ -123,9 +123,7 @@ def test_what_is_told_of_while_it_is_listed_is_true_afterwards(world, listed_bef
         world.syncer.list_directory(world.bucket, "")
     assert world.known() == {"a1": 2, "a1+": 2, "a3": 2, "a3+": 2, "a5": 2, "a5+": 2, "b": 2}
     assert (world.heard.heads, world.heard.lists) == (10, 0)
-    wait_until(
-        lambda: world.listener.backend.notes("").keys() <= {"epoch"}
-    )  # nobody waits for that
+    wait_until(lambda: world.listener.backend.notes("").keys() <= {"epoch"})
 
 
 def test_a_directory_that_was_emptied_while_it_is_listed_is_not_shown(world):
