@@ -229,6 +229,21 @@ def test_who_knows_our_changes_is_woken_by_those_of_others_only(tmp_path, monkey
     theirs.close()
 
 
+def test_who_waits_for_commits_does_not_wait_for_a_thread_that_cannot_write(tmp_path):
+    store = SQLite(str(tmp_path / "store.db"))
+    waiter = store.waiter()
+    waiter.ours_later = True
+    waiter.wait({"b": 0}, 0)
+    fill(store, "a")
+    with ThreadPoolExecutor() as pool:
+        with store._db.lock:  # as who waits for another process to commit has it
+            pool.submit(waiter._gather).result(20)
+            assert pool.submit(store._db.others).result(20) == -1
+    assert store._db.others() > 0
+    waiter.close()
+    store.close()
+
+
 def test_a_commit_touches_no_file_but_its_own_log(tmp_path, monkeypatch):
     """The path of a database is any bytes, and one in memory has no log."""
     monkeypatch.chdir(tmp_path)

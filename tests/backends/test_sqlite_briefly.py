@@ -203,3 +203,12 @@ def test_a_forked_process_has_a_trigger_of_its_own(store: SQLite) -> None:
     store.begin("b", ["x"], "m:3", HOUR_MS)
     assert ended(store, NEW._replace(key="x"), token="m:3") == set()
     assert store.get("b", "x") == NEW._replace(key="x")
+
+
+def test_a_connection_that_was_taught_half_is_taught_the_rest(store: SQLite) -> None:
+    db = store._db._writer
+    briefly._teach(db)
+    db.execute("DROP TRIGGER store")
+    briefly._teach(db)
+    taught = "SELECT type, name FROM sqlite_temp_master ORDER BY name"
+    assert db.execute(taught).fetchall() == [("trigger", "store"), ("view", "stored")]

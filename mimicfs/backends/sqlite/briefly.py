@@ -25,10 +25,10 @@ _STORE = "INSERT INTO temp.stored VALUES(?,?,?,?,?,?,?,?,?,?,?)"
 _STORED = ",(?,?,?,?,?,?,?,?,?,?,?)"
 # `said` is pending.alone of the token, and `origin` that of the log. The rest is a row of `entry`.
 _TRIGGER = f"""
-CREATE TEMP VIEW stored AS SELECT
+CREATE TEMP VIEW IF NOT EXISTS stored AS SELECT
     '' AS said, 0 AS origin, bucket, key, size, mtime_ns, etag, storage_class, meta, kind, head
     FROM main.entry;
-CREATE TEMP TRIGGER store INSTEAD OF INSERT ON stored BEGIN
+CREATE TEMP TRIGGER IF NOT EXISTS store INSTEAD OF INSERT ON stored BEGIN
     DELETE FROM pending WHERE bucket=NEW.bucket AND key=NEW.key
         AND substr(row, {pending.ALONE_FROM}, length(NEW.said))=NEW.said;
     SELECT RAISE(ABORT, 'the intent is not as it was begun') WHERE changes()<>1;

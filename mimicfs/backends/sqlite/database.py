@@ -41,6 +41,7 @@ from mimicfs.private import check_file, make_directory
 log = logging.getLogger(__name__)
 
 _ENDING_S = 1.0  # a thread that ends waits so long for a fork
+_WRITER_S = 0.1  # whoever only asks who has committed waits so long for the writer
 # The parameters of sqlite3.connect, in its order.
 _CONNECT = (
     "database",
@@ -320,12 +321,17 @@ class Database:
         return local.version
 
     def others(self) -> int:
-        """Return a number that changes with each commit of others, and not with ours."""
-        with self.lock:
+        """Return a number that changes with each commit of others, and not with ours; -1: a thread
+        of ours is writing, and may be waiting for others that write."""
+        if not self.lock.acquire(timeout=_WRITER_S):
+            return -1
+        try:
             if self._forked:
                 self._open_again()
             told: int = self._writer.execute("PRAGMA data_version").fetchone()[0]
             return told
+        finally:
+            self.lock.release()
 
     def close(self) -> None:
         with self.lock:

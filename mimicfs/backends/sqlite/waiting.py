@@ -76,7 +76,7 @@ class CommitWaiter(Waiter):
         for _ in range(_GATHERINGS if self.ours_later else 1):
             _ready(_GATHERED_S, self._wake)
             others, self._others = self._others, self._asked(self._db.others)
-            if others != self._others or self._closed.is_set():
+            if self._others < 0 or others != self._others or self._closed.is_set():
                 return
 
     def _begin(self) -> None:
