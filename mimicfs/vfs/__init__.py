@@ -24,7 +24,8 @@ stored       attributes, links and xattrs that are stored with objects
 handles      open files: reading and writing
 closing      when the bytes of open files go to S3
 renewing     open files that go on with what others have put in their place
-opening      the table of handles, opening, turns
+opening      opening, turns
+table        the table of handles, and their Files
 copying      copies of whole objects within S3
 readdir      a reader's way through a directory
 walking      the directory that a walk through a tree reads next

@@ -1,4 +1,4 @@
-"""The table of handles, opening, and the turns that are taken at a name.
+"""Opening, and the turns that are taken at a name.
 
 All handles of one inode share one File, so that writers see each other. When somebody replaces the
 object behind our back, open handles keep their version (or get ESTALE), and a new open gets a new
@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import NamedTuple
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
@@ -26,10 +22,9 @@ from mimicfs.errors import PosixError
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
-from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.reader import Reader
 from mimicfs.files.states import State
 from mimicfs.files.turn import Turn
-from mimicfs.files.view import HandleView
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation, Opened
 from mimicfs.s3.requests.client import S3, Content
@@ -38,23 +33,13 @@ from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
 from mimicfs.vfs.nodes import Node, NodeKind
+from mimicfs.vfs.table import HandleTable
 
 WRITES = os.O_WRONLY | os.O_RDWR
 NOT_READ = os.O_PATH  # with the flags of an open(2) that is ours, and not the kernel's
 
 
-class Handle(NamedTuple):
-    node: Node
-    file: File | None  # None: it is never written
-    view: HandleView  # what this handle knows of the file
-    text: bytes = b""  # the text of the control file
-    reader: Reader | None = None  # of a version
-    # the node that the kernel has opened, where the name stands for *node* now
-    asked: Node | None = None
-    writes: bool = False  # a program may write through it, also into a mapping
-
-
-class OpenFiles(ABC):
+class OpenFiles(HandleTable):
     """The open files, and the File of each handle."""
 
     def __init__(
@@ -67,21 +52,11 @@ class OpenFiles(ABC):
         options: FileOptions,
         cache: BlockCache | None = None,
     ) -> None:
-        self._mimicdb = mimicdb
-        self._s3 = s3
-        self._journal = journal
-        self._inodes = inodes
-        self._kernel = kernel
-        self._options = options
-        self._budget = Budget(options.read_memory, cache)
+        super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
         self._neighbours = Neighbours(mimicdb, inodes, self._reader, s3.pool.submit)
         self.departures = Departures()
         self.shares_locks = False  # a file that is open for writing follows what others write
-        self._lock = threading.Lock()  # protects the four below, and Node.file
-        self._open: dict[int, Handle] = {}
-        self._users: dict[File, int] = {}
-        self._last = 0
-        self._arriving: dict[tuple[Node, str], Future[None]] = {}
+        self._arriving: dict[tuple[Node, str], Future[None]] = {}  # protected by `_lock`
 
     # Opening
 
@@ -211,38 +186,6 @@ class OpenFiles(ABC):
         finally:
             self._arriving.pop((parent, slot), None)
             done.set_result(None)
-
-    def _is_asked(self, asked: Node) -> bool:
-        """Whether a handle is open that the kernel got for *asked*."""
-        return any(each.asked is asked for each in self._open.values())
-
-    def _also(self, asked: Node, handle: int) -> None:
-        """Note that the kernel gets *handle* when it opens *asked*."""
-        with self._lock:
-            opened = self._open[handle]
-            self._open[handle] = opened._replace(asked=asked)
-            asked.file = asked.file or opened.file
-            if asked not in opened.node.also:
-                opened.node.also = (*opened.node.also, asked)
-        self._kernel.grew(asked)
-
-    def _no_longer_asked(self, opened: Handle) -> None:
-        """Note that *opened* is closed, if the kernel had it for another node. `_lock` is held."""
-        node, asked = opened.node, opened.asked
-        if asked is None or self._is_asked(asked):
-            return
-        if asked.file is opened.file:
-            asked.file = None
-        node.also = tuple(each for each in node.also if each is not asked)
-
-    def _opened_for(self, asked: Node) -> Node:
-        """Return the node that is open where the kernel has opened *asked*: that one, or the one
-        that its name stood for by then."""
-        if asked.parent is not None or asked.file is None:
-            return asked
-        with self._lock:
-            others = (each.node for each in self._open.values() if each.asked is asked)
-            return next((node for node in others if node.file is asked.file), asked)
 
     def _wait_until_left(self, node: Node, cancellation: Cancellation) -> None:
         while node.leaving:
@@ -413,87 +356,3 @@ class OpenFiles(ABC):
                 raise
             if file is not None:
                 file.gone()
-
-    # The table
-
-    @abstractmethod
-    def release(self, handle: int) -> None:
-        """Close one handle; with the last one of a File, the File."""
-
-    def file(self, handle: int) -> File | None:
-        """Return the File of *handle*; None if it is never written."""
-        return self._handle(handle).file
-
-    def node(self, handle: int) -> Node:
-        return self._handle(handle).node
-
-    def _writable(self, handle: int) -> tuple[File, HandleView]:
-        """Return the File of *handle*, and what the handle knows of it."""
-        found = self._handle(handle)
-        if found.file is None:
-            raise PosixError(errno.EINVAL, "never written")
-        return found.file, found.view
-
-    def _handle(self, handle: int) -> Handle:
-        found = self._open.get(handle)
-        if found is None:
-            raise PosixError(errno.EBADF, f"handle {handle}")
-        return found
-
-    def _add(self, node: Node, file: File | None, text: bytes = b"") -> int:
-        self._last += 1
-        self._open[self._last] = opened = Handle(node, file, HandleView(), text)
-        if file is not None:
-            self._users[file] = self._users.get(file, 0) + 1
-            file.seen_by(opened.view)
-        self._inodes.opened(node)
-        return self._last
-
-    def _leave(self, file: File, view: HandleView) -> bool:
-        """Return whether it was the last handle of *file* that had *view*."""
-        file.left_by(view)
-        self._users[file] -= 1
-        if self._users[file]:
-            return False
-        del self._users[file]
-        return True
-
-    def _reader(self, bucket: str, entry: Entry) -> Reader:
-        return Reader(self._s3, self._options, self._budget, bucket, entry)
-
-    def _file(
-        self,
-        node: Node,
-        entry: Entry | None,
-        content: Content,
-        reader: Reader | None = None,
-        *,
-        absent: bool = False,
-        exclusive: bool = False,
-    ) -> File:
-        key = entry.key if entry is not None else node.key
-        return File(
-            self._s3,
-            self._journal,
-            self._options,
-            self._budget,
-            node.bucket,
-            key,
-            entry,
-            content,
-            reader,
-            absent=absent,
-            exclusive=exclusive,
-        )
-
-
-def has_open(pid: int, ino: int) -> bool:
-    """Whether process *pid* has a descriptor of inode *ino*; False where nobody can see that.
-
-    This asks only /proc: a stat of the file itself would come back to us.
-    """
-    line = f"ino:\t{ino}\n".encode()
-    try:
-        return any(line in path.read_bytes() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
-    except OSError:
-        return False
