@@ -63,15 +63,17 @@ venv() {
   export PATH="$PWD/.venv/bin:$PATH"
 }
 
-# install PYTHON OPTION... WHAT: by uv, which takes a fifth of pip's time. pip's constraints hold for it; where
-# pip is told of another index than PyPI, or uv cannot be had or does not find all, pip does it.
+# install PYTHON OPTION... WHAT: by uv, which takes a fifth of pip's time. pip's constraints hold for it, and so do
+# the machine's certificates, as for pip; where pip is told of another index than PyPI, or uv cannot be had or does not
+# find all, pip does it.
 install() {
   local at=$1 pip said
   shift
   pip=$($at -m pip config list 2>/dev/null || true)
   if ! printf '%s' "$pip" | grep -qE "[.](index-url|no-index)=" && said=$(
     UV_CONSTRAINT=$(printf '%s' "$pip" | sed -n "s/.*[.]constraint='\(.*\)'/\1/p")
-    export UV_CONSTRAINT
+    UV_SYSTEM_CERTS=true
+    export UV_CONSTRAINT UV_SYSTEM_CERTS
     { $at -m pip install -q --disable-pip-version-check uv && $at -m uv pip install -q --python $at "$@"; } 2>&1
   ); then
     return
