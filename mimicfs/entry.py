@@ -108,13 +108,13 @@ def is_file(entry: Entry) -> bool:
 
 OWN = ".mimicfs-"  # the names begin so that mimicfs itself makes (s3/requests/ownkeys.py)
 TRIAL_MAX_S = 3600  # longer than it takes to try what a server does
-_PROBE = re.compile(rf"{re.escape(OWN)}[0-9a-f]{{32}}")
+_PROBE = rf"{re.escape(OWN)}[0-9a-f]{{32}}"
 
 
 def is_probe(entry: Entry) -> bool:
     """Whether *entry* is an object with which mimicfs tries what a server does, and deletes it
     again: it is nobody's. One that is older than an hour was left by a process that died."""
-    if OWN not in entry.key or not _PROBE.fullmatch(name_of(entry.key)):
+    if OWN not in entry.key or not re.fullmatch(_PROBE, name_of(entry.key)):
         return False
     return time.time_ns() - entry.mtime_ns < TRIAL_MAX_S * NS
 

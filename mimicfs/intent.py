@@ -9,7 +9,6 @@ Threading: an intent belongs to the call that made it; `StoreIntents` may be use
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -236,6 +235,8 @@ class StoreIntents:
         if not self._backend.intents:
             yield
             return
+        import hashlib  # which loads OpenSSL
+
         name = _ALONE + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         mine = self._turn(bucket, name, lasts_ms)
         if not mine:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -144,7 +143,7 @@ class Member:
         if self.beat_s and began_s - self.beat_s > LASTS_MS / 1000:
             self._since_ms = 0  # the one that took our place keeps it
         self._since_ms = self._since_ms or self._backend.now_ms()
-        mine = (self.id, socket.gethostname(), os.getpid(), __version__, self._mountpoint)
+        mine = (self.id, os.uname().nodename, os.getpid(), __version__, self._mountpoint)
         expires_ms = 0  # the store says when
         said = {**self.said, **self.tell()}
         session = StoreSession(*mine, self._since_ms, expires_ms, said, self._buckets)

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from typing import TYPE_CHECKING
 
 from mimicfs.backends import DOUBTED, Backend
 from mimicfs.backends.pending import IntentStep
@@ -42,7 +43,6 @@ from mimicfs.entry import (
 from mimicfs.intent import StoreIntents
 from mimicfs.known import Knowledge
 from mimicfs.later import Later
-from mimicfs.locks.shared import SharedLocks
 from mimicfs.logged import (
     buckets_changed,
     buckets_met,
@@ -53,6 +53,9 @@ from mimicfs.logged import (
 )
 from mimicfs.member import Member, boot_s
 from mimicfs.merging import PageRange, merged, same_version, still_said
+
+if TYPE_CHECKING:
+    from mimicfs.locks.shared import SharedLocks
 
 _NEWEST = 256  # lines of the log that may say who has deleted a key just now
 
@@ -125,6 +128,8 @@ class Mirror(Knowledge):
 
     def locks(self) -> SharedLocks:
         """Return the locks of files that all mounts of the store respect."""
+        from mimicfs.locks.shared import SharedLocks
+
         locks = SharedLocks(self.backend.exact, self.member)
         self.member.beaten.append(locks.beaten)
         return locks

@@ -26,7 +26,7 @@ waiter      waits for news in the logs      recent      what the store said a mo
 
 from __future__ import annotations
 
-import random
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -82,7 +82,7 @@ class Backend(ABC):
     def __init__(self) -> None:
         # Two writers with the same number would overlook each other's changes; 62 bits make that
         # unlikely.
-        self._origin = random.SystemRandom().getrandbits(62) << 1
+        self._origin = int.from_bytes(os.urandom(8)) >> 2 << 1
         self._finding = threading.local()
 
     @property

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
-from importlib import metadata
 
 import click
 from click.shell_completion import get_completion_class
@@ -26,6 +23,9 @@ def versions() -> str:
 
 
 def _fusermount_version() -> str:
+    import shutil
+    import subprocess
+
     found = shutil.which("fusermount3")
     if found is None:
         return "not installed (fusermount3; apt (or dnf) install fuse3)"
@@ -36,6 +36,8 @@ def _fusermount_version() -> str:
 
 
 def _version(name: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

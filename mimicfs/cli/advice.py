@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mimicfs.config.values import Settings
     from mimicfs.s3.requests.client import S3
 
-_BUCKET = re.compile(r"s3://([^/:\s]+)")
-_PREFIX = re.compile(r"s3://([^/]+)/(.+)/: nothing in the bucket begins with that", re.DOTALL)
+_BUCKET = r"s3://([^/:\s]+)"
+_PREFIX = r"(?s)s3://([^/]+)/(.+)/: nothing in the bucket begins with that"
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _advice(settings: Settings, exc: MimicError) -> str:
         return _about_prefix(settings, about)
     if issubclass(kind, errors.AccessDenied) and about.startswith("list of buckets"):
         return "name the bucket that you may use: s3://BUCKET"
-    found = _BUCKET.search(about)
+    found = re.search(_BUCKET, about)
     if found is None or not issubclass(kind, (errors.NoSuchBucket, errors.AccessDenied)):
         return ""
     near = nearly(settings, found[1])
@@ -88,7 +88,7 @@ def _about_prefix(settings: Settings, about: str) -> str:
     """Return what to write instead of a prefix that is not there: it names an object, or there is a
     prefix with nearly that name beside it."""
     anyway = "-o create_prefix mounts it nevertheless"
-    found = _PREFIX.match(about)
+    found = re.match(_PREFIX, about)
     if found is None:
         return anyway
     bucket, path = found.groups()

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -171,6 +170,8 @@ def _print_one(finding: Finding) -> None:
 
 
 def _pack(settled: Settled, settings: Settings, findings: str, path: Path) -> None:
+    from base64 import b64encode
+
     from mimicfs.admin.bundle import passwords_in, tail, write_bundle
     from mimicfs.cli.about import versions
     from mimicfs.cli.configuring import settings_in_toml

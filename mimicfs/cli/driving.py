@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import click
@@ -24,7 +23,7 @@ from mimicfs.config.values import Settings
 )
 @click.option(
     "--node-id",
-    default=socket.gethostname,
+    default=lambda: os.uname().nodename,
     metavar="NAME",
     help="The name of this node.  [default: its host name]",
 )

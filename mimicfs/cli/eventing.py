@@ -17,7 +17,6 @@ from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, bucket_of, common, for_listeners, json_option
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import EventOptions, Target, parse_target, redacted
-from mimicfs.s3.requests.ownkeys import own_name
 from mimicfs.signals import of_end, wait_for_signal, woken_by_signals
 
 if TYPE_CHECKING:
@@ -223,6 +222,8 @@ def _wait_for_the_turn(sources: Sources, timeout_s: float) -> None:
 def _timed(parts: Parts, target: Target, timeout_s: float) -> dict[str, float]:
     """Return how long it takes until an object is in the mirror, and until its deletion is. The
     object is made by a client from which the mirror learns nothing."""
+    from mimicfs.s3.requests.ownkeys import own_name
+
     bucket, key = target.bucket, target.prefix + own_name("check")
     with closing(parts.s3.plain_client()) as client:
         made = client.put_object(Bucket=bucket, Key=key, Body=b"")

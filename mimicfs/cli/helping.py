@@ -136,7 +136,7 @@ _OTHERS = {
     "configure": "write `aws configure`, or ~/.config/mimicfs/config.toml",
     "format": "nothing is to be formatted: an object is a file",
 }
-_SENTENCE = re.compile(r"(.+?[^\s.])(?:\.(?:\s|$)|\n\n|$)", re.DOTALL)
+_SENTENCE = r"(?s)(.+?[^\s.])(?:\.(?:\s|$)|\n\n|$)"
 
 
 class Group(click.Group):
@@ -221,7 +221,7 @@ def _is_option(param: click.Parameter) -> TypeGuard[click.Option]:
 
 def first_sentence(text: str) -> str:
     """Return the first sentence of *text*, in one line and without its full stop."""
-    found = _SENTENCE.match(text.strip())
+    found = re.match(_SENTENCE, text.strip())
     return " ".join(found[1].split()) if found else ""
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -161,6 +158,8 @@ def _feed(settings: Settings, parts: Parts, target: Target) -> Feed:
 
 
 def _feed_path(settings: Settings, parts: Parts, target: Target) -> Path:
+    import hashlib
+
     from mimicfs.private import private_directory
 
     name = hashlib.sha256(f"{parts.store}\n{settings.namespace}\n{target}".encode()).hexdigest()
@@ -194,6 +193,8 @@ def _runner(command: str) -> Callable[[Sequence[News]], None]:
 def _run(words: list[str], text: bytes) -> int:
     """Run the command *words* with *text* as its standard input; return its exit code. A signal to
     this process kills the command, even if it comes while the command begins."""
+    import subprocess
+
     with ExitStack() as stack:
         with held_back(signal.SIGINT, *of_end()):
             process = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE))
@@ -204,6 +205,8 @@ def _run(words: list[str], text: bytes) -> int:
 
 def _words(command: str) -> list[str]:
     """Return the words of *command*, as a shell reads them."""
+    import shlex
+
     try:
         words = shlex.split(command)
     except ValueError as exc:

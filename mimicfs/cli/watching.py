@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,6 +202,8 @@ def status_of_mounts(
     settings: Settings, mountpoint: Path | None, timeout_s: float
 ) -> list[StatusAnswer]:
     """Return the status of each mount. All are asked at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
     found = _chosen(settings, mountpoint)
     with ThreadPoolExecutor(_MOUNTS_AT_ONCE) as pool:
         return list(pool.map(lambda each: _of_mount(settings, each, timeout_s), found))

@@ -13,7 +13,6 @@ Threading: no state; any thread.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -107,6 +106,8 @@ def _named(section: str) -> tuple[str, str]:
     """Return the kind of a *section*, and its name."""
     if section == "default":
         return "profile", section
+    import shlex
+
     try:
         words = shlex.split(section)
     except ValueError:

@@ -30,7 +30,7 @@ _OF_S3 = (
     "AWS_BACKUP_LOW_COST_WARM",
 )
 # A key of KMS (API, Encrypt, KeyId): an id, an alias, or the ARN of one.
-_KEY_OF_KMS = re.compile(
+_KEY_OF_KMS = (
     r"arn:aws[\w-]*:kms:.+|alias/[\w/-]+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 )
 
@@ -49,6 +49,6 @@ def doubt(storage_class: str, *, own: bool) -> str:
 def doubt_of_key(kms_key_id: str, *, own: bool) -> str:
     """Return, in words, why to doubt *kms_key_id*; "": no reason. *own*: the server may name keys
     as it likes."""
-    if own or not kms_key_id or _KEY_OF_KMS.fullmatch(kms_key_id):
+    if own or not kms_key_id or re.fullmatch(_KEY_OF_KMS, kms_key_id):
         return ""
     return f"{kms_key_id} is no id, ARN or alias of a key in AWS; an alias is written alias/NAME"

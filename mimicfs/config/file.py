@@ -52,7 +52,7 @@ from mimicfs.errors import ConfigError
 
 _SIZE_MAX = 1 << 20  # bytes
 _EVERY = "*"  # the section of settings that hold for every bucket
-_BARE = re.compile(r"\s*([\w-]+)\s*=\s*([^\s\"'\[{#][^\"'#]*?)\s*(?:#.*)?$")
+_BARE = r"\s*([\w-]+)\s*=\s*([^\s\"'\[{#][^\"'#]*?)\s*(?:#.*)?$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def _meant(text: str, exc: Exception) -> str:
     wants in quotes, or in lower case; or ""."""
     where = re.search(r"at line (\d+)", str(exc))
     line = text.split("\n")[int(where[1]) - 1] if where else ""
-    found = _BARE.match(line)
+    found = re.match(_BARE, line)
     if found is None:
         return ""
     name, value = found.groups()

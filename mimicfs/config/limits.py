@@ -18,7 +18,7 @@ _OFF = ("off", "0", "no")
 # would look dead.
 _BYTES_LEAST = 4 << 10  # a second
 _REQUESTS_LEAST = 0.1  # a second
-_AT = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)=(\S+)")
+_AT = r"([01]?\d|2[0-3]):([0-5]\d)=(\S+)"
 _CURRENCY = "USD"
 FREE = frozenset({"DELETE"})
 PUT_CLASS = frozenset({"PUT", "POST", "COPY", "LIST"})
@@ -42,7 +42,7 @@ def parse_limit(text: str) -> Limit:
         return (LimitStep(0, rate),) if rate else ()
     steps = []
     for word in words:
-        found = _AT.fullmatch(word)
+        found = re.fullmatch(_AT, word)
         if found is None:
             raise ConfigError(f"{text}: not a limit; write 10M, off, or 08:00=1M 18:00=off")
         steps.append(LimitStep(int(found[1]) * 60 + int(found[2]), _rate(found[3], text)))

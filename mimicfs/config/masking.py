@@ -20,21 +20,18 @@ _IS = r"(?:\\*[\"'])?\s*(?:[=:]|%(?:25)?3D)\s*"
 _QUOTED = rf"(?:{_IS}|[\"'],\s*)b?(\\*[\"'])"
 _FLAGS = re.IGNORECASE | re.DOTALL
 # The last group is the secret; the text before it stays.
-_LOOKS_SECRET = tuple(
-    re.compile(pattern, _FLAGS)
-    for pattern in (
-        r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(.*?)(?=-----END|\Z)",
-        rf"(<[\w:.-]{{0,99}}{NAMES}>)([^<]+)",
-        rf"({NAMES}{_QUOTED})((?:\\[^\r\n]|[^\\\r\n])*?)(?=\2)",
-        rf"((?:Authorization|Cookie){_IS})((?![\s\"'\\]|b[\"'])[^\r\n]+)",
-        rf"({NAMES}{_IS}(?:b?\\*[\"'])?)((?:\\*[^\\\s&\"',])+)",
-        r"(\bBearer\s+)((?=\S*\d)[\w.~+/=-]{8,})",
-    )
+_LOOKS_SECRET = (
+    r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(.*?)(?=-----END|\Z)",
+    rf"(<[\w:.-]{{0,99}}{NAMES}>)([^<]+)",
+    rf"({NAMES}{_QUOTED})((?:\\[^\r\n]|[^\\\r\n])*?)(?=\2)",
+    rf"((?:Authorization|Cookie){_IS})((?![\s\"'\\]|b[\"'])[^\r\n]+)",
+    rf"({NAMES}{_IS}(?:b?\\*[\"'])?)((?:\\*[^\\\s&\"',])+)",
+    r"(\bBearer\s+)((?=\S*\d)[\w.~+/=-]{8,})",
 )
 # In a URL, the secret lies behind the scheme, up to the last @: a password may contain an @, and a
 # slash. (A key may contain an @, too: so s3:// does not count.)
-_SCHEME = re.compile(r"\b(?!s3:)[\w+.-]{1,99}://", _FLAGS)
-_WORD = re.compile(r"[^\s\"'<>]+")
+_SCHEME = r"\b(?!s3:)[\w+.-]{1,99}://"
+_WORD = r"[^\s\"'<>]+"
 _SHORTEST = 12  # letters; a shorter secret, or a word, may stand in a text for another reason
 
 
@@ -50,7 +47,7 @@ def masked(text: str) -> str:
 
     def in_url(match: re.Match[str]) -> str:
         word, at = match[0], match[0].rfind("@")
-        scheme = _SCHEME.search(word, 0, at) if at > 0 else None
+        scheme = re.search(_SCHEME, word[:at], _FLAGS) if at > 0 else None
         if scheme is None:
             return word
         return word[: scheme.end()] + found_out(word[scheme.end() : at]) + word[at:]
@@ -58,9 +55,9 @@ def masked(text: str) -> str:
     def hidden(match: re.Match[str]) -> str:
         return match[1] + found_out(match[match.lastindex or 0])
 
-    text = _WORD.sub(in_url, text)
+    text = re.sub(_WORD, in_url, text)
     for pattern in _LOOKS_SECRET:
-        text = pattern.sub(hidden, text)
+        text = re.sub(pattern, hidden, text, flags=_FLAGS)
     for secret in sorted(filter(_is_no_word, found), key=len, reverse=True):
         text = text.replace(secret, SHOWN)
     return text

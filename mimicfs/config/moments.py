@@ -8,7 +8,7 @@ from datetime import datetime
 from mimicfs.entry import NS, PERIODS_S, clamped_ns
 from mimicfs.errors import ConfigError
 
-_AGO = re.compile(r"-((?:\d+[smhdw])+)")
+_AGO = r"-((?:\d+[smhdw])+)"
 _FORMS = "write 2026-11-01T18:00 (UTC), 2026-11-01T18:00+01:00, -2h, -1d12h or yesterday"
 
 
@@ -20,7 +20,7 @@ def parse_moment(text: str, now_ns: int) -> int:
     if word == "now":
         return now_ns
     word = "-24h" if word == "yesterday" else word
-    ago = _AGO.fullmatch(word)
+    ago = re.fullmatch(_AGO, word)
     try:
         moment_ns = (
             now_ns - _seconds(ago[1]) * NS if ago else clamped_ns(datetime.fromisoformat(word))

@@ -302,7 +302,7 @@ _PARSERS: Mapping[Kind, Callable[[str], Any]] = {
     Kind.REQUESTS: parse_per_day,
     Kind.REQUEST_RATE: parse_request_rate,
 }
-_TIME = re.compile(r"(?:\d+[dhms])+")
+_TIME = r"(?:\d+[dhms])+"
 WORDS_FOR_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 WORDS_OF_FLAGS = (*WORDS_FOR_TRUE, *_FALSE)
 
@@ -389,7 +389,7 @@ def _id_of(name: str, kind: Kind, about: str) -> int:
 
 
 def _amount(text: str, kind: Kind, about: str) -> float:
-    if kind is Kind.SECONDS and _TIME.fullmatch(text):
+    if kind is Kind.SECONDS and re.fullmatch(_TIME, text):
         return float(sum(int(n) * PERIODS_S[unit] for n, unit in re.findall(r"(\d+)(\w)", text)))
     try:
         number = float(text)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import time
-from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -322,6 +321,8 @@ def _sse_c_key(path: Path) -> bytes:
     key = text
     if len(key) != _SSE_C_BYTES:
         try:
+            from base64 import b64decode
+
             key = b64decode(text.strip(), validate=True)
         except ValueError:
             key = b""

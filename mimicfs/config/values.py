@@ -24,7 +24,7 @@ WORKERS = 16  # requests of the kernel that may wait for S3; four times as many 
 # ignored, and none are stored.
 METADATA = ("auto", "always", "never", "no")
 # Secrets in the query of a URL, in the form that redis-py takes.
-_IN_QUERY = re.compile(rf"([?&][\w.-]*?(?:username|{NAMES})=)[^&#]*", re.IGNORECASE)
+_IN_QUERY = rf"(?i)([?&][\w.-]*?(?:username|{NAMES})=)[^&#]*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +216,14 @@ class Target:
 
 # Access points, also of several regions, of Outposts and of Object Lambda. In the form with colons
 # a name has no slash, as no bucket has.
-_ARN = re.compile(
+_ARN = (
     r"(arn:[\w-]+:s3[\w-]*:[\w-]*:\d*:)((?:outpost[:/][\w-]+[:/])?accesspoint)[:/]([\w.-]+)(?:/|$)"
 )
 
 
 # As in botocore. A text that is no name may be anything, such as a presigned URL: no error repeats
 # it.
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_NAME = r"[A-Za-z0-9._-]{1,255}"
 _NO_NAME = (
     "what follows s3:// is not the name of a bucket (letters, digits, '.', '-' and '_');"
     " write s3://BUCKET or s3://BUCKET/PREFIX, without a query"
@@ -238,7 +238,7 @@ _OBJECT_LAMBDA = (
 
 def _split(name: str) -> tuple[str, str]:
     """Return the bucket, or the ARN of the access point, and the text behind it."""
-    found = _ARN.match(name)
+    found = re.match(_ARN, name) if name.startswith("arn:") else None
     if found is None:
         bucket, _, prefix = name.partition("/")
         return bucket, prefix
@@ -250,7 +250,7 @@ def bucket_named(name: str) -> str:
     """Return the bucket that *name* means; for an access point, its ARN in the form of a Target.
     Raises ConfigError."""
     bucket, prefix = _split(name)
-    if prefix or not (_NAME.fullmatch(bucket) or _ARN.fullmatch(bucket)):
+    if prefix or not (re.fullmatch(_NAME, bucket) or re.fullmatch(_ARN, bucket)):
         raise ConfigError(_NO_NAME)
     return bucket
 
@@ -262,7 +262,7 @@ def parse_target(url: str) -> Target:
     bucket, prefix = _split(url.removeprefix("s3://"))
     if prefix and not bucket:
         raise ConfigError(f"{url}: a prefix needs a bucket; write s3://BUCKET/PREFIX")
-    if bucket and not (_NAME.fullmatch(bucket) or _ARN.fullmatch(bucket)):
+    if bucket and not (re.fullmatch(_NAME, bucket) or re.fullmatch(_ARN, bucket)):
         raise ConfigError(_NO_NAME)
     if ":s3-object-lambda:" in bucket or bucket.endswith("--ol-s3"):
         raise ConfigError(f"s3://{bucket}: {_OBJECT_LAMBDA}")
@@ -275,18 +275,16 @@ def parse_target(url: str) -> Target:
 # addresses of AWS in both styles.
 _BUCKET = r"(?P<bucket>[A-Za-z0-9][\w.-]+[A-Za-z0-9])"
 _LIKELY = (
-    re.compile(
-        rf"(?!(?![sS]3:)[\w+.-]+://)(?:[sS]3:/*|arn:[\w-]+:s3:::)?{_BUCKET}(?::?/(?P<prefix>.*))?"
-    ),
-    re.compile(rf"https?://s3[\w.-]*\.amazonaws\.com(?:\.cn)?/{_BUCKET}(?:/(?P<prefix>.*))?"),
-    re.compile(rf"https?://{_BUCKET}\.s3[\w.-]*\.amazonaws\.com(?:\.cn)?(?:/(?P<prefix>.*))?"),
+    rf"(?!(?![sS]3:)[\w+.-]+://)(?:[sS]3:/*|arn:[\w-]+:s3:::)?{_BUCKET}(?::?/(?P<prefix>.*))?",
+    rf"https?://s3[\w.-]*\.amazonaws\.com(?:\.cn)?/{_BUCKET}(?:/(?P<prefix>.*))?",
+    rf"https?://{_BUCKET}\.s3[\w.-]*\.amazonaws\.com(?:\.cn)?(?:/(?P<prefix>.*))?",
 )
 
 
 def _meant(url: str) -> str:
     """Return what was probably meant by *url*, which is no URL of S3."""
     for pattern in _LIKELY:
-        found = pattern.fullmatch(url)
+        found = re.fullmatch(pattern, url)
         if found is not None:
             return f"s3://{found['bucket']}" + (f"/{found['prefix']}" if found["prefix"] else "")
     if url.startswith("gs://"):
@@ -313,7 +311,7 @@ def redacted(url: str) -> str:
     slashes = rest[: len(rest) - len(rest.lstrip("/"))]
     _, at, behind = rest.rpartition("@")
     shown = f"{slashes}{SHOWN}@{behind}" if at else rest
-    shown = _IN_QUERY.sub(rf"\1{SHOWN}", shown)
+    shown = re.sub(_IN_QUERY, rf"\1{SHOWN}", shown)
     return f"{scheme}:{shown}"
 
 
@@ -323,7 +321,7 @@ def has_secret(url: str) -> bool:
     if scheme in ("sqlite", "memory"):
         return False
     before = rest.rpartition("@")[0]
-    return ":" in before or _IN_QUERY.search(rest) is not None
+    return ":" in before or re.search(_IN_QUERY, rest) is not None
 
 
 def refuse_shown_secret(option: str, url: str | None) -> None:

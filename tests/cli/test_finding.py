@@ -59,15 +59,18 @@ def test_what_was_never_synced_is_said_and_not_guessed(common):
     assert run("find", *common, "s3://b", "--size", "big").returncode == 2
 
 
-def test_what_is_known_is_answered_without_boto3(state, tmp_path, monkeypatch):
-    """Importing it takes longer than the answer. `state` knows which account this is from the
-    first command on."""
+def test_what_is_known_is_answered_without_boto3_and_by_few_modules(state, tmp_path, monkeypatch):
+    """To import the others takes longer than the answer. `state` knows which account this is from
+    the first command on."""
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     words = ["--endpoint-url", "http://127.0.0.1:9"]
     program = (
         "import sys\nfrom mimicfs.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-        "finally: print(sorted({name.partition('.')[0] for name in sys.modules}"
-        " & {'boto3', 'botocore', 'urllib3', 'redis', 'rich', 'ssl'}))"
+        "finally:\n"
+        "    names = {name.partition('.')[0] for name in sys.modules}\n"
+        "    print(sum(name.startswith('mimicfs') for name in sys.modules) <= 64, sorted(names & {"
+        "'boto3', 'botocore', 'concurrent', 'ctypes', 'email', 'hashlib', 'http', 'random',"
+        "'redis', 'rich', 'socket', 'ssl', 'subprocess', 'urllib3'}))"
     )
 
     def imported(*command):
@@ -83,7 +86,9 @@ def test_what_is_known_is_answered_without_boto3(state, tmp_path, monkeypatch):
     store.apply("b", [Entry("d/a", 1, 10**18, "e")])
     store.mark("b", Scope("", True, 1))
     store.close()
-    assert imported("find", "s3://b", "--type", "f") == ["s3://b/d/a", "[]"]
-    assert imported("ls", "s3://b") == ["d/", "[]"]
+    assert imported("find", "s3://b", "--type", "f") == ["s3://b/d/a", "True []"]
+    assert imported("ls", "s3://b") == ["d/", "True []"]
+    assert imported("du", "-s", "s3://b") == ["1\t1\ts3://b/", "True []"]
+    assert imported("stat", "s3://b")[-1] == "True []"
     (tmp_path / "credentials").write_text("[default]\naws_access_key_id = another\n")
     assert "botocore" in imported("find", "s3://b")[-1]

@@ -12,7 +12,7 @@ import pytest
 
 from mimicfs.backends.redis import RedisBackend
 from mimicfs.backends.sqlite import SQLite
-from mimicfs.cli import main, telling
+from mimicfs.cli import main
 from mimicfs.entry import Entry
 from mimicfs.mimicdb import Mirror
 
@@ -132,7 +132,7 @@ def test_a_signal_kills_a_command_that_is_just_beginning(store, watch, monkeypat
 
     assert watch("--since", "0")[0] == 0
     store[1].record("b", Entry(ODD, 5, 10**18, ETAG))
-    monkeypatch.setattr(telling.subprocess, "Popen", Beginning)
+    monkeypatch.setattr(subprocess, "Popen", Beginning)
     try:
         found = watch("--since", "0", "--exec", "sleep 60")
     finally:

@@ -14,7 +14,6 @@ on ours (Waiter.ours_later). Without inotify, it looks 20 times a second, which 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import select
@@ -148,19 +147,20 @@ def _ready(timeout_s: float, *fds: int) -> set[int]:
 
 def _watched(path: str) -> int:
     """Return a descriptor of inotify that tells of commits to the log *path*. Raises OSError."""
+    import ctypes  # a command that waits for nobody needs none of it
+
     libc = ctypes.CDLL(None, use_errno=True)
     fd: int = libc.inotify_init1(_FLAGS)
     if fd < 0:
-        raise _error("inotify_init1 (fs.inotify.max_user_instances)")
+        raise _error(ctypes.get_errno(), "inotify_init1 (fs.inotify.max_user_instances)")
     if libc.inotify_add_watch(fd, os.fsencode(path), _IN_ATTRIB | _IN_MODIFY) < 0:
-        error = _error(path)
+        error = _error(ctypes.get_errno(), path)
         os.close(fd)
         raise error
     return fd
 
 
-def _error(about: str) -> OSError:
-    number = ctypes.get_errno()
+def _error(number: int, about: str) -> OSError:
     return OSError(number, os.strerror(number), about)
 
 
