@@ -2,7 +2,8 @@
 
 The kernel says once that a process has a signal (INTERRUPT), whichever signal, and then lets a
 killed process wait for its answer all the same. So we ask /proc, at once and as long as the process
-waits, whether SIGKILL is pending for it: every signal that ends a process becomes that. A signal
+waits, whether SIGKILL is pending for it: every signal that ends a process becomes that, but for
+those that also leave a core, which stay what they are until the process has its answer. A signal
 that the process handles gives no EINTR here: mkdir(2) and its like do not restart.
 
 A process that waits is in /proc. If we do not see it there, its number belongs to another PID
@@ -20,6 +21,7 @@ something is watched, and sleeps while nothing is.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,11 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.2  # between two looks
-_SIGKILL = 1 << 8  # in the masks of /proc/PID/status
+_SIGKILL = 1 << (signal.SIGKILL - 1)  # in the masks of /proc/PID/status
+_CORE = "QUIT ILL TRAP ABRT BUS FPE SEGV XCPU XFSZ SYS"  # signal(7): those whose action is "Core"
+_LEAVES_CORE = sum(1 << (signal.Signals[f"SIG{name}"] - 1) for name in _CORE.split())
+_MASKS = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
+_FIELDS = ("Sig", "Shd", "Tra")  # what the names of these and of TracerPid begin with
 _PF_EXITING = 0x4  # in the flags of /proc/PID/stat; linux/sched.h
 _FLAGS, _EXIT_CODE = 6, -1  # fields of /proc/PID/stat behind the name
 _SIGNAL = 0x7F  # in an exit code
@@ -114,8 +120,12 @@ def _is_killed(thread: int) -> bool:
         status = Path(f"/proc/{thread}/status").read_text()
     except OSError:
         return False
-    masks = [line.split()[1] for line in status.splitlines() if line[:7] in ("SigPnd:", "ShdPnd:")]
-    return any(int(mask, 16) & _SIGKILL for mask in masks)
+    fields = dict(line.split()[:2] for line in status.splitlines() if line[:3] in _FIELDS)
+    masks = {name: int(fields[f"{name}:"], 16) for name in _MASKS}
+    ends = _SIGKILL
+    if fields["TracerPid:"] == "0":  # otherwise a debugger says what becomes of the signal
+        ends |= _LEAVES_CORE & ~(masks["SigBlk"] | masks["SigIgn"] | masks["SigCgt"])
+    return bool((masks["SigPnd"] | masks["ShdPnd"]) & ends)
 
 
 def _is_ended(thread: int) -> bool:
