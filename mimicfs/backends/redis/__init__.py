@@ -369,11 +369,14 @@ class RedisBackend(NotingBackend):
             return
         tag, own = self._tag(bucket), scope.prefix.encode()
         scopes = f"{tag}:scopes"
-        known, _, *names = self._together(
-            ("HEXISTS", f"{tag}:meta", "known"),
+        _, (known, seq), *names = self._together(
             ("HSET", scopes, own, json.dumps(scope)),
+            ("HMGET", f"{tag}:meta", "known", "seq"),
             *([("HKEYS", scopes)] if scope.deep else []),
         )
+        if int(seq or 0) < self._highest.get(bucket, 0):  # what was merged before is lost
+            self.begin_epoch()  # and this scope with all others
+            return
         inside = [key for found in names for key in found if key.startswith(own) and key != own]
         if inside:  # older than this one, which counts from now on
             self._client.hdel(scopes, *inside)
