@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from collections.abc import Callable
 
 from mimicfs import metadata
 from mimicfs.config.values import VFSOptions
+from mimicfs.errors import PosixError
 from mimicfs.posix import Caller, Opened
 from mimicfs.s3.requests.client import Content
 from mimicfs.vfs.handles import Handles
@@ -49,7 +52,7 @@ class Creating:
     def _made(
         self, caller: Caller, directory: Node, name: bytes, mode: int, flags: int
     ) -> tuple[Node, Opened]:
-        component = self._tree.new_name(directory, name)
+        component = _new(self._tree.new_name, directory, name, flags)
         place = (directory.bucket, directory.key + component)
         if component:
             content = self._content(caller, directory, component, mode)
@@ -70,7 +73,7 @@ class Creating:
         if self._options.suid:  # the group may be that of the directory, which must be looked up
             return None
         directory = self._directory(parent)
-        component = self._tree.new_name_at_once(directory, name)
+        component = _new(self._tree.new_name_at_once, directory, name, flags)
         if not component or self._vacated.has_left((directory.bucket, directory.key + component)):
             return None
         content = self._content(caller, directory, component, mode)
@@ -96,6 +99,18 @@ class Creating:
         owner = self._ownership.of_new(caller, directory)
         meta = metadata.written(metadata.file_mode(mode), *owner)
         return Content(metadata.content_type(component), meta)
+
+
+def _new(find: Callable[[Node, bytes], str], directory: Node, name: bytes, flags: int) -> str:
+    """Return what *find* finds. Another mount may have made the name since the kernel looked it
+    up. Only a caller with O_EXCL hears of that; for others (ESTALE) the kernel looks again, and
+    opens, or follows, what is there."""
+    try:
+        return find(directory, name)
+    except PosixError as exc:
+        if exc.errno != errno.EEXIST or flags & os.O_EXCL:
+            raise
+        raise PosixError(errno.ESTALE, f"{name!r}: somebody has just made it") from exc
 
 
 def _conditions(flags: int) -> dict[str, bool]:

@@ -486,6 +486,19 @@ def test_the_mirror_is_not_asked_again_for_a_name_that_was_just_absent(fs, mimic
             made(name)
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"), [(0, "ESTALE"), (os.O_TRUNC, "ESTALE"), (os.O_EXCL, "EEXIST")]
+)
+def test_of_a_name_that_others_have_just_made_only_who_wants_none_hears(
+    fs, mimicdb, bucket, flags, said
+):
+    mimicdb.complete(bucket, Scope("", True, 1))
+    mimicdb.backend.apply(bucket, [Entry("a", 1, 0, "e")])  # the kernel has found none
+    for create in (fs.create, fs.create_at_once):
+        with pytest.raises(PosixError, check=lambda exc: errno.errorcode[exc.errno] == said):
+            create(CALLER, ROOT_INO, b"a", 0o644, os.O_WRONLY | os.O_CREAT | flags)
+
+
 def test_the_mirror_is_asked_again_for_a_name_that_was_absent_some_time_ago(
     fs, mimicdb, bucket, monkeypatch
 ):
