@@ -4,7 +4,10 @@ finds what that has left: mostly nothing, and fails with ENOENT.
 
 A note beside the bucket has a row for each rename that is under way. Rows of sessions that are dead
 count no more: so whoever held one, and may have been taken for dead, asks again before originals
-are deleted (`RenameClaim.holds`), and once more in the end (`RenameClaim.was_lost`).
+are deleted (`RenameClaim.holds`), and once more in the end (`RenameClaim.was_lost`). Rows of
+sessions that live count as long as they are there. A store that has lost its latest changes may
+have one again whose rename has ended: so each process takes away what is noted of it and nobody in
+it holds.
 
 Whoever makes, removes or renames a single name in such a directory waits, too (`begun`). The store
 tells of the renames in the step in which the intent of that begins, and a rename waits for intents
@@ -37,6 +40,8 @@ log = logging.getLogger(__name__)
 _NOTE = "renames"
 _GLANCE_S = 0.05  # between two looks whether the other rename has ended
 _ALIVE_S = 1.0  # between two looks whether its session lives
+# Beats after which rows of ours are looked for: a command without an answer may come late.
+_LOOKS = 5
 
 T = TypeVar("T")
 
@@ -63,10 +68,12 @@ class RenameClaims:
 
     def __init__(self, mimicdb: Mirror) -> None:
         self._mimicdb = mimicdb
-        self._lock = threading.Lock()  # protects the set below
-        # with their buckets: claims that have ended, which the store does not know
-        self._late: set[tuple[str, _ClaimedRename]] = set()
-        mimicdb.member.beaten.append(self._end_late)
+        self._lock = threading.Lock()  # protects the four below
+        self._held: set[tuple[str, _ClaimedRename]] = set()  # with their buckets
+        self._buckets: set[str] = set()  # in which this process has renamed
+        self._looks = 0  # so many beats more, rows of ours that nobody holds are looked for
+        self._epoch_changes = mimicdb.member.epoch_changes
+        mimicdb.member.beaten.append(self._beaten)
 
     @property
     def lapses(self) -> int:
@@ -78,10 +85,18 @@ class RenameClaims:
         """Within, nobody else renames *old*, what is in it or above it, or anything to *new*.
         Raises StoreError, Interrupted."""
         claim = RenameClaim(self, self._rows(old, new))
+        with self._lock:
+            self._held |= set(claim.rows)
+            self._buckets |= {bucket for bucket, _ in claim.rows}
         try:
             claim.take(cancellation)
             yield claim
+        except StoreError:
+            self._look_again()
+            raise
         finally:
+            with self._lock:
+                self._held -= set(claim.rows)
             for bucket, row in claim.rows:
                 self._end(bucket, row)
 
@@ -179,10 +194,9 @@ class RenameClaims:
     # The end of claims
 
     def _end_dead(self, bucket: str) -> None:
-        self._end_late()  # a store that nobody shares takes no beats
         member = self._mimicdb.member
         alive = {member.id, *(each.id for each in member.others() if each.alive)}
-        for row in _parsed(self._mimicdb.note(bucket, _NOTE)):
+        for row in self.rows(bucket):
             if row.session not in alive:
                 log.warning(
                     "the rename of s3://%s/%s was not ended; it is of a dead mount",
@@ -190,22 +204,41 @@ class RenameClaims:
                     row.old if row.old is not None else row.new,
                 )
                 self._remove(bucket, row)
+        self._end_stale(bucket)
+
+    def _end_stale(self, bucket: str) -> None:
+        """End what is noted of this process and has ended. Raises StoreError."""
+        for row in self.rows(bucket):
+            with self._lock:
+                is_held = (bucket, row) in self._held
+            if row.session == self._mimicdb.member.id and not is_held:
+                self._remove(bucket, row)
 
     def _end(self, bucket: str, row: _ClaimedRename) -> None:
         try:
             self._remove(bucket, row)
         except StoreError as exc:
             log.debug("that a rename has ended is said later: %s", exc)
-            with self._lock:
-                self._late.add((bucket, row))
+            self._look_again()
 
-    def _end_late(self) -> None:
-        """End claims that the store, which has taken a beat of our session, does not know to have
-        ended: others wait for them."""
+    def _look_again(self) -> None:
         with self._lock:
-            late, self._late = self._late, set()
-        for each in late:
-            self._end(*each)
+            self._looks = _LOOKS
+
+    def _beaten(self) -> None:
+        """Look, if that is due, for claims of ours that the store does not know to have ended, or
+        has again: others wait for them. It has just taken a beat of our session."""
+        with self._lock:
+            if self._epoch_changes != self._mimicdb.member.epoch_changes:
+                self._epoch_changes, self._looks = self._mimicdb.member.epoch_changes, _LOOKS
+            buckets = sorted(self._buckets) if self._looks else []
+            self._looks = max(0, self._looks - 1)
+        try:
+            for bucket in buckets:
+                self._end_stale(bucket)
+        except StoreError as exc:
+            log.debug("what is noted of our renames is looked at later: %s", exc)
+            self._look_again()
 
     def _remove(self, bucket: str, row: _ClaimedRename) -> None:
         text = self._mimicdb.note(bucket, _NOTE)

@@ -159,7 +159,7 @@ class Rename:
         *holds* returns False if that may be so, once nobody else does so any more; *was_lost* tells
         it in the end, where *alone* says whether all that was copied was deleted here."""
         try:
-            left = self._delete_all(holds)
+            left = self._delete_all(holds, lambda: not was_lost(alone=False))
             if not left and was_lost(alone=self.copies.keys() <= self._deleted_names):
                 left = [self._at_both()]
         except MimicError as exc:
@@ -295,11 +295,12 @@ class Rename:
             self.late.add(name)
         self._intent.note(name, copy)
 
-    def _delete_all(self, holds: Callable[[], bool]) -> list[str]:
-        """Delete the originals, after copying again those that others have changed. Return what is
-        left, and why."""
+    def _delete_all(self, holds: Callable[[], bool], is_ours: Callable[[], bool]) -> list[str]:
+        """Delete the originals, after copying again those that others have changed, and what they
+        have put beside them, as long as the claim *is_ours*. Return what is left, and why."""
         refused, changed = self._delete_originals(holds=holds)
         for _ in range(ROUNDS):
+            changed = changed or self._put_beside(is_ours)
             if not changed:
                 break
             self._copy(Cancellation(), changed)
@@ -308,6 +309,14 @@ class Rename:
             refused += more
         self._forget_emptied()
         return [*refused, *(self._why(entry) for entry in changed)]
+
+    def _put_beside(self, is_ours: Callable[[], bool]) -> list[Entry]:
+        """Return what others have put into the old directory since it was listed: a file that is
+        closed waits for no rename. Once the claim is not ours, that is of another directory."""
+        is_quiet(self._mimicdb, *self.old, Cancellation())
+        found = [each for each in self._entries(self.old) if each.kind == OBJECT]
+        beside = [each for each in found if not self._is_copied(each)]
+        return beside if beside and is_ours() else []
 
     def _delete_originals(
         self, *, there: bool = False, holds: Callable[[], bool] = lambda: True

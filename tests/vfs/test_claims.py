@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,6 +79,17 @@ class Sharing:
         except Interrupted:
             return "interrupted"
         return "done"
+
+    def created(self, path: str, text: bytes) -> Callable[[], None]:
+        """Make a file and write *text*; return what closes it."""
+        _, opened = self.fs.create(self.caller, *self._place(path), 0o600, os.O_WRONLY)
+        self.fs.write(self.caller, opened.handle, 0, memoryview(text), append=False)
+
+        def close() -> None:
+            self.fs.flush(self.caller, opened.handle)
+            self.fs.release(opened.handle)
+
+        return close
 
     def _place(self, path: str) -> tuple[int, bytes]:
         *above, name = path.split("/")
@@ -206,6 +218,30 @@ def _met_and_done(two: list[Sharing], held: Hold, then: str) -> list[Future[str]
         running[1].result(20)
         held.release()
     return running
+
+
+@pytest.mark.parametrize(
+    ("request_of_rename", "answers"), [("COPY", False), ("POST", False), ("POST", True)]
+)
+def test_a_new_file_that_is_closed_while_its_directory_is_renamed_goes_along(
+    two: list[Sharing],
+    proxy: Proxy,
+    bucket: str,
+    client: Any,
+    request_of_rename: str,
+    answers: bool,
+) -> None:
+    one, other = two
+    hold = Hold(lambda request: request.kind == request_of_rename, answers=answers)
+    with proxy.rule(hold), ThreadPoolExecutor(1) as pool:
+        close = other.created("d/s/n", b"new")
+        renaming = pool.submit(one.rename, "d", "e")
+        assert hold.reached.wait(10)
+        close()  # waits for nobody
+        hold.release()
+        assert renaming.result(20) == "done"
+    assert _keys(client, bucket) == ["e/a", "e/s/b", "e/s/n", "x/c"]
+    assert client.get_object(Bucket=bucket, Key="e/s/n")["Body"].read() == b"new"
 
 
 def test_a_name_in_a_directory_whose_rename_fails_is_changed_then(
@@ -369,4 +405,22 @@ def test_an_end_that_the_store_did_not_take_is_said_when_its_own_mount_waits_for
     _end_untold(one, bucket, monkeypatch)
     monkeypatch.setattr(claims, "_ALIVE_S", 0.0)
     assert one.rename("d", "y/d") == "done"
+    assert one.claims(bucket) is None
+
+
+@pytest.mark.parametrize("waits", ["the mount itself", "another"])
+def test_a_claim_that_has_ended_and_that_the_store_has_again_is_waited_for_no_longer(
+    two: list[Sharing], bucket: str, client: Any, waits: str
+) -> None:
+    one, other = two
+    assert one.rename("x", "y") == "done"
+    row = [one.mimicdb.member.id, "1", "y/", "x/"]  # a replica that lagged was promoted
+    one.mimicdb.set_note(bucket, _NOTE, json.dumps([row]))
+    if waits == "another":
+        one.mimicdb.member.epoch_changes += 1
+        assert other.rename("y", "x") == "done"
+    else:
+        one.mimicdb.member.beaten.clear()
+        assert one.rename("y", "x") == "done"
+    assert _keys(client, bucket) == ["d/a", "d/s/b", "x/c"]
     assert one.claims(bucket) is None
