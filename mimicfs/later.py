@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from mimicfs.backends import Backend
 from mimicfs.entry import Entry
@@ -30,13 +31,16 @@ class Later:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._begun = False
-        self._lock = threading.Lock()  # protects the two below
+        self._submit: Callable[[Callable[[], None]], object] | None = None
+        self._lock = threading.Lock()  # protects all below
         self._waiting: dict[tuple[str, str], Entry] = {}
         self._since_s = 0.0
+        self._due = False  # somebody is about to write them
 
-    def begin(self) -> None:
-        """Take from now on what may wait, if the store has a call for groups."""
-        self._begun = self._backend.groups
+    def begin(self, submit: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """Take from now on what may wait, if the store has a call for groups. *submit* has another
+        thread write them; without it, whoever brings the last one of a group writes it."""
+        self._begun, self._submit = self._backend.groups, submit
 
     def takes(self, bucket: str, known: Entry, entry: Entry) -> bool:
         """Take *entry* for later, if it tells only that nothing is stored with *known*; return
@@ -49,8 +53,18 @@ class Later:
                 self._since_s = now_s
             self._waiting[bucket, entry.key] = entry
             due = len(self._waiting) >= _MOST or now_s - self._since_s >= _LATE_S
-        if due:
+            due, self._due = due and not self._due, due
+        if due and not self._is_submitted():
             self._write()
+        return True
+
+    def _is_submitted(self) -> bool:
+        if self._submit is None:
+            return False
+        try:
+            self._submit(self.close)
+        except RuntimeError:  # no more threads
+            return False
         return True
 
     def close(self) -> None:
@@ -62,7 +76,7 @@ class Later:
 
     def _write(self) -> None:
         with self._lock:
-            waiting, self._waiting = self._waiting, {}
+            waiting, self._waiting, self._due = self._waiting, {}, False
         buckets: dict[str, list[Entry]] = {}
         for (bucket, _), entry in waiting.items():
             buckets.setdefault(bucket, []).append(entry)

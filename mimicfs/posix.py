@@ -153,6 +153,9 @@ class Cancellation:
                     self._wake.remove(woken.set)
 
 
+# Called with the bytes of a READ, or the error; with None if the caller is to call `read` for them.
+Answered = Callable[[bytes | memoryview | Exception | None], None]
+
 NEVER = Cancellation()  # for calls that nothing interrupts: nobody cancels it
 
 
@@ -320,6 +323,16 @@ class FileSystem(Protocol):
     def read(self, caller: Caller, handle: int, offset: int, size: int) -> bytes | memoryview: ...
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         """Return the bytes if that needs no wait, otherwise None. (quick)"""
+        ...
+
+    @property
+    def at_work(self) -> bool:
+        """Whether another thread brings what is about to be read, and is not waiting."""
+        ...
+
+    def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
+        """Have the thread that brings the bytes call *done* with them, if they are on their way.
+        False: nothing has happened, and the caller calls `read`. (quick)"""
         ...
 
     def write(

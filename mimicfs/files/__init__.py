@@ -8,9 +8,9 @@ view       what a handle knows of its file, and which changes through it are sti
 upload     the upload of a file            multipart  an upload in parts
 transfer   requests that run at once       zeros      holes that become zeros in S3
 origin     the version in S3 of a file     layout     which bytes of a file are where
-reader     ranged GETs of one version      streams    where readers continue
-chunks     what a reader has asked for     budget     memory for reading ahead
-ranges     sets of byte ranges
+reader     reads of one version            streams    where readers continue
+asking     the GETs of a reader            chunks     what a reader has asked for
+budget     memory for reading ahead        ranges     sets of byte ranges
 staging    a staging file                  journal    the staging files of a mount
 small      one without a file of its own   segment    the file that has many of those
 replaying  what a dead mount left there    room       how much all of them may take

@@ -413,6 +413,11 @@ class CachedObject:
             self._cache.note(hit=len(buffer))
         return done
 
+    def fetched(self, data: memoryview) -> None:
+        """Keep *data*, all of it, for which S3 was asked."""
+        self._cache.note(missed=len(data))
+        self.write(0, data)
+
     def would_keep(self, size: int) -> bool:
         """Whether *size* more bytes would be kept now, and the cache is large enough for the whole
         object."""

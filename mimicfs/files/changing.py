@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
@@ -54,7 +55,6 @@ class ChangingFile(StandingFile):
     ) -> None:
         super().__init__(s3, options, budget, bucket, key, entry, reader)
         self._journal = journal
-        self._upload = Uploader(s3, options, self._taken_all_the_same)
         self._change = Turn()
         self.content = content
         self._mtime_said = False  # set by somebody, after the last change
@@ -76,6 +76,16 @@ class ChangingFile(StandingFile):
             except BaseException:
                 self._staging.remove()
                 raise
+
+    @cached_property
+    def _upload(self) -> Uploader:
+        """Made by the first who asks for it, and has the turn: most files are only read."""
+        return Uploader(self._s3, self._options, self._taken_all_the_same)
+
+    @property
+    def _uploads(self) -> bool:
+        """Whether somebody has asked for it: otherwise nothing was sent."""
+        return "_upload" in self.__dict__
 
     def _resume(self, staging: Staging) -> None:
         """Go on where a mount that died has left *staging*."""

@@ -456,7 +456,8 @@ class File(ChangingFile):
             return False
         try:
             staged = self._staging is not None and not self._staging.goes_at_once
-            plain = self.state is State.CLEAN and not staged and not self._upload.begun
+            begun = self._uploads and self._upload.begun
+            plain = self.state is State.CLEAN and not staged and not begun
             if plain:
                 self.close()
             return plain
@@ -467,7 +468,8 @@ class File(ChangingFile):
         """Close the file after its last handle. Bytes that S3 refused stay in the staging
         directory."""
         with self._change:
-            self._upload.give_up()
+            if self._uploads:
+                self._upload.give_up()
             with self._lock:
                 unsaved = self.dirty
                 self._happens(Event.CLOSED)

@@ -40,20 +40,21 @@ class Origin:
         self._budget = budget
         self._bucket = bucket
         self.entry = entry
-        self._reader = reader  # of `_making`, as the next
-        self._closed = False
         self.handed = False  # somebody has got bytes of it
-        self._sources: WeakSet[Origin] = WeakSet()  # versions that this one is a copy of
+        self._reader = reader  # None: nobody has asked for one
+        self._closed = False
+        # Versions that this one is a copy of; None: of none.
+        self._sources: WeakSet[Origin] | None = None
 
     def follows(self, old: Origin, *, copied: bool) -> None:
         """Note that the file stood on *old* before. *copied*: this is a copy of that."""
         self.handed = old.handed
         if copied:
-            self._sources = old._sources.copy()
+            self._sources = WeakSet(old._sources or ())
             self._sources.add(old)
 
     def has_bytes_of(self, other: Origin) -> bool:
-        return other is self or other in self._sources
+        return other is self or (self._sources is not None and other in self._sources)
 
     def fetch(self, spans: Iterable[Span], staging: Staging, cancellation: Cancellation) -> None:
         """Write the bytes of *spans* into *staging*. Raises ObjectChanged if they are gone."""
@@ -85,7 +86,7 @@ class Origin:
     @property
     def reader(self) -> Reader:
         """What reads its bytes. It is made when it is asked for: of most files that were written,
-        nobody reads."""
+        and of those whose pages the kernel has, nobody reads."""
         reader = self._reader
         if reader is None:
             with _making:

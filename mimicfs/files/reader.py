@@ -11,13 +11,14 @@ for in any case. The readers share the cache on disk, too (cache.py): bytes that
 answered from there, and chunks are filled from there as far as it has their bytes; bytes that a
 chunk brings of S3 are kept.
 
-Locks: `Reader._lock` protects the streams and chunks. Requests run in `s3.pool`; a thread waits for
-them without the lock. A reader takes another one's lock only without waiting (Budget.take).
+asking.py, the layer below, asks for chunks, and drops them.
+
+Locks: `Reader._lock` protects the streams and chunks. Requests run in other threads; a thread waits
+for them without the lock. A reader takes another one's lock only without waiting (Budget.take).
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -25,9 +26,10 @@ from concurrent.futures import CancelledError
 from mimicfs.config.sizes import MIB
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import KeyNotFound, ObjectChanged, S3Error
+from mimicfs.errors import S3Error
+from mimicfs.files.asking import AskingReader
 from mimicfs.files.budget import Budget
-from mimicfs.files.chunks import BLOCK, Chunk, Chunks, joined, rounded
+from mimicfs.files.chunks import BLOCK, Chunk, joined, rounded
 from mimicfs.files.streams import Stream, Stride
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
@@ -45,11 +47,9 @@ _STREAMS = 16  # remembered, with the small chunks of random reads
 _ALL_OVER = 16  # an object is read all over once one part in so many was asked for block by block
 _STALE = 256  # reads elsewhere after which a stream has nothing ahead any more
 _INLINE = 128 * KIB  # the thread that reads requests reads so much from the cache on disk itself
-_NOTHING = bytearray()  # of a chunk that was dropped
-_IDLE_S = 1.0  # a reader that was idle for so long may lose what it has ahead
 
 
-class Reader:
+class Reader(AskingReader):
     """Reads the version *entry* of an object in *bucket*; by the id *version*, if that is given."""
 
     def __init__(
@@ -61,23 +61,11 @@ class Reader:
         entry: Entry,
         version: str = "",
     ) -> None:
-        self._s3 = s3
-        self._options = options
-        self._budget = budget
-        self._bucket = bucket
-        self._entry = entry
-        self._version = version
-        self._kept = budget.cache.object(bucket, entry) if budget.cache is not None else None
-        self._lock = threading.Lock()  # protects all below
-        self._chunks = Chunks()
+        super().__init__(s3, options, budget, bucket, entry, version)
         self._streams: list[Stream] = []  # the one used last comes first
         self._stride = Stride()
-        self._used_s = time.monotonic()
         self._reads = 0
         self._scattered = 0  # bytes that reads here and there asked for
-        self._from_disk = False  # the latest chunk came from there, as it seems; set by its request
-        self._gone = False  # the version can never be read again
-        self._closed = False
 
     def read(self, offset: int, size: int, cancellation: Cancellation) -> bytes | memoryview:
         """Return up to *size* bytes from *offset*; less only at the end of the object.
@@ -154,39 +142,6 @@ class Reader:
             self._go_ahead(self._stream(offset, end))
         return data
 
-    def fetch_ahead(self) -> None:
-        """Ask for the whole of a small object, if there is room; nobody waits for it yet."""
-        size = self._entry.size
-        if self._kept is not None and (
-            self._kept.here_until(0, size) == size or self._kept.coming() is not None
-        ):
-            return
-        with self._lock:
-            if not self._closed and size:
-                self._ask(0, size, needed=False)
-
-    def close(self) -> None:
-        """Give up all chunks; those on their way are dropped when they arrive."""
-        with self._lock:
-            self._closed = True
-            for chunk in self._chunks:
-                self._drop(chunk)
-        if self._kept is not None:
-            self._kept.close()
-
-    def shrink(self) -> bool:
-        """Give up all chunks that nobody waits for, if nobody has read for a while. Return
-        whether any were given up. Never waits."""
-        if time.monotonic() - self._used_s < _IDLE_S or not self._lock.acquire(blocking=False):
-            return False
-        try:
-            idle = [chunk for chunk in self._chunks if not chunk.waiting]
-            for chunk in idle:
-                self._drop(chunk)
-            return bool(idle)
-        finally:
-            self._lock.release()
-
     def _coming(self, offset: int, end: int) -> list[Chunk]:
         """Return the chunks from *offset* to *end* if they are here, or come from the disk: to read
         the same bytes there meanwhile would be quicker for nobody. Otherwise []."""
@@ -206,12 +161,6 @@ class Reader:
             stream = self._stream(offset, end)
             return self._awaited(self._cover(offset, end, stream), stream)
 
-    def _why_not(self) -> ObjectChanged:
-        """Return why nothing can be read any more."""
-        if self._gone:
-            return ObjectChanged.since_opened(self._about)
-        return ObjectChanged(f"{self._about}: closed")
-
     def _wait(self, chunk: Chunk, cancellation: Cancellation) -> None:
         try:
             cancellation.wait(chunk.future)
@@ -221,24 +170,6 @@ class Reader:
                 if self._gone:
                     raise self._why_not() from exc
             raise
-
-    def _fetch(self, chunk: Chunk) -> None:
-        entry, kept = self._entry, self._kept
-        start, end = chunk.start, chunk.end
-        with memoryview(chunk.buffer) as buffer:
-            if kept is not None:
-                chunk.kept = self._from_disk = kept.here_until(start, end) == end
-                start, end = kept.fill(start, buffer)
-            asked = buffer[start - chunk.start : end - chunk.start]
-            where = (self._bucket, entry.key, entry.etag)
-            self._s3.read_into(*where, start, asked, self._version, entry.size)
-            chunk.ready = True
-            if kept is not None:
-                kept.write(chunk.start, buffer)
-
-    @property
-    def _about(self) -> str:
-        return f"s3://{self._bucket}/{self._entry.key}"
 
     # The rest runs under the lock.
 
@@ -295,24 +226,6 @@ class Reader:
             offset = chunk.end
         return found
 
-    def _at(self, place: int) -> Chunk | None:
-        """Return the chunk that has the byte at *place*, unless it failed."""
-        chunk = self._chunks.at(place)
-        if (
-            chunk is not None and chunk.failed
-        ):  # nobody waited for the chunk: a reader that needs it asks again
-            self._failed(chunk)
-            return None
-        return chunk
-
-    def _failed(self, chunk: Chunk) -> None:
-        """Drop a chunk whose request failed. A version that is gone is gone for good."""
-        error = None if chunk.future.cancelled() else chunk.future.exception()
-        if chunk in self._chunks:
-            self._drop(chunk)
-        if isinstance(error, ObjectChanged | KeyNotFound):
-            self._gone = True
-
     def _cover(self, offset: int, end: int, stream: Stream) -> list[Chunk]:
         """Return chunks that cover *offset* to *end*; what is missing is asked of S3."""
         found: list[Chunk] = []
@@ -355,23 +268,6 @@ class Reader:
             start = start // _STEADY * _STEADY
             return start, max(least, start + _STEADY)
         return start, least
-
-    def _ask(self, start: int, end: int, needed: bool, around: int = -1) -> Chunk | None:
-        """Ask S3 for *start* to *end*, as far as no chunk has it, around the place *around*. None:
-        there is no room for it."""
-        start, end = self._chunks.free(start, min(end, self._entry.size), max(start, around))
-        if not self._budget.take(self, end - start, needed):
-            return None
-        chunk = Chunk(start, end, self._budget.buffer(end - start))
-        try:
-            chunk.future = self._s3.pool.submit(self._fetch, chunk)
-        except BaseException:  # the pool is closed
-            self._budget.give(self, end - start)
-            raise
-        if self._kept is not None and end - start == self._entry.size:
-            self._kept.is_read(chunk.future)
-        self._chunks.add(chunk)
-        return chunk
 
     def _window(self, stream: Stream) -> int:
         """Return how far ahead a stream may ask."""
@@ -480,19 +376,3 @@ class Reader:
             else:
                 yield stream.at - behind, stream.at + ahead
         yield from self._stride.foreseen(self._entry.size)
-
-    def _drop(self, chunk: Chunk) -> None:
-        self._chunks.remove(chunk)
-        chunk.future.cancel()
-        # Its buffer lives until the request that fills it has ended.
-        size = chunk.end - chunk.start
-        if chunk.waiting:  # the reader is closed; a waiting thread still looks at the buffer
-            chunk.future.add_done_callback(lambda _: self._budget.give(self, size))
-        else:
-            chunk.future.add_done_callback(lambda _: self._give_back(chunk))
-
-    def _give_back(self, chunk: Chunk) -> None:
-        buffer, chunk.buffer = chunk.buffer, _NOTHING
-        del chunk.future  # it holds this call, and so the chunk: each would keep the other alive
-        self._budget.give(self, chunk.end - chunk.start)
-        self._budget.reuse(buffer)

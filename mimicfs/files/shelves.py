@@ -39,6 +39,7 @@ _SET = (
     16  # slots in which a name may stand: of a shelf that is half full, one in 1,000 has no place
 )
 _LEAST = 4 * _SET  # a shelf of fewer slots is not worth it
+_GIVEN_UP_S = 0.01  # how long a shelf may be used after somebody has removed it
 _FRESH_S = 60.0  # an earlier use than this is noted
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -52,7 +53,8 @@ class Shelf:
         self._sets = count // _SET
         self._data = count * _RECORD.size
         self._lock = threading.Lock()
-        self._used_s = float("-inf")
+        self._used_s = self._looked_s = float("-inf")
+        self._removed = False
         weakref.finalize(self, os.close, fd)
 
     def has(self, name: bytes, size: int) -> bool:
@@ -97,8 +99,12 @@ class Shelf:
 
     @property
     def is_removed(self) -> bool:
-        """Whether somebody has removed the file."""
-        return os.fstat(self._fd).st_nlink == 0
+        """Whether somebody has removed the file, as of a moment ago."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > _GIVEN_UP_S:
+            self._looked_s = now_s
+            self._removed = os.fstat(self._fd).st_nlink == 0
+        return self._removed
 
     def _first(self, name: bytes) -> int:
         """Return the first slot of the set of *name*."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from concurrent.futures import Future
+from typing import NamedTuple
 
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
@@ -21,6 +23,14 @@ from mimicfs.files.states import Event, State, after
 from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
+
+
+class LatelySeen(NamedTuple):
+    """What the mirror had as *entry* at *at_s*, when it was at *generation*."""
+
+    entry: Entry
+    generation: int
+    at_s: float
 
 
 class StandingFile:
@@ -62,6 +72,7 @@ class StandingFile:
         # The kernel had pages of its version before it was opened: these outlive the version, until
         # the kernel is told (Kernel.followed).
         self.pages_before = False
+        self.seen: LatelySeen | None = None  # when it was opened; replaced in one step
         self._views: set[HandleView] = set()  # of the handles that it has
 
     def seen_by(self, view: HandleView) -> None:
@@ -193,6 +204,14 @@ class StandingFile:
         found = self._read_cached(offset, size)
         self._check_view(view)
         return found
+
+    def coming(self, offset: int, size: int) -> Future[None] | None:
+        """Return a future after which `read_cached` has the bytes, if they are on their way. Never
+        waits."""
+        origin = self._origin
+        if origin is None or not self._stands_still(origin):
+            return None
+        return origin.reader.coming(offset, size)
 
     def _check_view(self, view: HandleView | None) -> None:
         if view is not None and view.stale:

@@ -17,6 +17,7 @@ privileges  set-user-id and set-group-id bits that end with a change
 groups      the groups of a caller
 locking     locks of files: GETLK, SETLK, SETLKW
 pool        worker threads
+awaited     requests that are answered by the thread that ends what they wait for
 server      which thread answers what; interrupts; the end
 killed      releases processes that were killed while they wait
 notify      posix.KernelCache: tells the kernel what has changed

@@ -4,6 +4,9 @@ The thread that calls `serve` reads the device. While fs.quick, it answers reque
 waiting by itself: to hand a request to another thread costs 30-50 us more, about as much as the
 request itself.
 
+A READ of a small file that is on its way, and a FLUSH that waits for the local disk only, are
+answered by the thread that ends that (awaited.py).
+
 All other requests go to worker threads, in a pool for each kind (`operations.Lane`). So a hundred
 reads that wait for S3 do not hold up an `ls`. And a hundred `touch .sync` wait until the kernel was
 notified, and the kernel waits for the locks of directories and pages: they do not hold up the
@@ -26,7 +29,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from mimicfs.errors import Interrupted, MountError, Unlisted
-from mimicfs.fuse.abi import FLUSH_IN, IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
+from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
+from mimicfs.fuse.awaited import Awaited, Elsewhere
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.killed import Killed
 from mimicfs.fuse.locking import gives_up
@@ -125,6 +129,8 @@ class Server:
         # The same requests: the opcode, and the thread that waits.
         self._asked: dict[int, tuple[int, int]] = {}
         self._killed = Killed(lambda unique: self._session.fail(unique, errno.EINTR))
+        others = (self._waiting, self._asked, self._failed, self._read_by_worker)
+        self._awaited = Awaited(fs, session, self.counts, self._killed, *others)
         self._calm = Cancellation()  # of requests that are answered at once: never cancelled
         self._ending = False  # `receive` has no more requests, or must not be called again
         self._ended = threading.Event()
@@ -144,7 +150,7 @@ class Server:
         """Answer until the mount is unmounted or stopped. Returns when all workers are done, or
         given up."""
         receive, dispatch = self._session.receive, self._dispatch
-        self._session.elsewhere = self._waiting
+        self._session.elsewhere = Elsewhere(self._fs, self._waiting)
         if self._fs.quick:
             self._session.idle = self._operations.idle
         try:
@@ -208,7 +214,7 @@ class Server:
             handler = self._at_once.get(opcode) if not self._recorders else None
             if handler and self._is_answered(handler, caller, opcode, unique, nodeid, request):
                 return
-            if opcode == Opcode.FLUSH and self._is_begun(caller, unique, nodeid, request):
+            if not self._recorders and self._is_awaited(opcode, caller, unique, nodeid, request):
                 return
         lane = operation.lane
         if lane is Lane.WAIT and gives_up(request):
@@ -279,38 +285,23 @@ class Server:
             self._pools[Lane.OPEN].submit(lambda: self._give_back(opcode, data))
         return True
 
-    def _is_begun(self, caller: Caller, unique: int, nodeid: int, request: bytes) -> bool:
-        """Begin a FLUSH that waits only for the local disk, and return whether it has begun: then a
-        thread of the file system answers it."""
-        if self._recorders or self._locks is not None:
-            return False
-        # As for the requests of workers: it is answered at the end, whatever happens.
-        self._asked[unique] = Opcode.FLUSH, caller.pid
-        self._waiting[unique] = Cancellation()
-        # A process that was killed need not wait for the disk, or for S3 in its place.
-        self._killed.closes(unique, caller.pid)
-        begun = False
-        try:
-            handle = FLUSH_IN.unpack_from(request, IN_HEADER.size)[0]
-            begun = self._fs.flush_later(handle, lambda exc: self._flushed(unique, nodeid, exc))
-        except Exception as exc:  # noqa: BLE001 - a worker meets it again, and answers
-            log.debug("FLUSH: %s", exc)
-        if not begun:
-            self._killed.answered(unique)
-            del self._waiting[unique], self._asked[unique]
-        return begun
-
-    def _flushed(self, unique: int, nodeid: int, exc: Exception | None) -> None:
-        if exc is None:
-            self._session.reply(unique)
-        else:
-            self._session.fail(unique, self._failed(exc, Opcode.FLUSH))
-        self._waiting.pop(unique, None)
-        self._asked.pop(unique, None)
-        if self._killed.answered(unique):
-            self._fs.unheard(nodeid)
+    def _is_awaited(
+        self, opcode: int, caller: Caller, unique: int, nodeid: int, request: bytes
+    ) -> bool:
+        """Have the thread that ends what a request waits for answer it; return whether it will."""
+        if opcode == Opcode.READ:
+            return self._awaited.read(caller, unique, nodeid, request)
+        return (
+            opcode == Opcode.FLUSH
+            and self._locks is None
+            and self._awaited.flush(caller, unique, nodeid, request)
+        )
 
     # Workers
+
+    def _read_by_worker(self, caller: Caller, unique: int, request: bytes) -> None:
+        operation = self._operations.table[Opcode.READ]
+        self._hand_over(self._pools[operation.lane], operation, caller, unique, request)
 
     def _hand_over(
         self,

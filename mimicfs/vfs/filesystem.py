@@ -32,15 +32,7 @@ from mimicfs.files.cache import BlockCache
 from mimicfs.files.journal import Journal
 from mimicfs.locks.shared import SharedLocks
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import (
-    Attr,
-    Caller,
-    DirEntry,
-    KernelCache,
-    NewAttr,
-    Opened,
-    Usage,
-)
+from mimicfs.posix import Answered, Attr, Caller, DirEntry, KernelCache, NewAttr, Opened, Usage
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.past import entry_of
 from mimicfs.sync import Syncer
@@ -102,7 +94,7 @@ class VFS:
             options.target.bucket, options.target.prefix, options.buckets.prefixes()
         )
         self._mimicdb = mimicdb
-        mimicdb.later.begin()
+        mimicdb.later.begin(s3.pool.submit)
         self._s3 = s3
         self._small_files = small_files
         self._syncer = syncer
@@ -395,8 +387,9 @@ class VFS:
             return None
         if self._options.ask_at_open or node.parent is None:
             return None
+        generation = self._mimicdb.generation
         entry = self._admission.seen_at_once(caller, node)
-        return None if entry is None else self._handles.open_at_once(node, entry)
+        return None if entry is None else self._handles.open_at_once(node, entry, generation)
 
     def create(
         self, caller: Caller, parent: int, name: bytes, mode: int, flags: int
@@ -418,6 +411,13 @@ class VFS:
 
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         return self._handles.read_cached(handle, offset, size)
+
+    @property
+    def at_work(self) -> bool:
+        return self._s3.gets_now
+
+    def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
+        return self._handles.read_later(handle, offset, size, done)
 
     def write(
         self, caller: Caller, handle: int, offset: int, data: memoryview, *, append: bool

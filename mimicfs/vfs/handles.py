@@ -13,12 +13,13 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 from mimicfs.entry import Entry
-from mimicfs.errors import MimicError, ObjectChanged, PosixError, UploadFailed
+from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.file import File
-from mimicfs.posix import Cancellation, Opened
+from mimicfs.posix import Answered, Cancellation, Opened
 from mimicfs.vfs.closing import ClosingFiles
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
 from mimicfs.vfs.nodes import Node
@@ -179,6 +180,29 @@ class Handles(ClosingFiles):
         if found.file is not None:
             return found.file.read_cached(offset, size, found.view)
         return None if found.reader is None else found.reader.read_cached(offset, size)
+
+    def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
+        """Have the thread that brings the bytes call *done*, as posix.FileSystem says."""
+        file = self._handle(handle).file
+        coming = file.coming(offset, size) if file is not None else None
+        if coming is None:
+            return False
+        coming.add_done_callback(lambda each: done(self._come(each, handle, offset, size)))
+        return True
+
+    def _come(
+        self, coming: Future[None], handle: int, offset: int, size: int
+    ) -> bytes | memoryview | Exception | None:
+        """Return what *coming* has brought. A thread that cancels it has the lock of the reader."""
+        error = None if coming.cancelled() else coming.exception()
+        if coming.cancelled() or isinstance(error, ObjectChanged | KeyNotFound):
+            return None  # the file may have gone over to another version
+        if isinstance(error, Exception):
+            return error
+        try:
+            return self.read_cached(handle, offset, size)
+        except Exception as exc:  # noqa: BLE001 - the caller's, whatever it is
+            return exc
 
     def truncate(self, handle: int, size: int, cancellation: Cancellation) -> None:
         file, view = self._writable(handle)

@@ -146,19 +146,24 @@ class _DirectoryWalk:
 
 class Neighbours:
     """Foresees which files of *mimicdb* are read next. *reader_of* makes the reader of a version
-    of an object in a bucket, *submit* runs something in another thread."""
+    of an object in a bucket, *fetch* has readers ask for all of their objects, *submit* runs
+    something in another thread, and *soon* something short."""
 
     def __init__(
         self,
         mimicdb: Mirror,
         inodes: Inodes,
         reader_of: Callable[[str, Entry], Reader],
+        fetch: Callable[[list[Reader]], None],
         submit: Callable[..., Future[None]],
+        soon: Callable[..., Future[None]],
     ) -> None:
         self._mimicdb = mimicdb
         self._inodes = inodes
         self._reader_of = reader_of
+        self._fetch = fetch
         self._submit = submit
+        self._soon = soon
         self._habit: _Habit | None = None  # replaced in one step; None: nothing is known
         self._expected: _DirectoryWalk | None = (
             None  # the latest walk whose first file was only looked up
@@ -232,7 +237,8 @@ class Neighbours:
         """Do what follows from what was *noted*; return the reader of *entry* if there is one."""
         _close(noted.dropped)
         if noted.look and node.parent is not None:
-            looked = self._submit(self._look, walk, node.parent, noted.before, entry.key)
+            submit = self._submit if noted.before else self._soon
+            looked = submit(self._look, walk, node.parent, noted.before, entry.key)
             looked.add_done_callback(_tell)
         return self._of_version(noted.found, entry)
 
@@ -287,9 +293,9 @@ class Neighbours:
                 return
             if before:
                 walk.row, walk.last = 1, key
-            self._foresee(
-                walk, directory, self._following(walk, directory, walk.last, walk.wanted())
-            )
+            found = self._following(walk, directory, walk.last, walk.wanted())
+            readers = self._foresee(walk, directory, found)
+        self._fetch(readers)
 
     def _look_from(self, walk: _DirectoryWalk, directory: Node, key: str) -> None:
         """Foresee *key*, the first file that somebody looks at, and the files behind it."""
@@ -299,14 +305,23 @@ class Neighbours:
             if walk.opened or first is None:
                 return
             others = self._following(walk, directory, key, walk.wanted() - 1)
-            self._foresee(walk, directory, [first, *others])
+            readers = self._foresee(walk, directory, [first, *others])
+        self._fetch(readers)
 
-    def _foresee(self, walk: _DirectoryWalk, directory: Node, entries: list[Entry]) -> None:
+    def _foresee(self, walk: _DirectoryWalk, directory: Node, entries: list[Entry]) -> list[Reader]:
+        """Note that *entries* are foreseen, with *walk* locked; return the readers that are to
+        fetch them. A thread that opens one of them meanwhile fetches it by itself."""
+        held = sum(each.entry.size for each in walk.foreseen.values() if each.reader is not None)
+        readers: list[Reader] = []
         for entry in entries:
             walk.last = entry.key
             if entry.kind == OBJECT and not entry.key.endswith("/"):
-                reader = self._fetched(directory, walk, entry)
+                reader = self._reader(directory, held, entry)
                 walk.foreseen[entry.key] = _Foreseen(entry, reader, walk.opened)
+                if reader is not None:
+                    readers.append(reader)
+                    held += entry.size
+        return readers
 
     def _is_next(self, walk: _DirectoryWalk, directory: Node, before: str, key: str) -> bool:
         """Whether *key* follows *before*; then the walk's order is the one in which it does."""
@@ -354,17 +369,15 @@ class Neighbours:
             old.order = None
         return order
 
-    def _fetched(self, directory: Node, walk: _DirectoryWalk, entry: Entry) -> Reader | None:
-        """Return a reader that fetches *entry*; None if it is not to be fetched ahead."""
+    def _reader(self, directory: Node, held: int, entry: Entry) -> Reader | None:
+        """Return a reader of *entry*; None if it is not to be fetched ahead of those that have so
+        many bytes already."""
         node = directory.below(entry.key[len(_directory(entry.key)) :])
         if node is not None and node.pages_etag == entry.etag:
             return None  # the kernel has its pages
-        held = sum(each.entry.size for each in walk.foreseen.values() if each.reader is not None)
         if not 0 < entry.size <= _SMALL or held + entry.size > _BYTES or not entry.etag:
             return None
-        reader = self._reader_of(directory.bucket, entry)
-        reader.fetch_ahead()
-        return reader
+        return self._reader_of(directory.bucket, entry)
 
 
 def _directory(key: str) -> str:

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import PosixError
+from mimicfs.files.asking import fetch_ahead
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Reader
+from mimicfs.files.standing import LatelySeen
 from mimicfs.files.states import State
 from mimicfs.files.turn import Turn
 from mimicfs.mimicdb import Mirror
@@ -53,7 +57,8 @@ class OpenFiles(HandleTable):
         cache: BlockCache | None = None,
     ) -> None:
         super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
-        self._neighbours = Neighbours(mimicdb, inodes, self._reader, s3.pool.submit)
+        ahead = (partial(fetch_ahead, s3), s3.pool.submit, s3.look_ahead)
+        self._neighbours = Neighbours(mimicdb, inodes, self._reader, *ahead)
         self.departures = Departures()
         self.shares_locks = False  # a file that is open for writing follows what others write
         self._arriving: dict[tuple[Node, str], Future[None]] = {}  # protected by `_lock`
@@ -79,9 +84,10 @@ class OpenFiles(HandleTable):
                 opened = self._open_standing(node, stands, look, flags, cancellation)
         return opened
 
-    def open_at_once(self, node: Node, entry: Entry) -> Opened | None:
-        """Open *node*, whose version in S3 is *entry*, for reading. None: that would have to wait
-        for somebody, or takes more than this; then nothing has happened.
+    def open_at_once(self, node: Node, entry: Entry, generation: int) -> Opened | None:
+        """Open *node*, whose version in S3 is *entry*, for reading. The mirror was at *generation*
+        before that was read from it. None: that would have to wait for somebody, or takes more than
+        this; then nothing has happened.
 
         Before the kernel gets pages of a version that is new to it, it must have been told of all
         earlier changes: a worker waits for that.
@@ -103,6 +109,7 @@ class OpenFiles(HandleTable):
                     return None
                 content = Content(metadata.content_type(node.component), entry.meta or {})
                 node.file = self._file(node, entry, content, reader)
+            node.file.seen = LatelySeen(entry, generation, time.monotonic())
             return self._opened(node, node.file, entry, os.O_RDONLY)
         finally:
             self._lock.release()

@@ -11,6 +11,7 @@ import pytest
 from support.proxy import Fail, Proxy
 
 from mimicfs.errors import ObjectChanged
+from mimicfs.files.asking import fetch_ahead
 from mimicfs.files.blocks import BLOCK
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
@@ -217,6 +218,6 @@ def test_a_file_read_ahead_that_is_kept_asks_for_nothing(kept: Any) -> None:
     kept.put("small", b"small")
     read_through(kept.open("small"))
     remount(kept)
-    kept.open("small")._origin.reader.fetch_ahead()
+    fetch_ahead(kept.s3, [kept.open("small")._origin.reader])
     assert kept.s3.requests == {}
     assert kept.budget.used == 0

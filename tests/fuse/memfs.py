@@ -21,6 +21,7 @@ from mimicfs.posix import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     ROOT_INO,
+    Answered,
     Attr,
     Caller,
     DirEntry,
@@ -317,6 +318,11 @@ class MemFS:
 
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         return None
+
+    at_work = False
+
+    def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
+        return False
 
     def write(
         self, caller: Caller, handle: int, offset: int, data: memoryview, *, append: bool

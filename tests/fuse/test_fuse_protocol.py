@@ -25,7 +25,7 @@ from mimicfs.fuse.locking import gives_up
 from mimicfs.fuse.notify import Notifier
 from mimicfs.fuse.server import Server
 from mimicfs.fuse.session import Session
-from mimicfs.posix import Caller
+from mimicfs.posix import Answered, Caller
 
 
 class Kernel:
@@ -462,12 +462,19 @@ def test_the_epoch_is_used_from_7_44_on(
 
 
 class Later(MemFS):
-    """Its FLUSHes are ended by the test."""
+    """Its FLUSHes and READs are ended by the test."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ends: list[Callable[[Exception | None], None]] = []
+        self.reads: list[Answered] = []
         self.failed: Exception | None = None
+
+    def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
+        if self.failed is not None:
+            raise self.failed
+        self.reads.append(done)
+        return True
 
     def flush_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
         if self.failed is not None:
@@ -561,3 +568,50 @@ def test_a_flush_that_nobody_ends_is_enotconn_when_the_mount_ends(
     assert still_answers(kernel)
     assert kernel.answer() == (asked, "ENOTCONN", b"")
     fs.ends[0](None)  # too late, and no error
+
+
+READ = abi.READ_IN.pack(1, 0, 4096, 0, 0, 0, 0)
+
+
+def test_a_read_of_what_is_on_its_way_holds_nobody_up_and_is_answered_when_it_is_here(
+    later: tuple[Later, Kernel, Server],
+) -> None:
+    fs, kernel, server = later
+    first, second = (kernel.send(Opcode.READ, READ, nodeid=2) for _ in range(2))
+    assert still_answers(kernel)
+    fs.reads[1](b"here")
+    assert kernel.answer() == (second, "", b"here")
+    fs.reads[0](PosixError(errno.EIO, "S3"))
+    assert kernel.answer() == (first, "EIO", b"")
+    assert (fs.calls["read"], server._waiting, server._asked) == (0, {}, {})
+    assert server._session.busy.wait_until_free(2, 0)
+    assert server.counts.figures()["bytes_read"] == 4
+
+
+def test_a_read_of_what_does_not_come_after_all_is_a_workers(
+    later: tuple[Later, Kernel, Server],
+) -> None:
+    fs, kernel, server = later
+    fs.handles[1] = fs.make("other", b"by a worker")
+    asked = kernel.send(Opcode.READ, READ, nodeid=2)
+    wait_until(lambda: bool(fs.reads))
+    fs.reads[0](None)
+    assert kernel.answer() == (asked, "", b"by a worker")
+    fs.failed = PosixError(errno.EBADF, "handle 1")
+    assert kernel.ask(Opcode.READ, READ, nodeid=2) == ("", b"by a worker")
+    assert fs.calls["read"] == 2
+    wait_until(lambda: server._session.busy.wait_until_free(2, 0))
+    assert (server._waiting, server._asked) == ({}, {})
+
+
+def test_a_read_whose_caller_was_interrupted_is_answered_at_once(
+    later: tuple[Later, Kernel, Server],
+) -> None:
+    fs, kernel, server = later
+    asked = kernel.send(Opcode.READ, READ, nodeid=2)
+    kernel.send(Opcode.INTERRUPT, abi.INTERRUPT_IN.pack(asked))
+    assert kernel.answer() == (asked, "EINTR", b"")
+    fs.reads[0](b"too late")
+    assert still_answers(kernel)
+    assert (server._waiting, server._asked) == ({}, {})
+    assert server._session.busy.wait_until_free(2, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,24 @@ def test_a_group_is_written_at_once_and_is_no_change(mirror: Mirror) -> None:
     assert read(mirror, names[63])
     assert metas(mirror) == [None] * 4 + [{}] * 64
     assert (mirror.seq("b"), mirror.backend.changes("b", before)) == (before, [])
+
+
+def test_another_thread_writes_a_group_once_as_long_as_there_is_one(mirror: Mirror) -> None:
+    names = [f"many/{number:03}" for number in range(130)]
+    mirror.record_all("b", [Entry(name, 4, 1_000, "etag") for name in names])
+    asked: list[Callable[[], None]] = []
+    mirror.later.begin(asked.append)
+    assert all(read(mirror, name) for name in names[:66])
+    assert (len(asked), metas(mirror)) == (1, [None] * 134)
+    asked.pop()()
+    assert metas(mirror) == [None] * 4 + [{}] * 66 + [None] * 64
+
+    def has_no_more_threads(_: object) -> None:
+        raise RuntimeError
+
+    mirror.later.begin(has_no_more_threads)
+    assert all(read(mirror, name) for name in names[66:])
+    assert metas(mirror) == [None] * 4 + [{}] * 130
 
 
 def test_what_is_another_version_by_then_is_left_alone(mirror: Mirror) -> None:

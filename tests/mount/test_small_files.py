@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.mounts import costs, succeed
-from support.proxy import Proxy
+from support.proxy import Hold, Proxy
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +105,23 @@ def test_files_read_in_no_order_are_fetched_as_they_are_opened(photos: Path, pro
         # In the order of inode numbers, too, each is before the last one.
         for number in (17, 35, 10, 24, 37, 19):
             assert (photos / f"{number:02}").read_bytes() == b"%02d" % number
+
+
+@pytest.mark.usefixtures("metadata_never")
+def test_who_reads_a_file_that_is_on_its_way_waits_for_it_and_can_be_ended(
+    photos: Path, proxy: Proxy
+) -> None:
+    with proxy.rule(Hold(lambda request: request.key == "photos/02")) as hold:
+        for name in ("00", "01"):
+            (photos / name).read_bytes()
+        assert hold.reached.wait(20)
+        cat = ["cat", str(photos / "02")]
+        with subprocess.Popen(cat) as ended, subprocess.Popen(cat, stdout=subprocess.PIPE) as waits:
+            assert (photos / "03").read_bytes() == b"03"
+            ended.send_signal(signal.SIGTERM)
+            assert ended.wait(20) == -signal.SIGTERM
+            hold.release()
+            assert waits.communicate(timeout=20)[0] == b"02"
 
 
 def test_a_file_that_was_replaced_after_it_was_fetched_is_read_as_it_is_now(

@@ -261,7 +261,16 @@ class Learner:
             if not self.mimicdb.settle(bucket, key, rows[0].generation, entry):
                 left.append(key)
 
-    # Puts that are sent together
+    # Reads and puts that are sent together
+
+    def number_before_read(self, bucket: str) -> int | None:
+        """Return the number of the latest change of *bucket*, for objects that are read from now
+        on; None: the store is away, and nothing is learned from them."""
+        return self._reads.number_before(bucket)
+
+    def has_read(self, bucket: str, key: str, answer: Answer, since: int | None) -> None:
+        """Learn from *answer*, to a GetObject of *key* that was sent after number *since*."""
+        self._reads.has_shown(bucket, key, answer, since)
 
     def begin_puts(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
         """Tell the store that *keys* are about to be put; return the intent. Raises StoreError;

@@ -92,6 +92,24 @@ class Reads:
                 self._seen(bucket, entry, since, heads_stay=settled(answer), may_wait=waits)
         return answer
 
+    def number_before(self, bucket: str) -> int | None:
+        """Return the number of the latest change of *bucket* before S3 is asked to show objects;
+        None: the store is away."""
+        with going_on("GetObject", {"Bucket": bucket}):
+            return self._mimicdb.seq(bucket)
+        return None
+
+    def has_shown(self, bucket: str, key: str, answer: Answer, since: int | None) -> None:
+        """Learn what `read` would learn from *answer*, to a GetObject that was sent after number
+        *since*."""
+        if since is None:
+            return
+        with going_on("GetObject", {"Bucket": bucket, "Key": key}):
+            self.note_versions("GetObject", {"Bucket": bucket}, answer)
+            entry = entry_of(key, answer)
+            if entry is not None:
+                self._seen(bucket, entry, since, heads_stay=settled(answer), may_wait=True)
+
     def head(self, params: Params) -> Conversation[bool]:
         """Ask S3 what is there now; the answer is learned like any other. Return whether S3
         told."""

@@ -18,7 +18,8 @@ believing     which answers confirm something
 copying       copies within S3, in one request or in parts
 deleting      deletions of many keys
 sending       bodies, each with a checksum  checksums   checksums of bodies and objects
-putting       small objects, sent together by one thread
+together      requests of small objects that one thread sends together
+putting       small objects, put so             getting     small objects, read ahead so
 content       headers and metadata of an object
 encryption    the KMS keys of objects, which copies must name
 kept          what must not be lost when an object is written again

@@ -35,6 +35,7 @@ from mimicfs.s3.transport.backoff import backoff_s
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from mimicfs.s3.requests.getting import Getter
     from mimicfs.s3.requests.listing import Page
     from mimicfs.s3.requests.putting import Putter
     from mimicfs.s3.requests.versions import Marker, VersionPage
@@ -72,11 +73,14 @@ class S3(Clients):
         """Sends small objects together."""
         from mimicfs.s3.requests.putting import Putter
 
-        self._client  # noqa: B018  which makes the others
-        made = (self._wire, self._rules, self._transport, self._traffic, self._learner)
-        with self._lock:  # the first callers may come together
-            found = self.__dict__.get("putter")
-            return found or Putter(*made, self.pool, self._options)
+        return self._one("putter", Putter)
+
+    @cached_property
+    def getter(self) -> Getter:
+        """Gets small objects together."""
+        from mimicfs.s3.requests.getting import Getter
+
+        return self._one("getter", lambda ways: Getter(ways, self.own_keys.seen))
 
     @property
     def copies_parts(self) -> bool:
@@ -254,6 +258,17 @@ class S3(Clients):
             over = time.monotonic() > ends_s and filled < buffer.nbytes
             if over or vain == self._options.attempts:
                 raise S3Unavailable(f"s3://{bucket}/{key}: {wrong}, in every attempt")
+
+    def look_ahead(self, work: Callable[..., None], *args: object) -> Future[None]:
+        """Have *work* called, which is about to read small objects together (Getter.call)."""
+        if self.mimicdb.asks or self._options.connections < 2:
+            return self.pool.submit(work, *args)
+        return self.getter.call(work, *args)
+
+    @property
+    def gets_now(self) -> bool:
+        """Whether that thread is at work."""
+        return "getter" in self.__dict__ and self.getter.at_work
 
     def _read_some(
         self,

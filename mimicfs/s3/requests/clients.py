@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mimicfs.config.limits import Prices
     from mimicfs.s3.requests.queue import Queue
     from mimicfs.s3.requests.queues import Queues
+    from mimicfs.s3.requests.together import Ways
     from mimicfs.s3.transport.calls import Ask
     from mimicfs.s3.transport.credentials import Credentials
     from mimicfs.s3.transport.http import Transport
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_SMALL = 64 << 10  # bytes: as together.py says, which not every program imports
 AT_ONCE = 64  # small requests: a listing or a deletion may need thousands
 # The sources of credentials whose id stays (or, if they are temporary, whose profile stays).
 _LASTING = frozenset(
@@ -97,8 +99,9 @@ class Clients:
     def close(self) -> None:
         if "limits" in self.__dict__:
             self.limits.close()
-        if (putter := self.__dict__.get("putter")) is not None:
-            putter.close()
+        for together in ("putter", "getter"):
+            if together in self.__dict__:
+                self.__dict__[together].close()
         if "wide" in self.__dict__:
             self.wide.shutdown(wait=False, cancel_futures=True)
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -294,6 +297,26 @@ class Clients:
         except ValueError as exc:  # botocore's word on an address
             raise ConfigError(not_a_url) from exc
         return taught(client)
+
+    def _one(self, name: str, make: Callable[[Ways], Result]) -> Result:
+        """Return the part *name*, made by *make* if there is none: first callers may come
+        together."""
+        from mimicfs.s3.requests.together import Ways
+
+        self._client  # noqa: B018  which makes the others
+        made = (self._wire, self._rules, self._transport, self._traffic, self._learner)
+        with self._lock:
+            if name not in self.__dict__:
+                self.__dict__[name] = make(Ways(*made, self.pool, self._options))
+            found: Result = self.__dict__[name]
+            return found
+
+    def gets_together(self, bucket: str, entry: Entry) -> bool:
+        """Whether S3.getter gets the version *entry* of an object in *bucket*."""
+        if not 0 < entry.size <= _SMALL or not entry.etag or self._options.connections < 2:
+            return False
+        # One thread learns from all of them: it must not wait for a server that has the store.
+        return not self.mimicdb.asks and self.limits.none_of(bucket)
 
     def pinned(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         """Return *params* as they are sent: the present asks for no version (see past.py)."""

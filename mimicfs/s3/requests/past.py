@@ -170,6 +170,10 @@ class Past(_PastListing, S3):
         version = version_in(self.mimicdb, bucket, key) or self._pages.version_of(bucket, key)
         return {**params, "VersionId": version}
 
+    def gets_together(self, bucket: str, entry: Entry) -> bool:
+        """Never: S3 may have to be asked first which version that was."""
+        return False
+
     def version_shown(self, entry: Entry) -> str:
         """As S3.version_shown, of what there was."""
         return _version_of(entry) or ""

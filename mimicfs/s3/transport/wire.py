@@ -144,22 +144,22 @@ class Wire:
         request = self._prepared(operation, params, as_stored=False)
         return answer if request is None else self._sent(operation, request)
 
-    # A PUT whose answer somebody else waits for (requests/putting.py)
+    # Requests whose answers somebody else waits for (requests/together.py)
 
-    def ready(self, params: dict[str, Any]) -> ReadyPut | None:
-        """Return a PutObject in the form in which it is sent; None: it cannot be sent plainly."""
-        request = self._prepared("PutObject", params)
+    def ready(self, operation: str, params: dict[str, Any]) -> ReadyRequest | None:
+        """Return a request in the form in which it is sent; None: it cannot be sent plainly."""
+        request = self._prepared(operation, params)
         if request is None or "[" in request.place.host or not isinstance(request.body, bytes):
             return None
         place = request.place
         head = request_head(place.named, request.method, request.target, request.headers)
         host = f"{'https' if place.secure else 'http'}://{place.host}"
-        return None if head is None else ReadyPut(host, head + request.body)
+        return None if head is None else ReadyRequest(host, head + request.body)
 
-    def sending(self, size: int) -> None:
-        """Count a PUT that is about to be sent, with a body of *size* bytes. Raises
+    def sending(self, method: str, size: int) -> None:
+        """Count a request that is about to be sent, with a body of *size* bytes. Raises
         TooManyRequests."""
-        self._count("PUT")
+        self._count(method)
         self._note(size)
 
     def confirmed(self, found: PlainAnswer) -> dict[str, Any] | None:
@@ -170,6 +170,15 @@ class Wire:
         said = decoded(found.joined, found.read(_ERROR_MAX), _ERROR_MAX)
         answer = _answer(found.status, found.joined, self._told["PutObject"])
         return None if said and (error_of(said) or not answer.get("ETag")) else answer
+
+    def shown(self, found: PlainAnswer) -> dict[str, Any] | None:
+        """Return *found* as the answer to a GetObject of a whole object, without the body; None: it
+        does not say, or not only, that it is that."""
+        if found.status != 200:
+            return None
+        answer = _answer(found.status, found.joined, self._told["GetObject"])
+        whole = answer.get("ContentLength") == found.length and "ContentRange" not in answer
+        return answer if whole and answer.get("ETag") else None
 
     def forget_places(self) -> None:
         """Forget the addresses of all buckets: they may be elsewhere now."""
@@ -335,7 +344,7 @@ class _ForBotocore(Exception):
         self.moved = moved
 
 
-class ReadyPut(NamedTuple):
+class ReadyRequest(NamedTuple):
     """A request, and where it goes ("https://HOST:PORT")."""
 
     host: str

@@ -1,0 +1,158 @@
+"""GETs of small objects that are read ahead, sent together by one thread (together.py). Otherwise
+each would be a thread of the pool, and 15 to 25 switches of threads a file were half of its CPU.
+
+The thread reads the number of the mirror's latest change once for all GETs that it is about to
+send: what became known after that number is not overridden by what they show. (A number that is
+older than need be only makes more of it stand, Mirror.record.)
+
+A plain answer with the right version, length and checksum is taken, and the mirror learns from it.
+Whatever else S3 says is found out by asking once more, as for any other object (S3.read_into).
+
+Threading: any thread calls `get` and `close`; see together.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
+
+from mimicfs.entry import Entry
+from mimicfs.errors import S3Unavailable
+from mimicfs.s3.requests import checksums
+from mimicfs.s3.requests.believing import believed
+from mimicfs.s3.requests.content import bare_etag
+from mimicfs.s3.requests.together import SMALL, Together, UnderWay, Ways, end
+from mimicfs.s3.transport.calls import CallParams
+from mimicfs.s3.transport.plain import PlainAnswer
+
+log = logging.getLogger(__name__)
+
+__all__ = ["SMALL", "Getter", "SmallGet"]
+
+_SPARE = 16  # of so many connections, one is left to others
+
+
+class SmallGet(NamedTuple):
+    """A GetObject of all bytes of the version *entry* of an object in *bucket* into *buffer*.
+    *has_come* is called once they are there. *otherwise* does all that as for any other object.
+    Then *future* is done."""
+
+    bucket: str
+    entry: Entry
+    buffer: memoryview
+    future: Future[None]
+    has_come: Callable[[], None]
+    otherwise: Callable[[], None]
+
+
+class _GetUnderWay(UnderWay):
+    def __init__(self, get: SmallGet) -> None:
+        super().__init__(get.bucket, get.entry.key, get.future)
+        self.get = get
+        self.since: int | None = None  # the number of the mirror's latest change before it was sent
+        self.found: PlainAnswer
+        self.answer: CallParams = {}
+
+    @property
+    def params(self) -> CallParams:
+        """As S3.read_into asks for it."""
+        etag = f'"{self.get.entry.etag}"'
+        return {"Bucket": self.bucket, "Key": self.key, "IfMatch": etag, "ChecksumMode": "ENABLED"}
+
+
+class Getter(Together[_GetUnderWay]):
+    """Gets by *ways*, whose learner learns from the answers. *seen* is told of each, and of its
+    bucket."""
+
+    def __init__(self, ways: Ways, seen: Callable[[str, CallParams], None]) -> None:
+        connections = ways.options.connections
+        most = connections - max(1, connections // _SPARE)
+        super().__init__(ways, "GetObject", most, "s3-gets")
+        self._told = seen
+        self._calls: deque[tuple[Future[None], Callable[[], None]]] = deque()
+
+    def get(self, gets: Sequence[SmallGet]) -> None:
+        """Bring *gets*, in order. Their futures can be cancelled until they are sent. Raises
+        S3Unavailable, or RuntimeError; then none of the futures will be done."""
+        self._add([_GetUnderWay(get) for get in gets])
+
+    def call(self, work: Callable[..., None], *args: object) -> Future[None]:
+        """Have the thread call *work*, which is about to `get` something and takes less than a
+        millisecond: another thread would fight with this one for the interpreter's lock."""
+        future: Future[None] = Future()
+        self._calls.append((future, partial(work, *args)))
+        try:
+            self._add([])
+        except (S3Unavailable, RuntimeError) as exc:
+            log.debug("nothing is read ahead: %s", exc)
+            future.cancel()
+        return future
+
+    def close(self) -> None:
+        super().close()
+        for future, _ in tuple(self._calls):
+            future.cancel()
+
+    # The thread that sends
+
+    def _prepare(self) -> None:
+        while self._calls:
+            future, work = self._calls.popleft()
+            if future.set_running_or_notify_cancel():
+                end(future, work)
+
+    def _host(self, each: _GetUnderWay) -> str:
+        if self._unclear:
+            return ""
+        ready = self._wire.ready("GetObject", self._rules.sent("GetObject", each.params))
+        if ready is not None:
+            each.is_ready(ready)
+        return each.host
+
+    def _otherwise(self, each: _GetUnderWay) -> Callable[[], None]:
+        return each.get.otherwise
+
+    def _again(self, each: _GetUnderWay, *, unsure: bool) -> Callable[[], None]:
+        return each.get.otherwise
+
+    def _begin_group(self, bucket: str, group: Sequence[_GetUnderWay]) -> None:
+        since = self._learner.number_before_read(bucket)
+        for each in group:
+            each.since = since
+
+    def _is_confirmed(self, each: _GetUnderWay, found: PlainAnswer) -> bool:
+        answer = self._wire.shown(found)
+        if answer is None:
+            return False
+        each.found, each.answer = found, believed("GetObject", each.params, answer, _nobody)
+        return True
+
+    def _confirmed(self, done: Sequence[_GetUnderWay]) -> None:
+        for each in done:
+            try:
+                right = self._is_right(each)
+            except Exception:  # noqa: BLE001 - who asks again meets it again, and is told
+                right = False
+            if right:
+                end(each.future, each.get.has_come)
+            else:
+                self._in_pool(each.future, each.get.otherwise)
+
+    def _is_right(self, each: _GetUnderWay) -> bool:
+        """Learn what the answer to *each* shows; return whether it has the bytes, which are in the
+        buffer then."""
+        get, found, answer = each.get, each.found, each.answer
+        self._learner.has_read(each.bucket, each.key, answer, each.since)
+        self._told(each.bucket, answer)
+        if bare_etag(answer) != get.entry.etag or found.length != get.buffer.nbytes:
+            return False
+        self._traffic.moved(found.readinto(get.buffer), 0)
+        return not checksums.missed(found.joined, get.buffer)
+
+
+def _nobody(*_: Any) -> Any:
+    raise AssertionError("an answer to a GET of a whole object says all there is to say")

@@ -1,0 +1,378 @@
+"""Small objects that one thread gets together: each is read as if it were alone."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.mounts import wait_until
+from support.proxy import Cut, Fail, Hold, Lose, Proxy, Request, Rule, Spoil
+
+from mimicfs.backends.sqlite import SQLite
+from mimicfs.config.limits import parse_limit
+from mimicfs.config.values import S3Options
+from mimicfs.entry import Entry
+from mimicfs.errors import (
+    KeyNotFound,
+    ObjectChanged,
+    S3Unavailable,
+    StoreUnavailable,
+    TooManyRequests,
+)
+from mimicfs.mimicdb import Mirror
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.getting import SmallGet
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+KEYS = ["a", "b", "c"]
+
+
+def gets(request: Request) -> bool:
+    return request.kind == "GET"
+
+
+def gets_b(request: Request) -> bool:
+    return gets(request) and request.key == "b"
+
+
+@pytest.fixture
+def mimicdb(tmp_path: Path) -> Iterator[Mirror]:
+    mimicdb = Mirror(SQLite(str(tmp_path / "store")))
+    yield mimicdb
+    mimicdb.close()
+
+
+def warmed(s3: S3, bucket: str, proxy: Proxy) -> S3:
+    """Return *s3* with three idle connections."""
+    with proxy.rule(Hold(lambda request: request.kind == "HEAD")) as hold:
+        warm = [s3.pool.submit(s3.head_bucket, bucket) for _ in range(3)]
+        wait_until(lambda: hold.seen == 3)
+        hold.release()
+    for future in warm:
+        future.result(10)
+    proxy.counted()
+    return s3
+
+
+@pytest.fixture
+def s3(proxy: Proxy, mimicdb: Mirror, bucket: str) -> Iterator[S3]:
+    s3 = warmed(S3(S3Options(endpoint_url=proxy.url, attempts=3), mimicdb), bucket, proxy)
+    yield s3
+    s3.close()
+
+
+@pytest.fixture
+def known(mimicdb: Mirror, client: Any, bucket: str) -> list[Entry]:
+    """Three objects with metadata, of which the mirror has what a listing says."""
+    for key in KEYS:
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode() * 9, Metadata={"mode": "33188"})
+    return [recorded(mimicdb, client, bucket, key) for key in KEYS]
+
+
+def recorded(mimicdb: Mirror, client: Any, bucket: str, key: str) -> Entry:
+    said = client.head_object(Bucket=bucket, Key=key)
+    etag = said["ETag"].strip('"')
+    entry = Entry(key, said["ContentLength"], int(said["LastModified"].timestamp()) * 10**9, etag)
+    mimicdb.record(bucket, entry)
+    return entry
+
+
+class Got:
+    """A GET, and the bytes that it has brought."""
+
+    def __init__(self, s3: S3, bucket: str, entry: Entry) -> None:
+        self.buffer = memoryview(bytearray(entry.size))
+        self.future: Future[None] = Future()
+        self.alone = 0  # how often it was asked for as any other
+
+        def otherwise() -> None:
+            self.alone += 1
+            s3.read_into(bucket, entry.key, entry.etag, 0, self.buffer, "", entry.size)
+
+        self.get = SmallGet(bucket, entry, self.buffer, self.future, lambda: None, otherwise)
+
+    def result(self) -> bytes:
+        self.future.result(20)
+        return bytes(self.buffer)
+
+
+def at_once(s3: S3, bucket: str, entries: list[Entry]) -> list[Got]:
+    found = [Got(s3, bucket, entry) for entry in entries]
+    s3.getter.get([each.get for each in found])
+    return found
+
+
+def test_a_group_is_read_after_one_look_at_the_number_of_the_latest_change(
+    s3: S3, mimicdb: Mirror, bucket: str, known: list[Entry], proxy: Proxy, monkeypatch: Any
+) -> None:
+    looks: list[str] = []
+    seq = mimicdb.backend.seq
+
+    def seen(bucket: str) -> int:
+        looks.append(bucket)
+        return seq(bucket)
+
+    monkeypatch.setattr(mimicdb.backend, "seq", seen)
+    found = at_once(s3, bucket, known)
+    assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
+    assert proxy.counted() == {"GET": 3}
+    assert (looks, [each.alone for each in found]) == ([bucket], [0, 0, 0])
+    entries = [mimicdb.entry(bucket, key) for key in KEYS]
+    assert [each.meta for each in entries if each is not None] == [{"mode": "33188"}] * 3
+    assert (s3.requests["GET"], s3.figures()["bytes_in"]) == (3, 27)
+    assert s3.figures()["calls"]["GetObject"] == 3
+
+
+def test_what_became_known_after_a_group_was_sent_is_not_overridden_by_what_it_shows(
+    s3: S3, mimicdb: Mirror, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    newer = known[1]._replace(etag="of-another", size=7)
+    with proxy.rule(Hold(gets, answers=True)) as hold:
+        found = at_once(s3, bucket, known)
+        assert hold.reached.wait(10)
+        mimicdb.record(bucket, newer)
+        mimicdb.forget(bucket, "c")
+        hold.release()
+        assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
+    assert mimicdb.entry(bucket, "b") == newer
+    assert mimicdb.entry(bucket, "c") is None
+
+
+def test_a_version_that_is_gone_is_an_error_and_the_mirror_knows_the_next_one(
+    s3: S3, mimicdb: Mirror, client: Any, bucket: str, known: list[Entry]
+) -> None:
+    client.put_object(Bucket=bucket, Key="a", Body=b"another")
+    client.delete_object(Bucket=bucket, Key="b")
+    first, second, third = at_once(s3, bucket, known)
+    with pytest.raises(ObjectChanged):
+        first.result()
+    with pytest.raises(KeyNotFound):
+        second.result()
+    assert third.result() == b"c" * 9
+    now = mimicdb.entry(bucket, "a")
+    assert now is not None
+    assert (now.size, now.etag) == (7, hashlib.md5(b"another").hexdigest())
+    assert mimicdb.entry(bucket, "b") is None
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda: Fail(gets_b, 503, "SlowDown"),
+        lambda: Lose(gets_b),
+        lambda: Cut(gets_b, 4, 1),
+    ],
+)
+def test_what_does_not_come_is_asked_for_again_as_any_other(
+    s3: S3, bucket: str, known: list[Entry], proxy: Proxy, rule: Any
+) -> None:
+    with proxy.rule(rule()) as kept:
+        found = at_once(s3, bucket, known)
+        assert kept.reached.wait(10)
+        assert [found[0].result(), found[2].result()] == [b"a" * 9, b"c" * 9]
+        wait_until(lambda: found[1].alone == 1)
+    assert found[1].result() == b"b" * 9
+    assert [each.alone for each in found] == [0, 1, 0]
+
+
+def test_a_server_that_does_not_answer_holds_up_its_own_object_only(
+    s3: S3, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    with proxy.rule(Hold(gets_b)) as hold:
+        first, second, third = at_once(s3, bucket, known)
+        assert (first.result(), third.result()) == (b"a" * 9, b"c" * 9)
+        assert not second.future.done()
+        hold.release()
+    assert second.result() == b"b" * 9
+
+
+def test_what_is_answered_too_late_is_asked_for_again(
+    s3: S3, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    s3.getter._patience_s = 0.1
+    with proxy.rule(Hold(gets_b)) as hold:
+        [found] = at_once(s3, bucket, known[1:2])
+        wait_until(lambda: hold.seen == 2)
+        hold.release()
+        assert found.result() == b"b" * 9
+    assert found.alone == 1
+
+
+def test_bytes_without_their_checksum_are_not_believed(
+    s3: S3, client: Any, mimicdb: Mirror, bucket: str, proxy: Proxy
+) -> None:
+    client.put_object(Bucket=bucket, Key="b", Body=b"bytes", ChecksumAlgorithm="SHA256")
+    entry = recorded(mimicdb, client, bucket, "b")
+    with proxy.rule(Spoil(gets)):
+        [found] = at_once(s3, bucket, [entry])
+        with pytest.raises(S3Unavailable, match=r"checksum \(sha256\)"):
+            found.result()
+    assert proxy.counted()["GET"] == 1 + 3
+
+
+class InChunks(Rule):
+    """Answers have no length."""
+
+    def after(self, handler: Any, response: http.client.HTTPResponse) -> bool:
+        body = response.read()
+        named = ("ETag", "Last-Modified")
+        said = [(name, response.getheader(name)) for name in named]
+        handler.head(response.status, [*said, ("Transfer-Encoding", "chunked")])
+        handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        return True
+
+
+def test_a_server_whose_answers_are_not_plain_is_asked_one_at_a_time_from_then_on(
+    s3: S3, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    with proxy.rule(InChunks(gets)):
+        [first] = at_once(s3, bucket, known[:1])
+        assert first.result() == b"a" * 9
+        assert proxy.counted() == {"GET": 2}
+        found = at_once(s3, bucket, known[1:])
+        assert [each.result() for each in found] == [b"b" * 9, b"c" * 9]
+    assert proxy.counted() == {"GET": 2}
+
+
+class OfAnother(Rule):
+    """Answers are of another version than was asked for."""
+
+    def after(self, handler: Any, response: http.client.HTTPResponse) -> bool:
+        response.read()
+        said = [("ETag", '"another"'), ("Last-Modified", "Sat, 28 Nov 2026 10:00:00 GMT")]
+        handler.send(200, said, b"x" * 9)
+        return True
+
+
+def test_a_server_that_does_not_look_at_the_version_is_not_believed(
+    s3: S3, mimicdb: Mirror, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    with proxy.rule(OfAnother(gets)):
+        [found] = at_once(s3, bucket, known[:1])
+        with pytest.raises(ObjectChanged):
+            found.result()
+    now = mimicdb.entry(bucket, "a")
+    assert now is not None
+    assert now.etag == "another"
+
+
+def test_without_the_store_reading_goes_on(
+    s3: S3, mimicdb: Mirror, bucket: str, known: list[Entry], monkeypatch: Any
+) -> None:
+    def away(*_: Any) -> int:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(mimicdb.backend, "seq", away)
+    found = at_once(s3, bucket, known)
+    assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
+
+
+@pytest.mark.parametrize("method", ["number_before_read", "has_read"])
+def test_an_error_that_nobody_has_foreseen_ends_only_what_it_is_about(
+    s3: S3, bucket: str, known: list[Entry], monkeypatch: Any, method: str
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.getter._learner, method, fails)
+        found = at_once(s3, bucket, known)
+        told = [each.future.exception(10) for each in found]
+    assert all(each is None or str(each) == "unforeseen" for each in told)
+    later = at_once(s3, bucket, known)
+    assert [each.result() for each in later] == [b"a" * 9, b"b" * 9, b"c" * 9]
+    assert [each.alone for each in later] == [0, 0, 0]
+
+
+def test_what_was_given_up_before_it_was_sent_is_not_sent(
+    s3: S3, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    s3.getter._thread = threading.Thread(target=s3.getter._run, daemon=True)
+    first, second, third = at_once(s3, bucket, known)
+    assert second.future.cancel()
+    s3.getter._thread.start()
+    assert (first.result(), third.result()) == (b"a" * 9, b"c" * 9)
+    with pytest.raises(CancelledError):
+        second.result()
+    assert proxy.counted() == {"GET": 2}
+
+
+def test_what_was_not_sent_when_the_mount_ends_has_an_end(
+    s3: S3, bucket: str, known: list[Entry]
+) -> None:
+    s3.getter._thread = threading.Thread(target=int)
+    [found] = at_once(s3, bucket, known[:1])
+    s3.close()
+    with pytest.raises(S3Unavailable, match="the mount has ended"):
+        found.result()
+    with pytest.raises(S3Unavailable, match="the mount has ended"):
+        at_once(s3, bucket, known)
+
+
+def test_without_an_idle_connection_all_are_read_as_any_other(
+    mimicdb: Mirror, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    s3 = S3(S3Options(endpoint_url=proxy.url), mimicdb)
+    found = at_once(s3, bucket, known)
+    assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
+    assert [each.alone for each in found] == [1, 1, 1]
+    assert proxy.counted() == {"GET": 3}
+    s3.close()
+
+
+def test_however_many_are_read_ahead_others_have_a_connection(
+    mimicdb: Mirror, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    s3 = S3(S3Options(endpoint_url=proxy.url, connections=2), mimicdb)
+    s3.head_bucket(bucket)
+    with proxy.rule(Hold(gets)) as hold:
+        found = at_once(s3, bucket, known)
+        assert hold.reached.wait(10)
+        s3.pool.submit(s3.head_bucket, bucket).result(10)
+        assert hold.seen == 1
+        hold.release()
+        assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
+    s3.close()
+
+
+def test_a_day_that_has_no_more_requests_is_told(
+    mimicdb: Mirror,
+    bucket: str,
+    known: list[Entry],
+    proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = S3Options(endpoint_url=proxy.url, requests_per_day=4)
+    s3 = warmed(S3(options, mimicdb), bucket, proxy)
+    found = at_once(s3, bucket, known)
+    told = [each.future.exception(10) for each in found]
+    assert [type(each) for each in told] == [type(None), TooManyRequests, TooManyRequests]
+    assert proxy.counted() == {"GET": 1}
+    assert "4 of the 4 requests of today are sent" in caplog.text
+    s3.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "etag", "together"),
+    [
+        ({}, 65_536, "e", True),
+        ({}, 65_537, "e", False),
+        ({}, 0, "e", False),
+        ({}, 10, "", False),
+        ({"connections": 1}, 10, "e", False),
+        ({"download_limit": parse_limit("1M")}, 10, "e", False),
+    ],
+)
+def test_small_objects_are_read_together_unless_something_holds_requests_back(
+    mimicdb: Mirror, server: str, options: Any, size: int, etag: str, together: bool
+) -> None:
+    s3 = S3(S3Options(endpoint_url=server, **options), mimicdb)
+    assert s3.gets_together("bucket", Entry("key", size, etag=etag)) is together
+    s3.close()
