@@ -209,11 +209,14 @@ class AskingReader:
 def fetch_ahead(s3: S3, readers: Sequence[AskingReader]) -> None:
     """Ask for all of the small objects of *readers*, as far as there is room; nobody waits for them
     yet."""
-    gets = [get for reader in readers if (get := reader.begin_ahead()) is not None]
-    if not gets:
-        return
+    gets: list[SmallGet] = []
     try:
-        s3.getter.get(gets)
+        for reader in readers:
+            get = reader.begin_ahead()
+            if get is not None:
+                gets.append(get)
+        if gets:
+            s3.getter.get(gets)
     except BaseException:
         for get in gets:
             get.future.cancel()  # a reader that needs it asks again

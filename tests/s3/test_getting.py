@@ -16,7 +16,7 @@ from support.proxy import Cut, Fail, Hold, Lose, Proxy, Request, Rule, Spoil
 
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.limits import parse_limit
-from mimicfs.config.values import S3Options
+from mimicfs.config.values import FileOptions, S3Options
 from mimicfs.entry import Entry
 from mimicfs.errors import (
     KeyNotFound,
@@ -25,6 +25,8 @@ from mimicfs.errors import (
     StoreUnavailable,
     TooManyRequests,
 )
+from mimicfs.files.asking import fetch_ahead
+from mimicfs.files.reader import Budget, Reader
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.getting import SmallGet
@@ -340,6 +342,39 @@ def test_however_many_are_read_ahead_others_have_a_connection(
         hold.release()
         assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
     s3.close()
+
+
+def test_where_others_have_all_threads_each_is_read_in_its_turn(
+    mimicdb: Mirror, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    s3 = warmed(S3(S3Options(endpoint_url=proxy.url, connections=3), mimicdb), bucket, proxy)
+    before, after = threading.Event(), threading.Event()
+    others = [s3.pool.submit(before.wait) for _ in range(3)]
+    wait_until(s3.pool._work_queue.empty)
+    [found] = at_once(s3, bucket, known[:1])
+    wait_until(lambda: not (s3.getter._new or s3.gets_now))
+    others += [s3.pool.submit(after.wait) for _ in range(6)]
+    before.set()
+    try:
+        assert found.result() == b"a" * 9
+    finally:
+        after.set()
+    assert all(each.result(10) for each in others)
+    s3.close()
+
+
+def test_where_one_cannot_be_asked_for_those_before_it_are_not_waited_for(
+    s3: S3, bucket: str, known: list[Entry], tmp_path: Path
+) -> None:
+    large = Entry("large", 65_537, etag="e")
+    budget = Budget()
+    readers = [
+        Reader(s3, FileOptions(tmp_path), budget, bucket, each) for each in (known[0], large)
+    ]
+    s3.pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        fetch_ahead(s3, readers)
+    assert readers[0].coming(0, 9) is None
 
 
 def test_a_day_that_has_no_more_requests_is_told(

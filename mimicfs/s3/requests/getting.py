@@ -68,6 +68,8 @@ class Getter(Together[_GetUnderWay]):
     """Gets by *ways*, whose learner learns from the answers. *seen* is told of each, and of its
     bucket."""
 
+    _awaited = True
+
     def __init__(self, ways: Ways, seen: Callable[[str, CallParams], None]) -> None:
         connections = ways.options.connections
         most = connections - max(1, connections // _SPARE)

@@ -89,6 +89,10 @@ class Together(ABC, Generic[Each]):
     """Sends requests for *operation*, up to *most* at once, in a thread called *name*. The first
     one of a group waits *gather_s* for others."""
 
+    # Whether somebody may wait for each: where the threads of the pool are all busy, it must have
+    # its turn there. (They would leave no room for it as long as there is work for them.)
+    _awaited = False
+
     def __init__(
         self, ways: Ways, operation: str, most: int, name: str, gather_s: float = 0.0
     ) -> None:
@@ -225,20 +229,24 @@ class Together(ABC, Generic[Each]):
         """Begin the requests that may begin now; return them, by bucket."""
         groups: dict[str, list[Each]] = {}
         under_way = {(each.bucket, each.key) for each in self._sent.values()}
-        while self._new and self._free(groups.values()) and self._pool.begins():
+        while self._new and self._free(groups.values()):
+            begins = self._pool.begins()
+            if not begins and not self._awaited:
+                break
             with self._lock:
                 found = self._new.popleft() if self._new else None
-            if found is None or not found.future.set_running_or_notify_cancel():
-                self._pool.ended()
-                continue
-            place = (found.bucket, found.key)
-            connection = None if place in under_way else self._idle(found)
-            if connection is None:
-                self._pool.ended()
-                self._in_pool(found.future, self._otherwise(found))
+            connection = None
+            if found is not None and found.future.set_running_or_notify_cancel():
+                place = (found.bucket, found.key)
+                connection = self._idle(found) if begins and place not in under_way else None
+                if connection is None:
+                    self._in_pool(found.future, self._otherwise(found))
+            if found is None or connection is None:
+                if begins:
+                    self._pool.ended()
                 continue
             found.connection = connection
-            under_way.add(place)
+            under_way.add((found.bucket, found.key))
             groups.setdefault(found.bucket, []).append(found)
         return groups
 
