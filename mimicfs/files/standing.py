@@ -24,6 +24,8 @@ from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 
+_MOMENT_S = 0.05  # a program that opens a file asks for its attributes next
+
 
 class LatelySeen(NamedTuple):
     """What the mirror had as *entry* at *at_s*, when it was at *generation*."""
@@ -83,6 +85,14 @@ class StandingFile:
     def left_by(self, view: HandleView) -> None:
         with self._lock:
             self._views.discard(view)
+
+    def just_opened(self, generation: int) -> Entry | None:
+        """Return what the mirror had of the file when it was opened, a moment ago; None: that is
+        long ago, or the mirror was at another *generation*."""
+        seen = self.seen
+        if seen is None or seen.generation != generation:
+            return None
+        return seen.entry if time.monotonic() - seen.at_s < _MOMENT_S else None
 
     def _happens(self, event: Event) -> None:
         self.state = after(self.state, event)

@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 _SHOWN_MAX = 100_000  # directories whose time of listing is remembered
 _BUCKET_NAME_MAX = 63  # bytes (S3 user guide, "Bucket naming rules")
-_MOMENT_S = 0.05  # a program that opens a file asks for its attributes next
 
 # The meaning of a name: a slot in its directory, and how to show the node in it.
 SlotFound = tuple[str, Callable[[Node], Attr]]
@@ -308,25 +307,13 @@ class Tree:
         return attr
 
     def _file_attr(self, node: Node, file: File) -> Attr:
-        """Return the attributes of an open file. If it is as S3 has it, they include what was
-        learned since it was opened."""
+        """Return the attributes of an open file; if it is as S3 has it, what was learned since."""
         if not (file.dirty or file.apart) and file.entry is not None:
-            known = self._known(file)
+            opened = file.just_opened(self._mimicdb.generation)
+            known = opened or self._mimicdb.entry(file.bucket, file.key)
             if known is not None and (known.etag, known.size) == (file.etag, file.size):
                 return self._shown(node.bucket).of_object(node.ino, known)
         return self._shown(node.bucket).of_file(node, file)
-
-    def _known(self, file: File) -> Entry | None:
-        """Return what the mirror has of *file*; within a moment after its open, what that has read,
-        unless this process has changed the mirror since, or has heard of a change."""
-        seen = file.seen
-        if (
-            seen is not None
-            and seen.generation == self._mimicdb.generation
-            and time.monotonic() - seen.at_s < _MOMENT_S
-        ):
-            return seen.entry
-        return self._mimicdb.entry(file.bucket, file.key)
 
     def _directory_attr(self, node: Node, own: Entry | None, certain: bool = True) -> Attr:
         node.content = own is not None and own.kind == OBJECT and own.size > 0

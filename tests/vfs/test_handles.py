@@ -21,7 +21,6 @@ from mimicfs.files.journal import Journal
 from mimicfs.files.small import SmallStaging
 from mimicfs.posix import NEVER, ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
-from mimicfs.vfs import tree
 from mimicfs.vfs.filesystem import FALLOC_PUNCH_HOLE, VFS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -557,42 +556,6 @@ def test_what_was_just_renamed_away_lets_a_worker_make_the_new_file(s3, mimicdb,
     assert fs.create_at_once(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY) is None
     assert fs.create_at_once(CALLER, ROOT_INO, b"y", 0o644, os.O_WRONLY) is not None
     fs.close()
-
-
-def test_the_attributes_of_what_was_just_opened_are_those_that_its_open_has_read(
-    at_once, mimicdb, bucket, monkeypatch
-):
-    fs, ino, _ = at_once
-    asked, get = [], mimicdb.backend.get
-    monkeypatch.setattr(tree, "_MOMENT_S", 60.0)
-    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
-    with monkeypatch.context() as patch:
-        patch.setattr(mimicdb.backend, "get", lambda *what: asked.append(what) or get(*what))
-        assert fs.getattr(CALLER, ino, None).size == 3
-        assert asked == []
-    entry = mimicdb.entry(bucket, "x")
-    mimicdb.record(bucket, entry._replace(meta={"mode": "33152"}))  # as somebody has told us
-    assert stat.S_IMODE(fs.getattr(CALLER, ino, None).mode) == 0o600
-    assert fs.release_at_once(handle)
-    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
-    monkeypatch.setattr(tree, "_MOMENT_S", 0.0)
-    other = entry._replace(meta={"mode": "33060"})
-    mimicdb.backend.apply(bucket, [other])  # as another process does, of which we have not heard
-    assert stat.S_IMODE(fs.getattr(CALLER, ino, None).mode) == 0o444
-    assert fs.release_at_once(handle)
-
-
-def test_an_open_file_that_nobody_reads_has_no_reader_and_a_closed_one_gets_none(at_once):
-    fs, ino, _ = at_once
-    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
-    origin = fs._handles.file(handle)._origin
-    origin._reader = None  # as where the kernel has its pages
-    assert fs.read(CALLER, handle, 0, 10) == b"abc"
-    assert origin._reader is not None
-    origin._reader = None
-    assert fs.release_at_once(handle)
-    with pytest.raises(ObjectChanged, match="closed"):
-        origin.reader.read(0, 10, CALLER.cancellation)
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""What an open has read, and what it leaves until somebody asks for it."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from mimicfs.config.values import FileOptions, Target, VFSOptions
+from mimicfs.errors import ObjectChanged
+from mimicfs.files import standing
+from mimicfs.files.journal import Journal
+from mimicfs.posix import ROOT_INO, Caller, Cancellation
+from mimicfs.sync.syncer import Syncer
+from mimicfs.vfs.filesystem import VFS
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+
+
+class Kernel:
+    """One that was told of all that changed."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+    def flush(self, timeout_s):
+        return True
+
+
+@pytest.fixture
+def at_once(s3, mimicdb, bucket, tmp_path):
+    """A file system with a file `x`, of which the kernel has no pages yet; its inode."""
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
+    s3.put(bucket, "x", b"abc", 3)
+    yield fs, fs.lookup(CALLER, ROOT_INO, b"x").ino
+    fs.close()
+
+
+def test_the_attributes_of_what_was_just_opened_are_those_that_its_open_has_read(
+    at_once, mimicdb, bucket, monkeypatch
+):
+    fs, ino = at_once
+    asked, get = [], mimicdb.backend.get
+    monkeypatch.setattr(standing, "_MOMENT_S", 60.0)
+    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
+    with monkeypatch.context() as patch:
+        patch.setattr(mimicdb.backend, "get", lambda *what: asked.append(what) or get(*what))
+        assert fs.getattr(CALLER, ino, None).size == 3
+        assert asked == []
+    entry = mimicdb.entry(bucket, "x")
+    mimicdb.record(bucket, entry._replace(meta={"mode": "33152"}))  # as somebody has told us
+    assert stat.S_IMODE(fs.getattr(CALLER, ino, None).mode) == 0o600
+    assert fs.release_at_once(handle)
+    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
+    monkeypatch.setattr(standing, "_MOMENT_S", 0.0)
+    other = entry._replace(meta={"mode": "33060"})
+    mimicdb.backend.apply(bucket, [other])  # as another process does, of which we have not heard
+    assert stat.S_IMODE(fs.getattr(CALLER, ino, None).mode) == 0o444
+    assert fs.release_at_once(handle)
+
+
+def test_an_open_file_that_nobody_reads_has_no_reader_and_a_closed_one_gets_none(at_once):
+    fs, ino = at_once
+    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
+    origin = fs._handles.file(handle)._origin
+    origin._reader = None  # as where the kernel has its pages
+    assert fs.read(CALLER, handle, 0, 10) == b"abc"
+    assert origin._reader is not None
+    origin._reader = None
+    assert fs.release_at_once(handle)
+    with pytest.raises(ObjectChanged, match="closed"):
+        origin.reader.read(0, 10, CALLER.cancellation)
