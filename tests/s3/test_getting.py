@@ -7,10 +7,12 @@ import http.client
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.credentials import RefreshableCredentials
 from support.mounts import wait_until
 from support.proxy import Cut, Fail, Hold, Lose, Proxy, Request, Rule, Spoil
 
@@ -19,6 +21,7 @@ from mimicfs.config.limits import parse_limit
 from mimicfs.config.values import FileOptions, S3Options
 from mimicfs.entry import Entry
 from mimicfs.errors import (
+    AccessDenied,
     KeyNotFound,
     ObjectChanged,
     S3Unavailable,
@@ -217,6 +220,99 @@ def test_bytes_without_their_checksum_are_not_believed(
         with pytest.raises(S3Unavailable, match=r"checksum \(sha256\)"):
             found.result()
     assert proxy.counted()["GET"] == 1 + 3
+
+
+class Written(Rule):
+    """Answers to the first request are *text* of bytes; then the connection ends if *ends*."""
+
+    def __init__(self, text: bytes, *, ends: bool = False) -> None:
+        super().__init__(gets_b)
+        self.text = text
+        self.ends = ends
+
+    def after(self, handler: Any, response: http.client.HTTPResponse) -> bool:
+        if self.seen > 1:
+            return False
+        response.read()
+        etag, time = (response.getheader(name) or "" for name in ("ETag", "Last-Modified"))
+        said = b"ETag: %s\r\nLast-Modified: %s\r\n" % (etag.encode(), time.encode())
+        handler.wfile.write(self.text.replace(b"said\r\n", said))
+        handler.close_connection = self.ends
+        return True
+
+
+OK = b"HTTP/1.1 200 OK\r\nsaid\r\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "ends", "alone"),
+    [
+        (OK + b"Content-Length: 8\r\n\r\nbbbbbbbb", False, 1),
+        (OK + b"Content-Length: 10\r\n\r\nbbbbbbbbbb", False, 1),
+        (OK + b"Content-Length: 9\r\n\r\nbbbb", True, 1),
+        (OK + b"Content-Length: 9\r\nContent-Length: 8\r\n\r\nbbbbbbbbb", True, 1),
+        (OK + b"Content-Length: 9\r\nContent-Range: bytes 0-8/9\r\n\r\nbbbbbbbbb", False, 1),
+        (b"HTTP/1.1 206 Partial\r\nsaid\r\nContent-Length: 9\r\n\r\nbbbbbbbbb", False, 1),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbbbbbbbbb", False, 1),
+        (b"HTTP/1.0 200 OK\r\nsaid\r\nContent-Length: 9\r\n\r\nbbbbbbbbb", True, 1),
+        (b"HTTP/1.1 304 Not Modified\r\nsaid\r\n\r\n", False, 1),
+        (b"HTTP/1.1 204 No Content\r\nsaid\r\n\r\n", False, 1),
+        (b"HTTP/1.1 307 T\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", False, 1),
+        (b"no answer at all", True, 1),
+        (OK + b"Connection: close\r\nContent-Length: 9\r\n\r\nbbbbbbbbb", True, 0),
+        (OK + b"Content-Length: 9\r\n\r\nbbbbbbbbbmore", True, 0),
+    ],
+)
+def test_the_bytes_are_those_of_the_object_whatever_the_first_answer_is_like(
+    s3: S3, bucket: str, known: list[Entry], proxy: Proxy, text: bytes, ends: bool, alone: int
+) -> None:
+    with proxy.rule(Written(text, ends=ends)):
+        found = at_once(s3, bucket, known)
+        assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
+    assert found[1].alone == alone
+    assert [each.result() for each in at_once(s3, bucket, known)] == [b"a" * 9, b"b" * 9, b"c" * 9]
+
+
+def test_one_object_waits_for_new_credentials_and_not_all(
+    s3: S3, bucket: str, known: list[Entry]
+) -> None:
+    come = threading.Event()
+
+    def renewed() -> dict[str, str]:
+        come.wait(20)
+        return dict.fromkeys(("access_key", "secret_key", "token"), "new") | soon
+
+    soon = {"expiry_time": (datetime.now(UTC) + timedelta(minutes=12)).isoformat()}
+    old = {**dict.fromkeys(("access_key", "secret_key", "token"), "old"), **soon}
+    found = RefreshableCredentials.create_from_metadata(old, renewed, "test")
+    s3.getter._wire.credentials._now = found
+    gets = at_once(s3, bucket, known)
+    wait_until(lambda: sum(each.future.done() for each in gets) == 2)
+    come.set()
+    assert [each.result() for each in gets] == [b"a" * 9, b"b" * 9, b"c" * 9]
+
+
+def test_a_refusal_is_told_to_whoever_asked_for_that_object(
+    s3: S3, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    with proxy.rule(Fail(gets_b, 403, "AccessDenied")):
+        first, second, third = at_once(s3, bucket, known)
+        with pytest.raises(AccessDenied):
+            second.result()
+        assert (first.result(), third.result()) == (b"a" * 9, b"c" * 9)
+    assert [first.alone, second.alone, third.alone] == [0, 1, 0]
+
+
+def test_small_objects_are_read_together_over_tls(
+    tls: str, mimicdb: Mirror, client: Any, bucket: str, proxy: Proxy
+) -> None:
+    client.put_object(Bucket=bucket, Key="whole", Body=b"x" * 65_536)
+    entry = recorded(mimicdb, client, bucket, "whole")
+    s3 = warmed(S3(S3Options(endpoint_url=tls), mimicdb), bucket, proxy)
+    found = at_once(s3, bucket, [entry])
+    assert found[0].result() == b"x" * 65_536
+    assert found[0].alone == 0
+    s3.close()
 
 
 class InChunks(Rule):

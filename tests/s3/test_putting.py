@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import http.client
 import io
-import socket
-import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,41 +70,6 @@ def at_once(s3: S3, bucket: str, *keys: str, condition: Condition = NEW) -> list
     found = [s3.put_soon(bucket, key, key.encode() * 9, 9, content, condition) for key in keys]
     s3.putter._thread.start()
     return [future for future in found if future is not None]
-
-
-@pytest.fixture
-def tls(proxy: Proxy, tmp_path: Path, monkeypatch: Any) -> Iterator[str]:
-    """The proxy's URL over TLS."""
-    certificate = tmp_path / "certificate"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
-    words += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    words += ["-keyout", str(certificate), "-out", str(tmp_path / "public")]
-    subprocess.run(words, check=True, capture_output=True, timeout=30)
-    with certificate.open("ab") as file:
-        file.write((tmp_path / "public").read_bytes())
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    listening = socket.create_server(("127.0.0.1", 0))
-
-    def relay() -> None:
-        with suppress(OSError):  # closed
-            while True:
-                one = context.wrap_socket(listening.accept()[0], server_side=True)
-                other = socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2])))
-                for pair in ((one, other), (other, one)):
-                    threading.Thread(target=pass_on, args=pair, daemon=True).start()
-
-    threading.Thread(target=relay, daemon=True).start()
-    yield f"https://127.0.0.1:{listening.getsockname()[1]}"
-    listening.close()
-
-
-def pass_on(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):  # closed
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
 
 
 def in_s3(client: Any, bucket: str) -> list[str]:

@@ -108,7 +108,7 @@ class Getter(Together[_GetUnderWay]):
                 end(future, work)
 
     def _host(self, each: _GetUnderWay) -> str:
-        if self._unclear:
+        if self._unclear or self._wire.credentials.are_renewed_next:  # others would wait, too
             return ""
         ready = self._wire.ready("GetObject", self._rules.sent("GetObject", each.params))
         if ready is not None:

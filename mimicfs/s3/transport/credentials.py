@@ -85,6 +85,12 @@ class Credentials:
         with _retrieving():
             return self._now.get_frozen_credentials()
 
+    @property
+    def are_renewed_next(self) -> bool:
+        """Whether whoever signs next asks their source for new ones, and may wait for it."""
+        found = self._now
+        return isinstance(found, credentials.RefreshableCredentials) and found.refresh_needed()
+
     def renew(self, refused: Any) -> bool:
         """Load anew. Return whether the credentials now differ from *refused*, which S3 has
         refused."""

@@ -96,7 +96,7 @@ class Wire:
     ) -> None:
         self._client = client
         self._otherwise = _readable(client._make_api_call)
-        self._credentials = credentials
+        self.credentials = credentials
         self._options = options
         self._transport = transport
         self._count = count
@@ -220,7 +220,7 @@ class Wire:
         body = params.get("Body", b"")
         start = 0 if isinstance(body, bytes) else body.tell()
         method, path = _METHODS[operation], place.path + path
-        credentials = self._credentials.get_frozen_credentials() if place.region else None
+        credentials = self.credentials.get_frozen_credentials() if place.region else None
         if credentials is not None:
             headers = self._signer.signed(
                 credentials, place.region, method, place.named, path, query, headers, body
@@ -264,7 +264,7 @@ class Wire:
         if status in RETRIED or code == "RequestTimeout":
             return _Again(error)
         if code in EXPIRED and request.credentials is not None:
-            return _Again(error) if self._credentials.renew(request.credentials) else error
+            return _Again(error) if self.credentials.renew(request.credentials) else error
         if status in _PLAIN:
             return error
         return _ForBotocore(moved=status in (301, 307, 400))
