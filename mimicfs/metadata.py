@@ -4,9 +4,10 @@ written.
 mimicfs writes the form of s3fs, which rclone (mtime) and geesefs (mode, uid, gid, rdev) read, too:
 `mode` is st_mode in decimal with the type bits, `uid` and `gid` are decimal, `mtime`, `atime` and
 `ctime` are SEC.NNNNNNNNN (nine digits always: s3fs reads ".5" as 5 ns), `xattr` is URL-encoded JSON
-of base64. Where an object has none of these, mimicfs reads the forms of others: AWS DataSync, FSx
-and File Gateway (`file-permissions`, `file-owner`, `file-group`, `file-mtime`), GCS and gcsfuse
-(`goog-reserved-posix-*`, `goog-reserved-file-mtime`, `gcsfuse_mtime`), s3cmd (`s3cmd-attrs`).
+of base64. `rclone copy -M` uses the same names, with `mode` in octal. Where an object has none of
+these, mimicfs reads the forms of others: AWS DataSync, FSx and File Gateway (`file-permissions`,
+`file-owner`, `file-group`, `file-mtime`), GCS and gcsfuse (`goog-reserved-posix-*`,
+`goog-reserved-file-mtime`, `gcsfuse_mtime`), s3cmd (`s3cmd-attrs`).
 The formats were read from objects that those programs wrote.
 
 The metadata of a bucket is data from outside: a value that makes no sense counts as none.
@@ -30,6 +31,7 @@ from urllib.parse import quote, unquote
 from mimicfs.entry import NS, clamped_ns
 
 SIZE_MAX = 2048  # bytes of all names and values (S3 user guide, "User-defined object metadata")
+_MODE_MAX = 0xFFFF
 _ID_MAX = (1 << 32) - 2  # the most of uid_t and gid_t; the last number means "none"
 # The types of encoded bytes: the object does not have the type of the bytes inside.
 _ENCODED = {
@@ -217,8 +219,14 @@ def _decimal(text: str | None, most: int = 0xFFFF_FFFF) -> int | None:
 
 @lru_cache(1000)  # the files of a directory have few different ones
 def _mode(text: str) -> int | None:
-    """Decimal, as s3fs writes it; octal where it begins with 0, as s3fs reads it."""
-    return _octal(text) if text and text[0] == "0" else _decimal(text, 0xFFFF)
+    """Decimal, as s3fs writes it; octal where it begins with 0, as s3fs reads it, or where only
+    that has a type of file, as rclone writes it ("100644")."""
+    decimal, octal = _decimal(text), _octal(text)
+    if text[:1] == "0":
+        return octal
+    if decimal is not None and decimal <= _MODE_MAX and stat.S_IFMT(decimal) in {0, *_TYPES}:
+        return decimal
+    return octal if octal is not None and stat.S_IFMT(octal) in _TYPES else None
 
 
 @lru_cache(1000)
@@ -229,7 +237,8 @@ def _id(text: str) -> int | None:
 def _octal(text: str) -> int | None:
     if not text or len(text) > 8 or not set(text) <= set("01234567"):
         return None
-    return int(text, 8) & 0xFFFF
+    mode = int(text, 8)
+    return mode if mode <= _MODE_MAX else None
 
 
 def _time_ns(text: str | None) -> int | None:

@@ -48,8 +48,8 @@ class Attributes:
 
     def of_directory(self, ino: int, entry: Entry | None, touched_ns: int, since_ns: int) -> Attr:
         """Return the attributes of a directory. *entry* is the directory's own, if it has one;
-        *touched_ns* is when its names changed last, as far as this mount knows; *since_ns* is used
-        where nothing has a time."""
+        *touched_ns* is when its names changed last, as far as this mount knows (0: it does not);
+        *since_ns* is used where nothing has a time."""
         if entry is not None and entry.meta and self._believed:
             if entry.kind != OBJECT:  # the directory has no time of its own
                 entry = entry._replace(mtime_ns=since_ns)
@@ -61,7 +61,7 @@ class Attributes:
             attr = Attr(
                 ino, self._directory_mode, 0, touched_ns or since_ns, options.uid, options.gid
             )
-        if touched_ns <= attr.mtime_ns:
+        if not touched_ns or touched_ns <= attr.mtime_ns:
             return attr
         changed_ns = attr.ctime_ns if attr.ctime_ns > touched_ns else -1
         return attr._replace(mtime_ns=touched_ns, ctime_ns=changed_ns)

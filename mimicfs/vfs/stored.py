@@ -311,7 +311,13 @@ class StoredAttributes:
 
 
 def _is_users(name: str) -> bool:
-    return name.startswith("user.") and not name.startswith(_OURS) and "\0" not in name
+    """Whether the kernel takes *name*: otherwise `cp -a` would see it, and fail to read it."""
+    if not name.startswith("user.") or name.startswith(_OURS) or "\0" in name:
+        return False
+    try:
+        return len("user.") < len(name.encode()) <= _XATTR_NAME_MAX
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
 
 
 def checked(meta: dict[str, str], node: Node) -> dict[str, str]:

@@ -46,6 +46,7 @@ def test_a_time_that_makes_no_sense_is_none(text):
     [
         {"mode": "33184", "uid": "7", "gid": "8", "mtime": "1600000000.250000000"},
         {"mode": "0100640", "uid": "7", "gid": "8", "mtime": "1600000000.25"},
+        {"mode": "100640", "uid": "7", "gid": "8", "mtime": "1600000000.25"},  # rclone copy -M
         {
             "file-permissions": "0100640",
             "file-owner": "7",
@@ -84,7 +85,12 @@ def test_links_of_gcsfuse_are_links():
     assert metadata.read({"goog-reserved-file-is-symlink": "true"}).kind == 0o120000
 
 
-@pytest.mark.parametrize("mode", ["0", "4095", "20480"])
+@pytest.mark.parametrize("mode", ["100999", "177777", "39321", "777777", "4294967295"])
+def test_a_mode_that_is_none_in_any_form_allows_nobody_anything(mode):
+    assert metadata.read({"mode": mode}) == StoredMetadata()
+
+
+@pytest.mark.parametrize("mode", ["0", "4095"])
 def test_a_type_that_there_is_not_is_none(mode):
     assert metadata.read({"mode": mode}).kind == 0
 

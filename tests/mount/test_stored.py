@@ -4,11 +4,13 @@ extended attributes; in which form, what a change of them keeps, and what is not
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from support.mounts import costs
@@ -59,15 +61,25 @@ def test_a_link_of_somebody_else_is_read_once(
 
 
 def test_what_is_special_is_still_so_after_a_remount(
-    mount_at: Any, bucket: str, proxy: Proxy
+    mount_at: Any, bucket: str, client: Any, proxy: Proxy
 ) -> None:
+    names = {
+        "user.": "MQ==",
+        "user." + "n" * 251: "MQ==",
+        "user.\ud800": "",
+        "user.b": "MQ==",
+    }  # one that Linux takes
+    xattr = {"xattr": quote(json.dumps(names))}
+    client.put_object(Bucket=bucket, Key="named", Body=b"", Metadata=xattr)
     first = mount_at(f"s3://{bucket}")
     (first.path / ".sync").touch()
+    os.stat(first.path / "named")
     (first.path / "link").symlink_to("target")
     os.mkfifo(first.path / "pipe", 0o640)
     os.mkdir(first.path / "d")
     os.chmod(first.path / "d", 0o1750)
     os.setxattr(first.path / "d", "user.a", b"1")
+    os.utime(first.path / "d", ns=(0, -1_500_000_000))
     first.close()
     again = mount_at(f"s3://{bucket}").path
     with costs(proxy):
@@ -75,6 +87,8 @@ def test_what_is_special_is_still_so_after_a_remount(
         assert stat.filemode((again / "pipe").stat().st_mode) == "prw-r-----"
         assert stat.filemode((again / "d").stat().st_mode) == "drwxr-x--T"
         assert os.getxattr(again / "d", "user.a") == b"1"
+        assert (again / "d").stat().st_mtime_ns == -1_500_000_000  # before 1970
+        assert os.listxattr(again / "named") == ["user.b"]
 
 
 def test_what_the_mirror_does_not_know_is_not_replaced(
