@@ -381,17 +381,19 @@ class File(ChangingFile):
             if seen and not self.follows:
                 view.went_behind()
 
-    def expire(self, *, deleted: bool = False) -> None:
+    def expire(self, *, deleted: bool = False) -> bool:
         """Note that the object was replaced in S3, or *deleted*. A clean file gives ESTALE from now
-        on, or ENOENT where it was deleted before anybody got bytes of it."""
+        on, or ENOENT where it was deleted before anybody got bytes of it. Return whether it does
+        so: a file that was written to a moment ago goes on."""
         with self._lock:
             origin = self._origin
             unseen = origin is not None and not origin.handed
             self._happens(Event.DELETED if deleted and unseen else Event.REPLACED)
             if not self.state.expired:
-                return
+                return False
         if origin is not None:
             origin.close()
+        return True
 
     @contextmanager
     def still(self, cancellation: Cancellation) -> Iterator[None]:

@@ -339,8 +339,8 @@ class Kernel:
         if file is not None and not file.dirty and file.etag != etag:
             if entry is not None and file.follow(entry):
                 self.followed(node, file)
-            elif entry is None or not file.follows:  # otherwise it is at work, and is renewed later
-                file.expire(deleted=entry is None)
+            # a file that follows is at work, and is renewed later
+            elif (entry is None or not file.follows) and file.expire(deleted=entry is None):
                 self.replaced(node)
             return
         if node.pages_etag and node.pages_etag == etag:

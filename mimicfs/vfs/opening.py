@@ -41,6 +41,7 @@ from mimicfs.vfs.table import HandleTable
 
 WRITES = os.O_WRONLY | os.O_RDWR
 NOT_READ = os.O_PATH  # with the flags of an open(2) that is ours, and not the kernel's
+_LOOKS = 4  # so often an object is looked up again before the mirror is asked under `_lock`
 
 
 class OpenFiles(HandleTable):
@@ -75,14 +76,18 @@ class OpenFiles(HandleTable):
         only: bool,
     ) -> Opened:
         """Open the object of *node* as it is: `Handles.open` cuts it where *flags* say so."""
-        opened = None
-        while opened is None:
+        tried = 0
+        while True:
             self._wait_until_left(node, cancellation)
             with self._standing(node, cancellation) as stands:
                 if only and stands is not node:
                     raise PosixError(errno.ESTALE, f"{node.component!r} is another file by now")
-                opened = self._open_standing(node, stands, look, flags, cancellation)
-        return opened
+                asks = tried >= _LOOKS
+                opened = self._open_standing(node, stands, look, flags, cancellation, asks=asks)
+                if opened is not None:
+                    return opened
+                with self.turn(stands, cancellation):  # who changes the object has done so by then
+                    tried += 1
 
     def open_at_once(self, node: Node, entry: Entry, generation: int) -> Opened | None:
         """Open *node*, whose version in S3 is *entry*, for reading. The mirror was at *generation*
@@ -101,16 +106,18 @@ class OpenFiles(HandleTable):
             known = self._kernel.has_pages(node, entry)
             if not known and not self._kernel.told(0):
                 return None
-            if node.file is None:
+            file = node.file
+            if file is None:
                 noted, reader = (
                     (True, None) if known else self._neighbours.opened_at_once(node, entry)
                 )
                 if not noted:
                     return None
-                content = Content(metadata.content_type(node.component), entry.meta or {})
-                node.file = self._file(node, entry, content, reader)
-            node.file.seen = LatelySeen(entry, generation, time.monotonic())
-            return self._opened(node, node.file, entry, os.O_RDONLY)
+                file = self._file_of(node, entry, generation, reader)
+                if file is None:
+                    return None
+            file.seen = LatelySeen(entry, generation, time.monotonic())
+            return self._opened(node, file, entry, os.O_RDONLY)
         finally:
             self._lock.release()
 
@@ -132,10 +139,13 @@ class OpenFiles(HandleTable):
         look: Callable[[Node], Entry],
         flags: int,
         cancellation: Cancellation,
+        *,
+        asks: bool,
     ) -> Opened | None:
         """Open *stands* for a caller that asks for *node*; None: it changed since it was looked
         up."""
         self._wait_until_left(stands, cancellation)
+        generation = self._mimicdb.generation
         own = stands.file is not None and stands.file.entry is None
         try:
             entry = None if own or stands.parent is None else look(stands)
@@ -144,8 +154,11 @@ class OpenFiles(HandleTable):
                 return None
             if stands is node or exc.errno != errno.ENOENT:
                 raise
-            return self._open_known(node, None, flags)  # what had replaced it has gone as well
-        opened = self._open_known(stands, entry, flags)
+            return self._open_unnamed(node, flags)  # what had replaced it has gone as well
+        if entry is None:
+            opened = self._open_unnamed(stands, flags)
+        else:
+            opened = self._open_known(stands, entry, flags, generation, asks=asks)
         if opened is None or stands is node:
             return opened
         self._also(node, opened.handle)
@@ -199,40 +212,86 @@ class OpenFiles(HandleTable):
             with self.turn(node, cancellation):
                 pass
 
-    def _open_known(self, node: Node, entry: Entry | None, flags: int) -> Opened | None:
-        """Open *node*, whose version in S3 is *entry*; None: it has changed since that was
-        looked up."""
-        keep_cache = entry is not None and self._kernel.has_pages(node, entry)
-        read = entry is not None and not flags & WRITES and not keep_cache
-        reader = self._neighbours.opened(node, entry) if entry is not None and read else None
+    def _open_unnamed(self, node: Node, flags: int) -> Opened | None:
+        """Open *node*, of which S3 has nothing yet, or nothing any more; None: it has changed since
+        that was seen."""
         with self._lock:
-            opened = self._shared(node, entry, flags)
-            if opened is not None or entry is None or node.file is not None or node.leaving:
-                if reader is not None:
-                    reader.close()
-                return opened
-            content = Content(metadata.content_type(node.component), entry.meta or {})
-            node.file = self._file(node, entry, content, reader)
-            return self._opened(node, node.file, entry, flags)
+            file = self._standing_file(node)
+            if node.leaving or (file is None and node.parent is not None):
+                return None
+            if file is None:
+                return self._nameless(node, flags)
+            if file.entry is not None and node.parent is not None:
+                return None  # it was uploaded since
+            return Opened(self._add(node, file), keep_cache=True)
 
-    def _shared(self, node: Node, entry: Entry | None, flags: int) -> Opened | None:
-        """Open the File that *node* has; None if it has none, or one that is not of *entry*."""
+    def _open_known(
+        self, node: Node, entry: Entry, flags: int, generation: int, *, asks: bool
+    ) -> Opened | None:
+        """Open *node*, whose version in S3 is *entry*, which the mirror had at *generation* or
+        later; None: it has changed since. *asks*: where that is not certain, the mirror is
+        asked."""
+        keep_cache = self._kernel.has_pages(node, entry)
+        read = not flags & WRITES and not keep_cache
+        reader = self._neighbours.opened(node, entry) if read else None
+        with self._lock:
+            if node.leaving or node.parent is None or self._standing_file(node) is not None:
+                opened = self._shared(node, entry, flags)
+            else:
+                file = self._file_of(node, entry, generation, reader, asks=asks)
+                reader = None
+                opened = self._opened(node, file, entry, flags) if file is not None else None
+        if reader is not None:
+            reader.close()
+        return opened
+
+    def _standing_file(self, node: Node) -> File | None:
+        """Return the File of *node* that a new handle may share. Raises PosixError ESTALE."""
         if node.file is not None and node.file not in self._users:
             node.file = None  # it is being closed
+        if node.file is not None and node.file.expired and not node.leaving:
+            raise PosixError(errno.ESTALE, f"s3://{node.file.bucket}/{node.file.key}")
+        return node.file
+
+    def _file_of(
+        self,
+        node: Node,
+        entry: Entry,
+        generation: int,
+        reader: Reader | None = None,
+        *,
+        asks: bool = False,
+    ) -> File | None:
+        """Give *node*, which has none, a File of *entry*; None: it is not certain that the mirror,
+        which had that at *generation* or later, has it still. `_lock` is held.
+
+        Somebody may have opened, uploaded and closed the object in between: the File would stand on
+        a version that is gone, and S3 would refuse what is written to it. The mirror is looked at
+        when the node has the File: a change that the mirror hears of later is told to that.
+        """
+        content = Content(metadata.content_type(node.component), entry.meta or {})
+        file = node.file = self._file(node, entry, content, reader)
+        now = self._mimicdb
+        if now.generation == generation or (asks and now.entry(node.bucket, node.key) == entry):
+            return file
+        node.file = None
+        file.close()
+        return None
+
+    def _shared(self, node: Node, entry: Entry, flags: int) -> Opened | None:
+        """Open the File that *node* has; None if it has none, or one that is not of *entry*."""
         file = node.file
-        if node.leaving or (file is None and node.parent is not None):
+        if file is None or node.leaving or node.parent is None:
             return None
-        if file is None:
-            return self._nameless(node, flags)
-        if file.expired:
-            raise PosixError(errno.ESTALE, f"s3://{file.bucket}/{file.key}")
-        if file.entry is None or node.parent is None:
+        if file.entry is None:
             return Opened(self._add(node, file), keep_cache=True)
-        if entry is not None and (file.dirty or file.etag == entry.etag):
+        if file.dirty or file.etag == entry.etag:
             return self._opened(node, file, entry, flags)
         known = self._mimicdb.entry(node.bucket, file.key)
-        if entry is not None and known is not None and known.etag == entry.etag:
-            self._outdated(node, file, entry)
+        if known is not None and known.etag == entry.etag:
+            with (node.turn or Turn()).at_once() as still:
+                if still:  # otherwise it may be we who are changing the object just now
+                    self._outdated(node, file, entry)
         return None  # or it was uploaded since the mirror was asked
 
     def _outdated(self, node: Node, file: File, entry: Entry) -> None:
@@ -242,9 +301,9 @@ class OpenFiles(HandleTable):
             return
         if file.follows:
             raise PosixError(errno.ESTALE, f"{entry.key}: somebody is writing to it")
-        file.expire()
-        self._kernel.replaced(node)
-        raise PosixError(errno.ESTALE, f"{entry.key}: the name now refers to a new version")
+        if file.expire():
+            self._kernel.replaced(node)
+            raise PosixError(errno.ESTALE, f"{entry.key}: the name now refers to a new version")
 
     def _nameless(self, node: Node, flags: int) -> Opened:
         """Open a file that this mount has just unlinked. As nobody can find it any more, a writer
