@@ -14,6 +14,8 @@ def left_alone(changes: Iterable[Change], keys: Sequence[str]) -> set[str]:
     """Return the *keys* that *changes* are about: `apply` with *since* leaves them alone."""
     low, high = min(keys, default=""), max(keys, default="")
     near = [change for change in changes if change.first <= high and change.last >= low]
+    if not near:  # as nearly always
+        return set()
     single = {change.first for change in near if change.first == change.last}
     wide = [(change.first, change.last) for change in near if change.first < change.last]
     return {

@@ -51,6 +51,10 @@ def test_an_etag_may_lack_its_quotes_or_be_missing_and_standard_is_nothing_speci
     body = page(contents("a", etag="abc", extra=extra))
     assert parsed(body).entries == [Entry("a", 3, TIME_NS, "abc")]
     assert parsed(body.replace(b"<ETag>abc</ETag>", b"")).entries == [Entry("a", 3, TIME_NS, "")]
+    found = parsed(page(contents("a", etag='"x"'), contents("b", etag="&quot;y-2&quot;"))).entries
+    assert [entry.etag for entry in found] == ["x", "y-2"]
+    found = parsed(page(contents("a", etag='"x"'), contents("b", etag='W/"y"'))).entries
+    assert [entry.etag for entry in found] == ["x", "y"]
 
 
 def test_keys_are_decoded():

@@ -95,7 +95,10 @@ def test_no_other_file_nor_profile_is_read_before_those_that_are_named(
         S3Options(profile="usual"),
         S3Options(profile="given", credentials_file=given),
     )
-    found = [S3(each, Mirror(Memory()))._session.region_name for each in (of_usual, of_given)]
+    found = [
+        S3(each, Mirror(Memory()))._session.get_config_variable("region")
+        for each in (of_usual, of_given)
+    ]
     assert found == ["us-west-1", "us-west-2"]
 
 

@@ -114,7 +114,7 @@ class BorrowedS3:
         options = S3Options(connections=_CONNECTIONS)
         return Lister(
             self._signer,
-            self._client,
+            lambda: self._client,
             options,
             _Door(self._client),
             None,

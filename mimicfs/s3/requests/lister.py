@@ -85,14 +85,14 @@ class Forgets(dict[str, str]):
 
 class Lister:
     """*signer_for* makes a botocore client that signs for a region (None: the configured
-    one); *asker* is one that finds the region of a bucket; *credentials* are what they sign
+    one); *asker* one that finds the region of a bucket; *credentials* are what they sign
     with, where they can be renewed; *count* counts requests, *traffic* what else is to be known
     of them; *wait* returns when a bucket may be asked; *capabilities*: of the server."""
 
     def __init__(
         self,
         signer_for: Callable[[str | None], Any],
-        asker: Any,
+        asker: Callable[[], Any],
         options: S3Options,
         transport: Sends,
         credentials: Credentials | None,
@@ -266,7 +266,7 @@ class Lister:
         """Sign for *region* from now on; "": ask where *bucket* is (botocore follows the
         redirect)."""
         if not region:
-            answer = self._asker.head_bucket(Bucket=bucket)
+            answer = self._asker().head_bucket(Bucket=bucket)
             region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", "")
         if not region:
             raise S3Unavailable(f"s3://{bucket}: in another region, but S3 does not say which")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from itertools import pairwise, repeat
+from operator import lt
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote_plus
 from xml.parsers import expat
@@ -167,7 +168,7 @@ def _usual(body: bytes) -> list[Entry] | None:
     if any(parts[:: _GROUPS + 1]):  # the texts between the objects
         return None
     keys, times, etags, sizes, classes = (parts[n :: _GROUPS + 1] for n in range(1, _GROUPS + 1))
-    names, tags = plain_texts(keys), plain_texts(etags, b"&quot;", b'"')
+    names, tags = plain_texts(keys), plain_tags(etags)
     if names is None or tags is None:
         return None
     try:
@@ -179,7 +180,7 @@ def _usual(body: bytes) -> list[Entry] | None:
         names,
         map(int, sizes),
         mtimes_ns,
-        [unquoted(tag) for tag in tags],
+        tags,
         [named[each] for each in classes],
         repeat(None),
         repeat(OBJECT),
@@ -198,6 +199,20 @@ def plain_texts(column: list[bytes], old: bytes = b"", new: bytes = b"") -> list
         return None
     texts = joined.decode("ascii").split("\n")
     return texts if len(texts) == len(column) else None
+
+
+def plain_tags(column: list[bytes]) -> list[str] | None:
+    """Return the ETags of *column*, as `unquoted` does; None if they are not all plain."""
+    texts = plain_texts(column, b"&quot;", b'"')
+    if texts is None:
+        return None
+    joined = "\n".join(texts)
+    # A quote before each, one behind each, and none within: nearly always, and in a tenth of the
+    # time.
+    bare = joined[1:-1].split('"\n"')
+    if joined[:1] == joined[-1:] == '"' and len(bare) == len(texts) and '"' not in "".join(bare):
+        return bare
+    return list(map(unquoted, texts))
 
 
 def classes_named(column: list[bytes]) -> dict[bytes, str]:
@@ -422,6 +437,13 @@ def _ordered(entries: list[Entry], asked: Asked) -> list[Entry]:
 
 
 def _check_order(entries: list[Entry], asked: Asked) -> None:
+    keys = [entry.key for entry in entries]
+    # What lies between two keys that begin with the prefix begins with it, too.
+    ends = (*keys[:1], *keys[-1:])
+    if all(key > asked.after and key.startswith(asked.prefix) for key in ends) and all(
+        map(lt, keys, keys[1:])
+    ):
+        return
     last = asked.after
     for entry in entries:
         if entry.key <= last:

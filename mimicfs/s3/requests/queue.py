@@ -51,7 +51,7 @@ class QueueMessage(NamedTuple):
 
 
 class Queue:
-    """The queue at *url*, asked with the credentials of *session* (of boto3).
+    """The queue at *url*, asked with the credentials of *session* (of botocore).
 
     Raises the errors of errors.py that S3 would raise.
     """
@@ -77,10 +77,10 @@ class Queue:
         self._arn = ""
         self._about = f"the queue {url}"
         with ours(self._about):
-            self._client = session.client(
+            self._client = session.create_client(
                 "sqs",
                 endpoint_url=f"{parts.scheme}://{parts.netloc}",
-                region_name=region or session.region_name or "us-east-1",
+                region_name=region or session.get_config_variable("region") or "us-east-1",
                 config=config,
             )
 

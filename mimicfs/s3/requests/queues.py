@@ -34,18 +34,20 @@ class Made(NamedTuple):
 
 
 class Queues:
-    """The queues of the account of *session* (of boto3): at the endpoint for SQS in its
+    """The queues of the account of *session* (of botocore): at the endpoint for SQS in its
     configuration, otherwise at *endpoint*, or at AWS. Raises the errors of errors.py."""
 
     def __init__(self, session: Any, endpoint: str | None, region: str | None) -> None:
         from mimicfs.s3.transport.errors import ours
 
-        self.region: str = region or session.region_name or "us-east-1"
+        self.region: str = region or session.get_config_variable("region") or "us-east-1"
         found = [part for begin, part in _PARTITIONS.items() if self.region.startswith(begin)]
         self.partition = found[0] if found else "aws"
         with ours("SQS"):
-            elsewhere = None if _is_named(session._session) else endpoint
-            self._client = session.client("sqs", endpoint_url=elsewhere, region_name=self.region)
+            elsewhere = None if _is_named(session) else endpoint
+            self._client = session.create_client(
+                "sqs", endpoint_url=elsewhere, region_name=self.region
+            )
 
     def find(self, name: str) -> Made | None:
         """Return the queue *name*, or None."""

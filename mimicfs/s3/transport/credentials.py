@@ -1,5 +1,5 @@
-"""The credentials that sign requests: those of boto3's session, loaded anew when S3 calls them
-expired.
+"""The credentials that sign requests: those of a session of botocore, loaded anew when
+S3 calls them expired.
 
 botocore renews credentials that say when they expire. It never looks again at others, such as keys
 in a file that another program writes, and a mount outlives many of those.
@@ -29,7 +29,7 @@ _PAUSE_S = 5.0  # between two loadings that brought nothing new
 
 
 def credentials_of(session: Any) -> Any:
-    """Return the credentials that *session*, one of boto3's, finds; None: it finds none. Raises
+    """Return the credentials that *session*, one of botocore's, finds; None: it finds none. Raises
     BotoCoreError, also for errors that botocore lets through and keys that no header can carry."""
     with _retrieving():
         found = session.get_credentials()
