@@ -31,7 +31,7 @@ class Elsewhere:
         self._waiting = waiting
 
     def __len__(self) -> int:
-        return len(self._waiting) + self._fs.at_work
+        return len(self._waiting) + self._fs.baton.at_work
 
 
 class Awaited:

@@ -150,6 +150,7 @@ class Server:
         """Answer until the mount is unmounted or stopped. Returns when all workers are done, or
         given up."""
         receive, dispatch = self._session.receive, self._dispatch
+        self._session.baton = self._fs.baton
         self._session.elsewhere = Elsewhere(self._fs, self._waiting)
         if self._fs.quick:
             self._session.idle = self._operations.idle
@@ -159,6 +160,7 @@ class Server:
         finally:
             self._ending = True
             self._ended.set()
+            self._session.baton.sleeps()
             self.when_ending()
             self._end()
 

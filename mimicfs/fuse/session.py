@@ -38,6 +38,7 @@ from mimicfs.fuse.abi import (
 from mimicfs.fuse.busy import Busy
 from mimicfs.fuse.handed import Handed
 from mimicfs.fuse.mounting import MountOptions
+from mimicfs.posix import Baton
 from mimicfs.signals import drain
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ _SMALL = 512  # bytes of an answer
 # How often we try to read before we sleep in poll: about 100 us, the time in which a process that
 # walks a tree comes back with the next request. To be woken costs both sides more than that.
 _SPINS = 100
+_SOON = 30  # of these, how many while another thread waits until this one sleeps
 _IDLE = 2  # of these, how often the file system may prepare something: each time a little
 # The features that we ask for, as far as the kernel offers them. EXPLICIT_INVAL_DATA and not AUTO:
 # pages are dropped exactly when `data_changed` says so. With AUTO every moved mtime dropped them,
@@ -106,6 +108,7 @@ class Session:
         # sleeps at once: to look for requests would take the interpreter's lock from these threads
         # again and again.
         self.elsewhere: Sized = ()
+        self.baton = Baton()  # of the thread that calls `receive`
         self.device = ""  # "MAJOR:MINOR" of the file system, where it is known
         self.handed = False  # somebody else has mounted, and must unmount
         self.busy = Busy()  # the directories that the kernel may keep locked until we answer
@@ -185,7 +188,7 @@ class Session:
                 if spins > _SPINS - _IDLE:
                     self.idle()
                 spins -= 1
-                if spins < 0 or self.elsewhere:
+                if spins < 0 or (self.elsewhere and not self._soon(spins)):
                     if self._woken:
                         return None
                     self._poll()
@@ -195,8 +198,16 @@ class Session:
             else:
                 return bytes(self._buffer[:size]) if size else None
 
+    def _soon(self, spins: int) -> bool:
+        """Whether to look for the next request though others are at work: the next one of the same
+        program comes soon, and the other thread waits until this one sleeps."""
+        return spins > _SPINS - _SOON and self.baton.brings_later
+
     def _poll(self) -> None:
-        for fd, _ in self._poller.poll():
+        self.baton.sleeps()
+        found = self._poller.poll()
+        self.baton.wakes()
+        for fd, _ in found:
             if fd == self._signals:
                 drain(fd)
 

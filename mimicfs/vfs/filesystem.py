@@ -95,7 +95,7 @@ class VFS:
         )
         self._mimicdb = mimicdb
         mimicdb.later.begin(s3.pool.submit)
-        self._s3 = s3
+        self._s3, self.baton = s3, s3.baton
         self._small_files = small_files
         self._syncer = syncer
         self._options = options
@@ -411,10 +411,6 @@ class VFS:
 
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         return self._handles.read_cached(handle, offset, size)
-
-    @property
-    def at_work(self) -> bool:
-        return self._s3.gets_now
 
     def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
         return self._handles.read_later(handle, offset, size, done)

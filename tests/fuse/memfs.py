@@ -23,6 +23,7 @@ from mimicfs.posix import (
     ROOT_INO,
     Answered,
     Attr,
+    Baton,
     Caller,
     DirEntry,
     NewAttr,
@@ -319,7 +320,7 @@ class MemFS:
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         return None
 
-    at_work = False
+    baton = Baton()
 
     def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
         return False

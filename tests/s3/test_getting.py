@@ -448,7 +448,7 @@ def test_where_others_have_all_threads_each_is_read_in_its_turn(
     others = [s3.pool.submit(before.wait) for _ in range(3)]
     wait_until(s3.pool._work_queue.empty)
     [found] = at_once(s3, bucket, known[:1])
-    wait_until(lambda: not (s3.getter._new or s3.gets_now))
+    wait_until(lambda: not (s3.getter._new or s3.baton.at_work))
     others += [s3.pool.submit(after.wait) for _ in range(6)]
     before.set()
     try:

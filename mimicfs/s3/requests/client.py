@@ -80,7 +80,7 @@ class S3(Clients):
         """Gets small objects together."""
         from mimicfs.s3.requests.getting import Getter
 
-        return self._one("getter", lambda ways: Getter(ways, self.own_keys.seen))
+        return self._one("getter", lambda ways: Getter(ways, self.own_keys.seen, self.baton))
 
     @property
     def copies_parts(self) -> bool:
@@ -264,11 +264,6 @@ class S3(Clients):
         if self.mimicdb.asks or self._options.connections < 2:
             return self.pool.submit(work, *args)
         return self.getter.call(work, *args)
-
-    @property
-    def gets_now(self) -> bool:
-        """Whether that thread is at work."""
-        return "getter" in self.__dict__ and self.getter.at_work
 
     def _read_some(
         self,

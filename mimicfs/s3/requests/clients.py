@@ -23,6 +23,7 @@ from mimicfs.config.values import S3Options, redacted
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, CredentialsError
 from mimicfs.mimicdb import Mirror
+from mimicfs.posix import Baton
 from mimicfs.private import seen_by_others
 from mimicfs.s3.requests.addressing import Addressing
 from mimicfs.s3.requests.believing import Believer, must_be_a_delete_result
@@ -75,6 +76,7 @@ class Clients:
     def __init__(self, options: S3Options, mimicdb: Mirror) -> None:
         self.mimicdb = mimicdb
         self.pool = RequestPool(options.connections)
+        self.baton = Baton()  # of the thread that gets small objects
         self.requests: Counter[str] = Counter()
         self.capabilities = Capabilities(
             mimicdb,

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from mimicfs.entry import Entry
 from mimicfs.errors import S3Unavailable
+from mimicfs.posix import Baton
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.believing import believed
 from mimicfs.s3.requests.content import bare_etag
@@ -70,10 +71,10 @@ class Getter(Together[_GetUnderWay]):
 
     _awaited = True
 
-    def __init__(self, ways: Ways, seen: Callable[[str, CallParams], None]) -> None:
+    def __init__(self, ways: Ways, seen: Callable[[str, CallParams], None], baton: Baton) -> None:
         connections = ways.options.connections
         most = connections - max(1, connections // _SPARE)
-        super().__init__(ways, "GetObject", most, "s3-gets")
+        super().__init__(ways, "GetObject", most, "s3-gets", baton=baton)
         self._told = seen
         self._calls: deque[tuple[Future[None], Callable[[], None]]] = deque()
 
@@ -135,6 +136,7 @@ class Getter(Together[_GetUnderWay]):
 
     def _confirmed(self, done: Sequence[_GetUnderWay]) -> None:
         for each in done:
+            self._baton.pauses()
             try:
                 right = self._is_right(each)
             except Exception:  # noqa: BLE001 - who asks again meets it again, and is told

@@ -28,6 +28,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from mimicfs.config.values import S3Options
 from mimicfs.errors import MimicError, S3Unavailable
+from mimicfs.posix import Baton
 from mimicfs.s3.mimicking.learning import Learner
 from mimicfs.s3.requests.pool import RequestPool
 from mimicfs.s3.requests.rules import Rules
@@ -87,14 +88,20 @@ Each = TypeVar("Each", bound=UnderWay)
 
 class Together(ABC, Generic[Each]):
     """Sends requests for *operation*, up to *most* at once, in a thread called *name*. The first
-    one of a group waits *gather_s* for others."""
+    one of a group waits *gather_s* for others. It shares *baton* with who reads requests."""
 
     # Whether somebody may wait for each: where the threads of the pool are all busy, it must have
     # its turn there. (They would leave no room for it as long as there is work for them.)
     _awaited = False
 
     def __init__(
-        self, ways: Ways, operation: str, most: int, name: str, gather_s: float = 0.0
+        self,
+        ways: Ways,
+        operation: str,
+        most: int,
+        name: str,
+        gather_s: float = 0.0,
+        baton: Baton | None = None,
     ) -> None:
         self._wire = ways.wire
         self._rules = ways.rules
@@ -107,6 +114,7 @@ class Together(ABC, Generic[Each]):
         self._most = most
         self._name = name
         self._gather_s = gather_s
+        self._baton = baton or Baton()
         self._patience_s = min(ways.options.read_timeout_s, ways.options.request_timeout_s)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -119,7 +127,6 @@ class Together(ABC, Generic[Each]):
         self._thread: threading.Thread | None = None
         self._closed = False
         self._unclear = False  # the server does not answer these as S3 does
-        self.at_work = False  # the thread does not wait
 
     def _add(self, new: Sequence[Each]) -> None:
         """Send *new* as soon as possible. Raises S3Unavailable; RuntimeError if no thread can be
@@ -190,17 +197,22 @@ class Together(ABC, Generic[Each]):
             except Exception:
                 log.exception("%s: requests that are sent together", self._operation)
                 self._give_up(list(self._sent.values()))
+        self._baton.ends()
 
     def _turn(self) -> None:
         waits_ms = self._waits_ms()
-        self.at_work = False
+        self._baton.ends()
         ready = self._poll.poll(waits_ms)
-        self.at_work = True
+        self._baton.begins()
         if self._gather_s and len(self._sent) + len(self._new) > 1:
             time.sleep(self._gather_s)
             ready = self._poll.poll(0)
         answered = [self._sent[fd] for fd, _ in ready if fd in self._sent]
-        done = [each for each in answered if self._went_on(each)]
+        done = []
+        for each in answered:
+            self._baton.pauses()
+            if self._went_on(each):
+                done.append(each)
         if done:
             self._confirmed(done)
         now_s = time.monotonic()
@@ -230,6 +242,7 @@ class Together(ABC, Generic[Each]):
         groups: dict[str, list[Each]] = {}
         under_way = {(each.bucket, each.key) for each in self._sent.values()}
         while self._new and self._free(groups.values()):
+            self._baton.pauses()
             begins = self._pool.begins()
             if not begins and not self._awaited:
                 break
@@ -272,6 +285,7 @@ class Together(ABC, Generic[Each]):
                 each.future.set_exception(exc)
             return
         for each in group:
+            self._baton.pauses()
             try:
                 self._begin(each)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is asked again
