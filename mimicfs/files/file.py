@@ -301,16 +301,19 @@ class File(ChangingFile):
                 return
             self._upload.give_up()
             self._upload.settle(cancellation)
+            whole = True
             try:
                 staging = self._staged(cancellation, to_upload=False)
                 self._fill(staging, [(0, self.size)], cancellation)
             except ObjectChanged:
-                self.expire()
-                return
+                if self.expire():
+                    return
+                whole = False  # what was written is there; who reads the rest gets ESTALE
             with self._lock:
                 if self.state.expired:
                     return
-                self._layout.fetched_all()
+                if whole:
+                    self._layout.fetched_all()
                 self._happens(Event.LEAVES)
 
     def gone(self) -> None:

@@ -26,6 +26,7 @@ from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.renewing import RenewedFiles
 from mimicfs.vfs.securing import Securer
+from mimicfs.vfs.table import Handle
 from mimicfs.vfs.writeback import Flight, Pending, WriteBack
 
 log = logging.getLogger(__name__)
@@ -67,8 +68,9 @@ class ClosingFiles(RenewedFiles):
         nothing is written yet, and the other one is open. An empty object that is replaced a moment
         later is not worth a PUT.
         """
-        node, file, *_ = self._handle(handle)
-        if file is None or (file.size == 0 and file.dirty and _has_open(pid, node.ino)):
+        found = self._handle(handle)
+        node, file, ino = found.node, found.file, (found.asked or found.node).ino
+        if file is None or (file.size == 0 and file.dirty and _has_open(pid, ino)):
             return
         self._finish(node, file)
 
@@ -242,14 +244,8 @@ class ClosingFiles(RenewedFiles):
 
     def release(self, handle: int) -> None:
         """Close one handle; with the last one of a File, the File."""
-        self._upload_last(handle)
-        with self._lock:
-            closed = self._open.pop(handle)
-            node, file, reader = closed.node, closed.file, closed.reader
-            self._no_longer_asked(closed)
-            last = file is not None and self._leave(file, closed.view)
-            if last and node.file is file:
-                node.file = None
+        closed, last = self._taken_out(handle)
+        node, file, reader = closed.node, closed.file, closed.reader
         if file is not None and last:
             self._close(node, file)
         if file is not None and file.shrunk:
@@ -282,15 +278,25 @@ class ClosingFiles(RenewedFiles):
         self._inodes.closed(node)
         return True
 
-    def _upload_last(self, handle: int) -> None:
-        """Upload what was changed since the last descriptor was closed: through a mapping, which
-        outlives it. Only the log is there to be told of a failure."""
-        node, file, *_ = self._handle(handle)
-        if file is None or not file.dirty or (file.refused and not file.promised):
-            return
-        with self._lock:
-            last = self._users.get(file) == 1
-        if last:
+    def _taken_out(self, handle: int) -> tuple[Handle, bool]:
+        """Take *handle* out of the table; return it, and whether it was the last of its File. That
+        is uploaded first, if it was changed since the last descriptor was closed: through a
+        mapping, which outlives it. Only the log is there to be told of a failure."""
+        tried: File | None = None
+        while True:
+            with self._lock:
+                closed = self._handle(handle)
+                node, file = closed.node, closed.file
+                last = file is not None and self._users[file] == 1
+                if file is None or file is tried or not (last and _is_left(file)):
+                    del self._open[handle]
+                    self._no_longer_asked(closed)
+                    if file is not None:
+                        self._leave(file, closed.view)
+                    if last and node.file is file:
+                        node.file = None
+                    return closed, last
+            tried = file
             try:
                 self._finish(node, file)
             except MimicError as exc:
@@ -306,6 +312,11 @@ class ClosingFiles(RenewedFiles):
 def _is_ahead(node: Node, file: File) -> bool:
     """Whether *file* stands at the place that *node* gets in a moment (moves.py)."""
     return not file.apart and not node.is_nameless and file.key != node.key
+
+
+def _is_left(file: File) -> bool:
+    """Whether *file* has bytes that S3 does not have, and has not refused."""
+    return file.dirty and not (file.refused and not file.promised)
 
 
 def _told(work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:

@@ -88,6 +88,8 @@ class Kernel:
         node of its own: the kernel has one set of pages for each node, and a reader of the old
         object must not find pages of the new one, nor the other way round."""
         parent, slot = node.parent, node.slot
+        if parent is not None:
+            node.displaced = parent, slot
         self._inodes.unlink(node)
         if parent is not None:
             self._name_changed(parent, slot)

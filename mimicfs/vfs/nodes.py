@@ -50,6 +50,7 @@ class _Rest:
         "away",
         "children",
         "content",
+        "displaced",
         "faded",
         "former",
         "gone",
@@ -70,6 +71,8 @@ class _Rest:
         self.leaving = False  # object: it is being unlinked or replaced; an open waits
         # object: the place where it was, if this mount has unlinked or replaced it
         self.former: tuple[Node, str] | None = None
+        # object: the place where it was, if others have replaced it
+        self.displaced: tuple[Node, str] | None = None
         # object: other nodes that the kernel has opened for its file (opening.py)
         self.also: tuple[Node, ...] = ()
         self.gone: Entry | None = None  # directory: what was stored with it before it was removed
@@ -123,6 +126,7 @@ class Node:
     opens: int = _rare("opens")
     leaving: bool = _rare("leaving")
     former: tuple[Node, str] | None = _rare("former")
+    displaced: tuple[Node, str] | None = _rare("displaced")
     also: tuple[Node, ...] = _rare("also")
     gone: Entry | None = _rare("gone")
     turn: Turn | None = _rare("turn")

@@ -101,7 +101,7 @@ class OpenFiles(HandleTable):
             return None
         try:
             there = node.parent is not None and node.key == entry.key  # otherwise it was renamed
-            if node.leaving or not there or not self._is_plain(node.file, entry):
+            if not there or self._is_going(node) or not self._is_plain(node.file, entry):
                 return None
             known = self._kernel.has_pages(node, entry)
             if not known and not self._kernel.told(0):
@@ -145,6 +145,8 @@ class OpenFiles(HandleTable):
         """Open *stands* for a caller that asks for *node*; None: it changed since it was looked
         up."""
         self._wait_until_left(stands, cancellation)
+        if stands is not node and stands.parent is None and stands.file is None:
+            return None  # the name stands for yet another node
         generation = self._mimicdb.generation
         own = stands.file is not None and stands.file.entry is None
         try:
@@ -207,17 +209,33 @@ class OpenFiles(HandleTable):
             self._arriving.pop((parent, slot), None)
             done.set_result(None)
 
+    def _is_going(self, node: Node) -> bool:
+        """Whether *node* is about to lose its name, or a rename about to give that to another node.
+        `_lock` is held."""
+        return node.leaving or self._arriving_at(node) is not None
+
+    def _arriving_at(self, node: Node) -> Future[None] | None:
+        parent = node.parent
+        return self._arriving.get((parent, node.slot)) if self._arriving and parent else None
+
     def _wait_until_left(self, node: Node, cancellation: Cancellation) -> None:
-        while node.leaving:
-            with self.turn(node, cancellation):
-                pass
+        while True:
+            with self._lock:
+                arriving = self._arriving_at(node)
+            if arriving is not None:
+                cancellation.wait(arriving)
+            elif node.leaving:
+                with self.turn(node, cancellation):
+                    pass
+            else:
+                return
 
     def _open_unnamed(self, node: Node, flags: int) -> Opened | None:
         """Open *node*, of which S3 has nothing yet, or nothing any more; None: it has changed since
         that was seen."""
         with self._lock:
             file = self._standing_file(node)
-            if node.leaving or (file is None and node.parent is not None):
+            if self._is_going(node) or (file is None and node.parent is not None):
                 return None
             if file is None:
                 return self._nameless(node, flags)
@@ -235,8 +253,10 @@ class OpenFiles(HandleTable):
         read = not flags & WRITES and not keep_cache
         reader = self._neighbours.opened(node, entry) if read else None
         with self._lock:
-            if node.leaving or node.parent is None or self._standing_file(node) is not None:
-                opened = self._shared(node, entry, flags)
+            if node.parent is None or self._is_going(node):
+                opened = None
+            elif (shared := self._standing_file(node)) is not None:
+                opened = self._shared(node, shared, entry, flags)
             else:
                 file = self._file_of(node, entry, generation, reader, asks=asks)
                 reader = None
@@ -260,29 +280,28 @@ class OpenFiles(HandleTable):
         generation: int,
         reader: Reader | None = None,
         *,
+        content: Content | None = None,
         asks: bool = False,
     ) -> File | None:
-        """Give *node*, which has none, a File of *entry*; None: it is not certain that the mirror,
-        which had that at *generation* or later, has it still. `_lock` is held.
+        """Give *node* a File of *entry*; None: it is not certain that the mirror, which had that at
+        *generation* or later, has it still. `_lock` is held.
 
         Somebody may have opened, uploaded and closed the object in between: the File would stand on
         a version that is gone, and S3 would refuse what is written to it. The mirror is looked at
         when the node has the File: a change that the mirror hears of later is told to that.
         """
-        content = Content(metadata.content_type(node.component), entry.meta or {})
-        file = node.file = self._file(node, entry, content, reader)
+        content = content or Content(metadata.content_type(node.component), entry.meta or {})
+        before, file = node.file, self._file(node, entry, content, reader)
+        node.file = file
         now = self._mimicdb
         if now.generation == generation or (asks and now.entry(node.bucket, node.key) == entry):
             return file
-        node.file = None
+        node.file = before
         file.close()
         return None
 
-    def _shared(self, node: Node, entry: Entry, flags: int) -> Opened | None:
-        """Open the File that *node* has; None if it has none, or one that is not of *entry*."""
-        file = node.file
-        if file is None or node.leaving or node.parent is None:
-            return None
+    def _shared(self, node: Node, file: File, entry: Entry, flags: int) -> Opened | None:
+        """Open *file*, which *node* has; None: it is not of *entry*."""
         if file.entry is None:
             return Opened(self._add(node, file), keep_cache=True)
         if file.dirty or file.etag == entry.etag:

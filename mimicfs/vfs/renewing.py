@@ -8,14 +8,17 @@ Threading: as opening.py says; `_give_over` is called with `_lock` held.
 
 from __future__ import annotations
 
-from mimicfs import metadata
-from mimicfs.entry import OBJECT
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged
 from mimicfs.files.file import File
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
 from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.opening import OpenFiles
+from mimicfs.vfs.table import Handle
 
 
 class RenewedFiles(OpenFiles):
@@ -24,16 +27,13 @@ class RenewedFiles(OpenFiles):
     def renew(self, handle: int, cancellation: Cancellation) -> None:
         """Renew the file of *handle*, whose holder has locked it and must see what its name stands
         for now: all handles of the file go on with that, unless something was written."""
-        node, file, *_ = self._handle(handle)
+        file = self._handle(handle).file
         if file is None:
             return
         file.follows = True
         if file.expired:
-            entry = self._mimicdb.entry(file.bucket, file.key)
-            if file.lost is not None or entry is None or entry.kind != OBJECT:
+            if not self._replaced(handle, file, cancellation):
                 return
-            content = Content(metadata.content_type(node.component), entry.meta or {})
-            self._replace(file, self._file(node, entry, content))
             file, _ = self._writable(handle)
         self._follow(file, cancellation)
         self._handle(handle).view.renewed()
@@ -60,17 +60,56 @@ class RenewedFiles(OpenFiles):
             entry, content = cancellation.wait(head)
         except KeyNotFound as exc:
             raise ObjectChanged.deleted(f"s3://{old.bucket}/{old.key}") from exc
-        with self._lock:
+        generation = self._mimicdb.generation
+        with self._heir(node, cancellation) as heir, self._lock:
             if self._handle(handle).file is not old:  # another thread has come here before
                 file, _ = self._writable(handle)
                 return file
-            new = node.file  # another handle may have opened it
-            if new is None or new is old or new.apart or new not in self._users:
-                new = node.file = self._file(node, entry, content)
-            last = self._give_over([handle], old, new)
+            if heir is None:  # this mount has unlinked it, or renamed another file over it
+                raise ObjectChanged.since_opened(f"s3://{old.bucket}/{old.key}")
+            new = self._file_for(heir, old, entry, generation, content)
+            if new is None:
+                return old  # the append is tried again
+            last = self._give_over([handle], old, new, heir)
         if last:
             old.close()
         return new
+
+    @contextmanager
+    def _heir(self, node: Node, cancellation: Cancellation) -> Iterator[Node | None]:
+        """Yield the node that has the name of *node*, or that name from which others have displaced
+        it; None: there is no such name any more."""
+        self._wait_until_left(node, cancellation)
+        parent = node.parent
+        place = (parent, node.slot) if parent is not None else node.displaced
+        if place is None or place[0].is_nameless:
+            yield None
+            return
+        heir = self._named(*place, cancellation)
+        try:
+            self._wait_until_left(heir, cancellation)
+            yield heir
+        finally:
+            self._inodes.forget(heir.ino, 1)
+
+    def _file_for(
+        self,
+        heir: Node,
+        old: File,
+        entry: Entry,
+        generation: int,
+        content: Content | None = None,
+    ) -> File | None:
+        """Return the File of *heir* to which handles of *old* go over: the one that it has, or one
+        of *entry*, which the mirror had at *generation*. None: something has changed meanwhile.
+        `_lock` is held."""
+        if heir.parent is None or self._is_going(heir):
+            return None
+        file = heir.file
+        if file is None or file is old or file.apart or file not in self._users:
+            asks = content is None
+            return self._file_of(heir, entry, generation, content=content, asks=asks)
+        return file
 
     def _follow(self, file: File, cancellation: Cancellation) -> None:
         entry = self._mimicdb.entry(file.bucket, file.key)
@@ -87,26 +126,52 @@ class RenewedFiles(OpenFiles):
             users = [each for each in self._open.values() if each.file is file]
         return {each.asked or each.node for each in users} | {each.node for each in users}
 
-    def _replace(self, old: File, new: File) -> None:
-        """Give all handles of *old*, which has expired, to *new*. If another thread was quicker,
-        there are none left."""
-        nodes = self._opened_as(old)
-        with self._lock:
-            users = [number for number, each in self._open.items() if each.file is old]
-            last = self._give_over(users, old, new)
-        (old if last else new).close()
+    def _replaced(self, handle: int, old: File, cancellation: Cancellation) -> bool:
+        """Give all handles of *old*, which has expired, to the File of what its name stands for
+        now. Return whether it stands for anything."""
+        new: File | None = None
+        nodes, last = set[Node](), False
+        while new is None:
+            generation = self._mimicdb.generation
+            entry = self._mimicdb.entry(old.bucket, old.key)
+            if old.lost is not None or entry is None or entry.kind != OBJECT:
+                return False
+            with self._heir(self._handle(handle).node, cancellation) as heir:
+                nodes = self._opened_as(old)
+                with self._lock:
+                    users = [number for number, each in self._open.items() if each.file is old]
+                    if heir is None or not users:  # none, if another thread was quicker
+                        return heir is not None
+                    new = self._file_for(heir, old, entry, generation)
+                    last = new is not None and self._give_over(users, old, new, heir)
+        if last:
+            old.close()
         for node in nodes:
             self._kernel.grew(node)
+        return True
 
-    def _give_over(self, numbers: list[int], old: File, new: File) -> bool:
-        """Give the handles *numbers* of *old* to *new*. Return whether *old* has no others; then
-        the caller closes it. `_lock` is held."""
+    def _give_over(self, numbers: list[int], old: File, new: File, heir: Node) -> bool:
+        """Give the handles *numbers* of *old* to *new*, the File of *heir*. Return whether *old*
+        has no others; then the caller closes it. `_lock` is held."""
         for number in numbers:
             handle = self._open[number]
-            self._open[number] = handle._replace(file=new)
             new.taken_over(handle.view, old)
+            self._open[number] = self._brought_home(handle, heir)._replace(file=new)
             for node in {handle.node, handle.asked or handle.node}:
                 node.file = new if node.file is old else node.file
             self._users[new] = self._users.get(new, 0) + 1
         new.follows = new.follows or old.follows
         return any(self._leave(old, self._open[number].view) for number in numbers)
+
+    def _brought_home(self, handle: Handle, heir: Node) -> Handle:
+        """Return *handle* as one of *heir*, which has its name now: whoever opens that shares its
+        File."""
+        node = handle.node
+        if node is heir:
+            return handle
+        asked = handle.asked or node
+        node.also = tuple(each for each in node.also if each is not asked)
+        heir.also = (*(each for each in heir.also if each is not asked), asked)
+        self._inodes.opened(heir)
+        self._inodes.closed(node)
+        return handle._replace(node=heir, asked=asked)

@@ -687,7 +687,7 @@ def test_two_who_lock_at_once_what_others_have_replaced_see_one_file(
     handles.file(first).expire()
     client.put_object(Bucket=bucket, Key="x", Body=b"newer")
     s3.head(bucket, "x")
-    twice(monkeypatch, handles, "_file", lambda: handles.renew(second, CALLER.cancellation))
+    twice(monkeypatch, mimicdb, "entry", lambda: handles.renew(second, CALLER.cancellation))
     handles.renew(first, CALLER.cancellation)
     assert fs.read(CALLER, first, 0, 10) == fs.read(CALLER, second, 0, 10) == b"newer"
     assert handles.file(first) is handles.file(second) is fs.inodes.get(ino).file
@@ -727,9 +727,14 @@ def test_whoever_appends_to_what_others_have_replaced_is_answered_when_the_old_p
 ):
     """The kernel has put the bytes behind those of the old version: a page of two."""
     fs, ino, kernel = at_once
-    said = []
-    kernel.data_changed = lambda ino: said.append((ino, "in turn"))
-    kernel.drop_data = lambda ino, _: said.append((ino, "at once"))
+    said = []  # of the inode that is open; what has its name now is another one
+
+    def tell(told, how):
+        if told == ino:
+            said.append((told, how))
+
+    kernel.data_changed = lambda told: tell(told, "in turn")
+    kernel.drop_data = lambda told, _: tell(told, "at once")
     handle = fs.open(CALLER, ino, os.O_RDWR).handle
     assert fs.read(CALLER, handle, 0, 10) == b"abc"
     client.put_object(Bucket=bucket, Key="x", Body=b"newer")
