@@ -92,7 +92,7 @@ class TwoMounts(World):
     program that says so; what is open for writing shows what others have put there."""
 
     def __init__(self, path, other, *about, locks):
-        self.locks, self.other = locks, other
+        self.locks, self.other, self.locked = locks, other, False
         super().__init__(Programs(path), *about, beside=Programs(other))
 
     def put(self, size):
@@ -122,9 +122,12 @@ class TwoMounts(World):
         if lock(self.handles["one"], fcntl.F_WRLCK):
             self.ends["one"] = os.fstat(self.handles["one"]).st_size
             self.whole = False  # the program knows what others have put there
+            self.locked = True
 
     def unlock(self):
-        lock(self.handles["one"], fcntl.F_UNLCK)
+        if lock(self.handles["one"], fcntl.F_UNLCK) and self.locked:
+            self.kept = dict.fromkeys(self.kept, True)  # S3 has it before the lock is given up
+        self.locked = False
 
     def second_reads(self):
         if self.locks:
