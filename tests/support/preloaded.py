@@ -6,13 +6,13 @@ forks for each command. The fork is a child of the process of the tests: it is w
 signalled and killed like any other, and has the descriptors, directory, environment, umask and
 arguments that it was given.
 
-What a fork does not show is what happens before `main`: that the console script is there, what is
-imported when and in which order; how long a start takes, and how much memory a process has; what
-the interpreter reads at its start. Tests of these start MIMICFS by `subprocess`, or take the
-fixture `really_started`, as those of a mount's life do; START_REALLY=1 in the environment is for
-all. A command is started also where it is to have what a fork has not: another user, a session of
-its own, other variables that the interpreter reads, limits or a priority that the tests have
-changed.
+What a fork does not show is what happens before `main`, and after threads and `atexit` have ended:
+that the console script is there, what is imported when and in which order; how long a start takes,
+and how much memory a process has; what the interpreter reads at its start, and frees at its end.
+Tests of these start MIMICFS by `subprocess`, or take the fixture `really_started`, as those of a
+mount's life do; START_REALLY=1 in the environment is for all. A command is started also where it is
+to have what a fork has not: another user, a session of its own, other variables that the
+interpreter reads, limits or a priority that the tests have changed.
 """
 
 from __future__ import annotations
