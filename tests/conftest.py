@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -186,11 +187,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 _SLOW_MODULE = re.compile(
     r'^pytestmark = (\[\s*)?pytest.mark.(slow\b|parametrize\("server")', re.MULTILINE
 )
+# Of 10 to 40 seconds each, some with few tests. The others follow by the number of their tests.
+_LONGEST = (
+    *("mount/test_life", "mirror/test_locks", "mount/test_system", "mount/test_trees"),
+    *("cli/test_packaging", "cli/test_history", "sync/test_sweep", "mount/test_pairs"),
+    *("mount/test_orders_of_programs", "vfs/test_moved_bases", "mount/test_kill_9"),
+    *("mount/test_one_name", "mount/test_refresh"),
+)
 # These take a second to start, or are slow to use.
 _SLOW = {"moto", "rclone", "bench", "lists", "needs_fuse"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs an S3 server or a mount as slow; `scripts/test --fast` leaves it out."""
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
@@ -198,6 +206,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needs = {*getattr(item, "fixturenames", ()), *words}
         if needs & _SLOW:
             item.add_marker(pytest.mark.slow)
+    if hasattr(config, "workerinput"):  # one of several processes
+        _put_long_modules_first(items)
+
+
+def _put_long_modules_first(items: list[pytest.Item]) -> None:
+    """The processes share the modules in this order: where the longest ones come last, one works
+    alone in the end."""
+    tests = Counter(item.path for item in items)
+    named = {name: number for number, name in enumerate(_LONGEST)}
+    order = {
+        path: (named.get(f"{path.parent.name}/{path.stem}", len(named)), -tests[path])
+        for path in tests
+    }
+    items.sort(key=lambda item: order[item.path])
 
 
 def pytest_collection_finish() -> None:
