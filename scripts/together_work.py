@@ -6,11 +6,13 @@ import errno
 import hashlib
 import os
 import random
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 from together_parts import Mount
@@ -86,12 +88,12 @@ class Worker(threading.Thread):
         self._chance = random.Random(seed * 1000 + number)
         self._number, self._mount, self._known, self._over = number, mount, known, over
         self.did: Counter[str] = Counter()
-        self.wrong: list[str] = []
-        self.longest_s = 0.0
+        self.longest_s, self.longest = 0.0, ""  # a single call of the system, and when it ended
+        self._began_s = 0.0
 
     def run(self) -> None:
+        sys.setprofile(self._timed)
         while not self._over.is_set():
-            began = time.monotonic()
             what = self._chance.choice(DOES)
             try:
                 getattr(self, f"do_{what}" if self._chance.random() < 0.7 else "do_collide")()
@@ -99,8 +101,17 @@ class Worker(threading.Thread):
             except OSError as exc:
                 self.did[f"{what}: {os.strerror(exc.errno or 0)}"] += 1
                 self._over.wait(0.05)
-            self.longest_s = max(self.longest_s, time.monotonic() - began)
             self._over.wait(self._rest_s)
+
+    def _timed(self, _: FrameType | None, event: str, call: Any) -> None:
+        """Time the functions that are written in C, except waits."""
+        if event == "c_call":
+            self._began_s = time.monotonic()
+        elif event in ("c_return", "c_exception") and call.__name__ != "acquire":
+            took_s = time.monotonic() - self._began_s
+            if took_s > self.longest_s:
+                ended = time.strftime("%H:%M:%S")
+                self.longest_s, self.longest = took_s, f"{call.__name__}, {ended}"
 
     def _one(self) -> str:
         return f"w{self._number}/f{self._chance.randrange(FILES)}"
