@@ -18,6 +18,7 @@ from mimicfs.errors import PosixError
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, Caller, PassingAttr
 from mimicfs.s3.requests.client import S3
+from mimicfs.vfs.attributes import Attributes
 from mimicfs.vfs.claims import RenameClaims
 from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.nodes import Node, NodeKind, slot_of
@@ -52,6 +53,7 @@ class Making:
         self._ownership = ownership
         self._claims = claims
         self._options = options
+        self._attributes = Attributes(options)
         self._attr = attr
 
     def directory(self, caller: Caller, parent: Node, name: bytes, mode: int) -> Attr:
@@ -128,15 +130,25 @@ class Making:
         uid, gid = self._ownership.of_new(caller, parent)
         meta = said(uid, gid)
         with self._claims.begun(parent.bucket, parent.key + component):
-            make(parent.bucket, parent.key + component, meta=meta)
+            made = make(parent.bucket, parent.key + component, meta=meta)
         parent.mtime_ns = time.time_ns()
         with self._inodes.holding(parent, component, NodeKind.OBJECT) as node:
-            attr = self._attr(caller, node)
+            attr = self._attr_of(caller, node, made._replace(meta=meta))
         if stat.S_IFMT(attr.mode) == kind:
             return attr
         # Another mount has put something else there since. The kernel takes no other type from the
         # call that made a file (EIO), so it must ask again.
         return PassingAttr(*attr._replace(mode=kind | stat.S_IMODE(attr.mode)))
+
+    def _attr_of(self, caller: Caller, node: Node, made: Entry) -> Attr:
+        """Return what stat(2) shows of *node*, whose object S3 has just *made*. Others may have
+        removed it since, or the mirror may not know yet what is there: it was made all the same."""
+        try:
+            return self._attr(caller, node)
+        except PosixError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            return PassingAttr(*self._attributes.of_object(node.ino, made))
 
 
 def check_in_bucket(directory: Node) -> None:

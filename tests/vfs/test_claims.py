@@ -244,6 +244,23 @@ def test_a_new_file_that_is_closed_while_its_directory_is_renamed_goes_along(
     assert client.get_object(Bucket=bucket, Key="e/s/n")["Body"].read() == b"new"
 
 
+def test_a_link_that_others_have_removed_at_once_was_made(
+    two: list[Sharing], bucket: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    stored, said = one.fs._making._stored, list[str]()
+    make = stored.make_link
+
+    def make_and_remove(*what: Any, **how: Any) -> Any:
+        made = make(*what, **how)
+        said.append(other.call("unlink x/l"))
+        return made
+
+    monkeypatch.setattr(stored, "make_link", make_and_remove)
+    assert (one.call("symlink x/l"), said) == ("done", ["done"])
+    assert _keys(client, bucket) == ["d/a", "d/s/b", "x/c"]
+
+
 def test_a_name_in_a_directory_whose_rename_fails_is_changed_then(
     two: list[Sharing], held: Hold, bucket: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
