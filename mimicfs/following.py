@@ -176,12 +176,12 @@ class Follower:
     def look(self, names: Iterable[str] | None = None) -> None:
         """Announce what others changed in the logs *names* (None: in all). Raises StoreError; then
         the next look tells the rest."""
-        if self.lease.away:
-            self._come_back()
-        for name in list(self._places if names is None else names):
-            if name in self._places:
-                self._catch_up(name)
-
+        with self.lease.looking():
+            if self.lease.away:
+                self._come_back()
+            for name in list(self._places if names is None else names):
+                if name in self._places:
+                    self._catch_up(name)
         with self._looked:
             self._looked.notify_all()
 

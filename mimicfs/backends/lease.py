@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 LEASE_S = 3.0
 
@@ -28,6 +29,7 @@ class Lease:
         self._looked_s = self._heard_s = clock()
         self.begun = False  # a follower looks
         self.away = False
+        self._looker = 0  # the thread that looks
         self._changed = threading.Condition()
 
     @property
@@ -43,6 +45,16 @@ class Lease:
     def unheard_s(self) -> float:
         """Return how long ago the store answered last."""
         return self._clock() - self._heard_s
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Within, this thread looks, and tells what it has found. It knows that, and must not wait
+        for itself."""
+        self._looker = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._looker = 0
 
     def heard(self) -> None:
         """Note that the store has answered, and the look goes on."""
@@ -67,7 +79,9 @@ class Lease:
 
     def settle(self, timeout_s: float = 4 * LEASE_S) -> bool:
         """Wait until the lease is held, or the store is known to be away; return whether it is
-        held."""
+        held. For the thread that looks it is."""
+        if threading.get_ident() == self._looker:
+            return True
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while not self.held and not self.away and time.monotonic() < deadline:

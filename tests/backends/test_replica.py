@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
@@ -524,6 +525,26 @@ def test_a_store_that_answers_with_a_long_log_is_not_away(clock, monkeypatch, wa
     assert len(seen) > 2 * LEASE_S
     follower.lease.renew()
     assert replica.get("b", "a") == Entry("a", 19)
+    replica.close()
+
+
+def test_whoever_tells_what_a_look_has_found_does_not_wait_for_the_end_of_it(clock):
+    store = Slow(clock)
+    store.apply("b", [Entry("a", 1)])
+    store.mark("b", _WHOLE)
+    replica, told = Replica(store, SQLite(), Lease(clock)), []
+    mimicdb = Mirror(replica)
+    follower = Follower(mimicdb, "b", lease=replica.lease)
+    follower.begin()
+    names(replica)
+    store.apply("b", [Entry("a", 2)])
+    store._origin += 2  # it was written by another process
+    clock.now_s += 150  # this one was stopped
+    mimicdb.subscribe(lambda *_: told.append(mimicdb.entry("b", "a")))
+    began_s = time.monotonic()
+    follower.look()
+    assert told == [Entry("a", 2)]
+    assert time.monotonic() - began_s < 4 * LEASE_S  # for so long all others wait
     replica.close()
 
 
