@@ -3,7 +3,10 @@ between the look at its name and the open."""
 
 from __future__ import annotations
 
+import errno
 import os
+import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +14,7 @@ from support.onefile import check_one_file_of_each_key
 from support.proxy import Hold
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
-from mimicfs.errors import ObjectChanged
+from mimicfs.errors import ObjectChanged, PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.sync.syncer import Syncer
@@ -183,3 +186,112 @@ def test_of_two_handles_that_are_closed_at_once_the_last_uploads_what_was_mapped
     fs.release(first)
     fs.release(second)
     assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == b"new"
+
+
+def test_who_opens_a_file_whose_attributes_are_being_changed_waits_for_that(
+    fs, s3, client, bucket, monkeypatch
+):
+    """The copy of an object that was made of parts has another ETag."""
+    place = {"Bucket": bucket, "Key": "x"}
+    upload = client.create_multipart_upload(**place)["UploadId"]
+    etag = client.upload_part(**place, UploadId=upload, PartNumber=1, Body=b"old")["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+    client.complete_multipart_upload(**place, UploadId=upload, MultipartUpload=parts)
+    s3.head(bucket, "x")
+    ino = fs.lookup(CALLER, ROOT_INO, b"x").ino
+    reader = fs.open(CALLER, ino, os.O_RDONLY).handle
+    assert fs.read(CALLER, reader, 0, 9) == b"old"
+    opening = []
+
+    def opens():
+        opening.append(pool.submit(fs.open, CALLER, ino, os.O_RDWR))
+        with pytest.raises(TimeoutError):
+            opening[0].result(0.05)
+
+    with ThreadPoolExecutor() as pool:
+        before(monkeypatch, fs._kernel, "copied", opens)
+        fs.setattr(CALLER, ino, NewAttr(mode=0o600), None)
+        handle = opening[0].result(10).handle
+    assert fs._handles.file(handle) is fs._handles.file(reader)
+    for each in (handle, reader):
+        fs.release(each)
+
+
+class Threads:
+    """Threads that do at random to `x` what programs do, each as the kernel would let it, and look
+    each time whether its key has one File."""
+
+    def __init__(self, fs, seed):
+        self.fs = fs
+        self.seed = seed
+        self.directory = threading.Lock()  # the kernel's
+        self.found = {}  # the name that the kernel holds: its inode
+
+    def run(self, rounds):
+        with ThreadPoolExecutor() as pool:
+            chances = [random.Random(self.seed + number) for number in range(4)]
+            running = [pool.submit(self._many, chance, rounds) for chance in chances]
+        for each in running:
+            each.result()
+
+    def _many(self, chance, rounds):
+        steps = [self._write, self._append, self._change, self._cut, self._unlink, self._replace]
+        for _ in range(rounds):
+            step = chance.choice(steps)
+            for _ in range(5):  # ESTALE: the kernel looks the name up again
+                try:
+                    step(chance)
+                    break
+                except PosixError as exc:
+                    if exc.errno not in (errno.ENOENT, errno.ESTALE):
+                        raise
+                    self.found.clear()
+
+    def _ino(self, chance):
+        if chance.random() < 0.8 and (ino := self.found.get("x")):
+            return ino
+        with self.directory:
+            self.found["x"] = self.fs.lookup(CALLER, ROOT_INO, b"x").ino
+            return self.found["x"]
+
+    def _opened(self, chance, flags, data):
+        handle = self.fs.open(CALLER, self._ino(chance), flags).handle
+        try:
+            check_one_file_of_each_key(self.fs)
+            self.fs.write(CALLER, handle, 0, memoryview(data), append=bool(flags & os.O_APPEND))
+            self.fs.flush(CALLER, handle)
+        finally:
+            check_one_file_of_each_key(self.fs)
+            self.fs.release(handle)
+
+    def _write(self, chance):
+        self._opened(chance, os.O_WRONLY | os.O_TRUNC, b"w" * chance.choice((1, 5000)))
+
+    def _append(self, chance):
+        self._opened(chance, os.O_WRONLY | os.O_APPEND, b"appended")
+
+    def _change(self, chance):
+        self._opened(chance, os.O_RDWR, b"change")
+
+    def _cut(self, chance):
+        ino = self._ino(chance)
+        self.fs.setattr(CALLER, ino, NewAttr(size=chance.randrange(9000), mode=0o600), None)
+
+    def _unlink(self, _):
+        with self.directory:
+            self.found.clear()
+            self.fs.unlink(CALLER, ROOT_INO, b"x")
+
+    def _replace(self, chance):
+        name = b"mine-%d" % chance.randrange(1 << 30)
+        with self.directory:
+            ino = save(self.fs, name, b"new")
+            self.fs.rename(CALLER, ROOT_INO, name, ROOT_INO, b"x", 0)
+            self.found["x"] = ino
+
+
+@pytest.mark.timeout(3600)
+def test_threads_that_change_one_name_have_one_file_of_it(fs, request, tmp_path):
+    save(fs, b"x", b"old")
+    Threads(fs, seed=7).run(request.config.getoption("rounds") or 3)
+    assert not (tmp_path / "recovered").exists()
