@@ -210,8 +210,10 @@ class Mover:
         rename = self._renames.begin(cancellation, old, new)
         try:
             rename.copy(cancellation)
-            self._go_along(node, rename, cancellation, settled=False)
+            for _ in self._open_below(node, rename.old, cancellation):
+                pass  # so that nobody waits below the directory for a large file that is being sent
             leaves.enter_context(self._handles.departures.leaving(node, cancellation))
+            self._go_along(node, rename, cancellation, settled=False)
             rename.settle(cancellation)
             while not claim.holds(cancellation):  # somebody else may have renamed it meanwhile
                 rename.settle(cancellation)

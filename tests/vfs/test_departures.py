@@ -18,12 +18,14 @@ from support.proxy import Hold, Proxy, Request
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
 from mimicfs.errors import Departing, Interrupted
 from mimicfs.files.journal import Journal
+from mimicfs.files.turn import Turn
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 from mimicfs.vfs.departures import Departures
 from mimicfs.vfs.filesystem import VFS
+from mimicfs.vfs.moves import Mover
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -234,3 +236,38 @@ def test_a_file_that_is_made_anew_with_its_old_bytes_behind_its_copy_is_at_the_n
     fs.release(handle)
     listed = client.list_objects_v2(Bucket=bucket)["Contents"]
     assert [each["Key"] for each in listed] == ["e/", "e/a", "e/b", "e/s/c"]
+
+
+def test_what_is_closed_while_a_rename_waits_for_another_file_is_read_by_the_old_name(
+    fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    a, b = (fs.open(CALLER, inos[name], os.O_RDWR).handle for name in ("a", "b"))
+    copying = Hold(lambda request: request.kind == "COPY" and request.key == "e/s/c")
+    sending = Hold(lambda request: request.kind == "PUT" and request.key == "d/b")
+    with ThreadPoolExecutor(2) as pool, proxy.rule(copying), proxy.rule(sending):
+        renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert copying.reached.wait(10)
+        fs.write(CALLER, b, 0, memoryview(b"new"), append=False)
+        sent = pool.submit(fs.fsync, CALLER, b)
+        assert sending.reached.wait(10)
+        copying.release()
+        wait_until(_is_waiting_for_a_turn, 10)
+        fs.write(CALLER, a, 0, memoryview(b"new"), append=False)
+        fs.flush(CALLER, a)
+        fs.release(a)
+        again = fs.open(CALLER, inos["a"], os.O_RDWR).handle
+        assert fs.read(CALLER, again, 0, 9) == b"new"
+        sending.release()
+        sent.result(10)
+        renaming.result(30)
+    for handle in (again, b):
+        fs.release(handle)
+    stored = [client.get_object(Bucket=bucket, Key=f"e/{name}")["Body"].read() for name in "ab"]
+    assert stored == [b"new", b"new"]
+
+
+def _is_waiting_for_a_turn() -> bool:
+    """Whether the rename waits for somebody who uploads a file."""
+    code = Mover._open_below.__code__
+    frames = list(sys._current_frames().values())
+    return any(_is_in(each, code) and _is_in(each, Turn._take.__code__) for each in frames)
