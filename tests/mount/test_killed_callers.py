@@ -36,7 +36,7 @@ CALLS = {
     "mv": Call("os.rename('known/a', 'known/b')"),
     "mv of a directory": Call("os.rename('known', 'moved')"),
     "chmod": Call("os.chmod('known/a', 0o600)"),
-    "chown": Call("os.chown('known/a', 1, 1)"),
+    "chown": Call("os.chown('known/a', os.getuid(), os.getgid())"),
     "utime": Call("os.utime('known/a', (1, 1))"),
     "ln -s": Call("os.symlink('a', 'known/l')"),
     "mkfifo": Call("os.mkfifo('known/p')"),
