@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -188,6 +190,25 @@ def test_what_was_listed_just_before_a_flush_does_not_count_as_listed(redis_url:
     assert not store.covered("b", "d/")
     store.mark("b", Scope("d/", False, 1))  # listed anew
     assert store.covered("b", "d/")
+    store.close()
+
+
+def test_a_change_by_another_thread_while_a_listing_is_marked_is_no_loss(redis_url: str) -> None:
+    store = open_store(redis_url, f"sessions-{os.getpid()}-{next(_numbers)}")
+    store.apply("b", [Entry("d/f", 1, NS, "e")])
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            store.apply("b", [Entry("d/f", 1, NS, "e")])
+
+    with ThreadPoolExecutor(1) as pool:
+        changing = pool.submit(change)
+        for _ in range(300):
+            store.mark("b", Scope("d/", False, 1))
+        over.set()
+        changing.result(20)
+    assert store.seq("b") < 1_000_000
     store.close()
 
 

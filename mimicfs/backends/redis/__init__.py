@@ -369,12 +369,13 @@ class RedisBackend(NotingBackend):
             return
         tag, own = self._tag(bucket), scope.prefix.encode()
         scopes = f"{tag}:scopes"
+        highest = self._highest.get(bucket, 0)  # read before: other threads go on
         _, (known, seq), *names = self._together(
             ("HSET", scopes, own, json.dumps(scope)),
             ("HMGET", f"{tag}:meta", "known", "seq"),
             *([("HKEYS", scopes)] if scope.deep else []),
         )
-        if int(seq or 0) < self._highest.get(bucket, 0):  # what was merged before is lost
+        if int(seq or 0) < highest:  # what was merged before is lost
             self.begin_epoch()  # and this scope with all others
             return
         inside = [key for found in names for key in found if key.startswith(own) and key != own]
