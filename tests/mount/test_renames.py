@@ -8,14 +8,14 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from support.clients import plain
-from support.mounts import Mount, costs, mounted, wait_until
+from support.mounts import Mount, called, costs, mounted, wait_until
 from support.proxy import Drop, Fail, Hold, Proxy
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,6 @@ COUNT = 24
 OLD = [f"d/{n:02}" for n in range(COUNT)]
 NEW = [f"e/{n:02}" for n in range(COUNT)]
 _numbers = itertools.count(1)
-_FUTEX = "98" if os.uname().machine == "aarch64" else "202"  # a thread of Python waits for its turn
 
 
 @pytest.fixture
@@ -113,15 +112,6 @@ def renamed(path: Path) -> subprocess.Popen[bytes]:
     program = "import os, sys; os.rename(sys.argv[1], sys.argv[2])"
     words: list[str | Path] = ["python3", "-c", program, path / "d", path / "e"]
     return subprocess.Popen(words, stderr=subprocess.DEVNULL)
-
-
-def called(call: Callable[[], Any]) -> threading.Thread:
-    """Return a thread that is within a system call of *call*."""
-    thread = threading.Thread(target=call)
-    thread.start()
-    task = Path(f"/proc/self/task/{thread.native_id}/syscall")
-    wait_until(lambda: task.read_text().split()[0] not in ("running", _FUTEX))
-    return thread
 
 
 def without_acls(client: Any, bucket: str) -> None:

@@ -4,12 +4,12 @@ holds the old state."""
 import errno
 import os
 import statistics
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from support.mounts import called
 from support.proxy import Hold, Proxy
 
 from mimicfs.backends.open import open_store
@@ -162,11 +162,11 @@ def test_a_directory_that_another_renames_while_its_last_name_is_moved_out_is_go
     seen_after_s(lambda: exists(other / "d1/sub/g"))
     first = iter([True])
     with proxy.rule(Hold(lambda it: it.kind == "POST" and next(first, False))) as held:
-        mover = threading.Thread(target=os.rename, args=(one / "d1/sub", one / "sub"))
-        mover.start()
+        moves = called(lambda: os.rename(one / "d1/sub", one / "sub"))
         assert held.reached.wait(30)
-        os.rename(other / "d1", other / "d2")
-    mover.join(30)
+        waits = called(lambda: os.rename(other / "d1", other / "d2"))
+    moves.join(30)
+    waits.join(30)
     for path in two:
         seen_after_s(lambda path=path: sorted(os.listdir(path)) == ["base", "d2", "sub"])
         seen_after_s(lambda path=path: not exists(path / "d1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from support import preloaded
 from support.preloaded import MIMICFS
 from support.proxy import Proxy
 
+_FUTEX = "98" if os.uname().machine == "aarch64" else "202"  # a thread of Python waits for its turn
+
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait until *condition* holds: at once on a quiet machine, for long on a busy one."""
@@ -24,6 +27,15 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+def called(call: Callable[[], Any]) -> threading.Thread:
+    """Return a thread that is within a system call of *call*."""
+    thread = threading.Thread(target=call)
+    thread.start()
+    task = Path(f"/proc/self/task/{thread.native_id}/syscall")
+    wait_until(lambda: task.read_text().split()[0] not in ("running", _FUTEX))
+    return thread
 
 
 def run(*arguments: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
