@@ -176,15 +176,38 @@ def test_who_appends_to_what_this_mount_has_replaced_meanwhile_gets_no_file_of_t
     fs.release(handle)
 
 
+class InTurn:
+    """A lock that each of two threads has had before one of them takes it again."""
+
+    def __init__(self, lock):
+        self._lock = lock
+        self._had = set()
+        self._both = threading.Event()
+
+    def __enter__(self):
+        if threading.current_thread() in self._had:
+            assert self._both.wait(10)
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+        self._had.add(threading.current_thread())
+        if len(self._had) == 2:
+            self._both.set()
+
+
 def test_of_two_handles_that_are_closed_at_once_the_last_uploads_what_was_mapped(
     fs, client, bucket, monkeypatch
 ):
     ino = save(fs, b"x", b"old")
-    first, second = (fs.open(CALLER, ino, os.O_RDWR).handle for _ in range(2))
-    fs.write(CALLER, first, 0, memoryview(b"new"), append=False)
-    before(monkeypatch, fs._handles, "_leave", lambda: None)
-    fs.release(first)
-    fs.release(second)
+    handles = [fs.open(CALLER, ino, os.O_RDWR).handle for _ in range(2)]
+    fs.write(CALLER, handles[0], 0, memoryview(b"new"), append=False)
+    monkeypatch.setattr(fs._handles, "_lock", InTurn(fs._handles._lock))
+    closing = [threading.Thread(target=fs.release, args=(handle,)) for handle in handles]
+    for each in closing:
+        each.start()
+    for each in closing:
+        each.join()
     assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == b"new"
 
 
