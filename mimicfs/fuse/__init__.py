@@ -15,6 +15,7 @@ operations  each request: its bytes to a call of posix.FileSystem, the result to
 learning    calls that are repeated after what they lack was learned
 privileges  set-user-id and set-group-id bits that end with a change
 groups      the groups of a caller
+processes   what /proc says of a process
 locking     locks of files: GETLK, SETLK, SETLKW
 pool        worker threads
 awaited     requests that are answered by the thread that ends what they wait for

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from mimicfs.fuse.processes import status
 from mimicfs.posix import Caller
 
 
@@ -13,9 +12,4 @@ def is_member(caller: Caller, gid: int) -> bool:
 
 
 def _supplementary(pid: int) -> list[int]:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return []
-    lines = (line.partition(":") for line in status.splitlines())
-    return next(([*map(int, said.split())] for name, _, said in lines if name == "Groups"), [])
+    return [*map(int, status(pid).get("Groups", "").split())]

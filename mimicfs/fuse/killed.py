@@ -26,6 +26,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from mimicfs.fuse.processes import status
+
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.2  # between two looks
@@ -33,7 +35,6 @@ _SIGKILL = 1 << (signal.SIGKILL - 1)  # in the masks of /proc/PID/status
 _CORE = "QUIT ILL TRAP ABRT BUS FPE SEGV XCPU XFSZ SYS"  # signal(7): those whose action is "Core"
 _LEAVES_CORE = sum(1 << (signal.Signals[f"SIG{name}"] - 1) for name in _CORE.split())
 _MASKS = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
-_FIELDS = ("Sig", "Shd", "Tra")  # what the names of these and of TracerPid begin with
 _PF_EXITING = 0x4  # in the flags of /proc/PID/stat; linux/sched.h
 _FLAGS, _EXIT_CODE = 6, -1  # fields of /proc/PID/stat behind the name
 _SIGNAL = 0x7F  # in an exit code
@@ -116,14 +117,12 @@ class Killed:
 
 def _is_killed(thread: int) -> bool:
     """Whether *thread* was killed; False if that cannot be seen."""
-    try:
-        status = Path(f"/proc/{thread}/status").read_text()
-    except OSError:
+    fields = status(thread)
+    if not fields:
         return False
-    fields = dict(line.split()[:2] for line in status.splitlines() if line[:3] in _FIELDS)
-    masks = {name: int(fields[f"{name}:"], 16) for name in _MASKS}
+    masks = {name: int(fields[name], 16) for name in _MASKS}
     ends = _SIGKILL
-    if fields["TracerPid:"] == "0":  # otherwise a debugger says what becomes of the signal
+    if fields["TracerPid"] == "0":  # otherwise a debugger says what becomes of the signal
         ends |= _LEAVES_CORE & ~(masks["SigBlk"] | masks["SigIgn"] | masks["SigCgt"])
     return bool((masks["SigPnd"] | masks["ShdPnd"]) & ends)
 

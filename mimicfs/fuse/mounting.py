@@ -134,7 +134,7 @@ def _on_top(mountpoint: Path) -> Shown:
 
 def mounted() -> Iterator[Shown]:
     """Yield all file systems that are mounted in this mount namespace."""
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:  # a path has "\r"
         # proc(5): ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS [TAG]... - TYPE SOURCE OPTIONS
         here, _, there = line.partition(b" - ")
         _, _, number, _, place, options, *_ = here.split(b" ")
