@@ -17,7 +17,6 @@ attributes.py decides which values are believed (setuid, devices, links).
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import mimetypes
 import re
@@ -170,14 +169,23 @@ def directory_mode(permissions: int) -> int:
 
 def xattrs(meta: Mapping[str, str]) -> dict[str, bytes]:
     """Return the extended attributes (`user.*`) in *meta*; none if they make no sense."""
+    try:
+        return known_xattrs(meta)
+    except ValueError:
+        return {}
+
+
+def known_xattrs(meta: Mapping[str, str]) -> dict[str, bytes]:
+    """Do the same. Raises ValueError if they make no sense: what is put in their place would take
+    the place of what nobody knows."""
     text = meta.get(_XATTR)
     if not text:
         return {}
     try:
         found = json.loads(unquote(text, errors="strict"))
         return {name: base64.b64decode(value, validate=True) for name, value in found.items()}
-    except (ValueError, AttributeError, TypeError, binascii.Error):
-        return {}
+    except (ValueError, AttributeError, TypeError, RecursionError) as exc:
+        raise ValueError(f"{_XATTR}: not what s3fs writes") from exc
 
 
 def with_xattrs(meta: Mapping[str, str], attributes: Mapping[str, bytes]) -> dict[str, str]:

@@ -110,13 +110,16 @@ class StoredAttributes:
         return {name: value for name, value in found.items() if _is_users(name)}
 
     def set_xattr(self, node: Node, name: bytes, value: bytes, flags: int) -> None:
-        """Set one. Raises PosixError EEXIST or ENODATA as *flags* say, ENOSPC, ERANGE."""
+        """Set one. Raises PosixError EEXIST or ENODATA as *flags* say, ENOSPC, ERANGE, EIO."""
         self._check_kept(node.bucket)
         text = _xattr_name(name)
 
         def change(meta: Meta) -> dict[str, str]:
             self._check_regular(node, meta)
-            found = metadata.xattrs(meta)
+            try:
+                found = metadata.known_xattrs(meta)
+            except ValueError as exc:
+                raise PosixError(errno.EIO, f"s3://{node.bucket}/{node.key}: {exc}") from exc
             if flags & os.XATTR_CREATE and text in found:
                 raise PosixError(errno.EEXIST, text)
             if flags & os.XATTR_REPLACE and text not in found:

@@ -227,6 +227,24 @@ def test_extended_attributes_of_other_classes_are_not_believed(
     assert refused(os.setxattr, synced / "a", "trusted.a", b"1") == errno.EOPNOTSUPP
 
 
+def test_attributes_that_make_no_sense_are_not_replaced(
+    synced: Path, client: Any, bucket: str
+) -> None:
+    odd = {"deep": "[" * 1500, "foreign": "yes", "cut": "%7B%22user.a%22%3A%22cmVk"}
+    for key, text in odd.items():
+        client.put_object(Bucket=bucket, Key=key, Body=b"", Metadata={"xattr": text})
+    (synced / ".sync").touch()
+    for key, text in odd.items():
+        assert os.listxattr(synced / key) == []
+        assert refused(os.getxattr, synced / key, "user.a") == errno.ENODATA
+        assert refused(os.removexattr, synced / key, "user.a") == errno.ENODATA
+        assert refused(os.setxattr, synced / key, "user.b", b"1") == errno.EIO
+        os.chmod(synced / key, 0o600)
+        os.rename(synced / key, synced / "new")
+        (synced / "new").write_bytes(b"text")
+        assert client.head_object(Bucket=bucket, Key="new")["Metadata"]["xattr"] == text
+
+
 def test_names_that_are_not_utf8_are_files_like_others(
     synced: Path, client: Any, bucket: str, mount_at: Any
 ) -> None:
