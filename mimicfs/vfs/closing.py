@@ -109,7 +109,7 @@ class ClosingFiles(RenewedFiles):
 
     def _finish(self, node: Node, file: File) -> None:
         # This cannot be interrupted: the files of a killed process are closed as on any disk.
-        # Appends to an object that others have replaced show under the name only once S3 has them.
+        # A caller that closes a file without a name is told what S3 says of it.
         behind = None if file.lost is not None or node.is_nameless else self._behind
         if behind is None or not self._is_secured(file):
             self._upload(node, file, NEVER)

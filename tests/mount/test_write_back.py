@@ -64,7 +64,7 @@ def test_what_is_changed_or_removed_before_its_upload_is_uploaded_once_or_never(
     assert head["Metadata"]["mtime"] == "5.000000000"
 
 
-def test_an_append_to_what_others_replaced_is_seen_by_all_once_it_is_closed(
+def test_an_append_to_what_others_replaced_is_seen_under_the_name_at_once(
     mount_at, client, bucket
 ):
     log = mount_at(f"s3://{bucket}", "--write-back").path / "log"
@@ -75,6 +75,7 @@ def test_an_append_to_what_others_replaced_is_seen_by_all_once_it_is_closed(
     os.write(fd, b"mine\n")
     os.close(fd)
     assert log.read_bytes() == b"another\nmine\n"
+    wait_until(lambda: in_s3(client, bucket) == {"log": len("another\nmine\n")})
     assert client.get_object(Bucket=bucket, Key="log")["Body"].read() == b"another\nmine\n"
 
 
