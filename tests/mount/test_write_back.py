@@ -64,9 +64,7 @@ def test_what_is_changed_or_removed_before_its_upload_is_uploaded_once_or_never(
     assert head["Metadata"]["mtime"] == "5.000000000"
 
 
-def test_an_append_to_what_others_replaced_is_seen_under_the_name_at_once(
-    mount_at, client, bucket
-):
+def test_an_append_to_what_others_replaced_is_seen_under_the_name_at_once(mount_at, client, bucket):
     log = mount_at(f"s3://{bucket}", "--write-back").path / "log"
     client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
     fd = os.open(log, os.O_RDWR | os.O_APPEND)
