@@ -300,9 +300,11 @@ class Rename:
         have put beside them, as long as the claim *is_ours*. Return what is left, and why."""
         refused, changed = self._delete_originals(holds=holds)
         for _ in range(ROUNDS):
-            changed = changed or self._put_beside(is_ours)
-            if not changed:
+            found = changed or self._put_beside()
+            # Once the claim is not ours, what is there may be of another directory.
+            if not found or not is_ours():
                 break
+            changed = found
             self._copy(Cancellation(), changed)
             now = [stored_now(self._mimicdb, self.old.bucket, entry.key) for entry in changed]
             more, changed = self._delete_copied([entry for entry in now if entry is not None])
@@ -310,13 +312,12 @@ class Rename:
         self._forget_emptied()
         return [*refused, *(self._why(entry) for entry in changed)]
 
-    def _put_beside(self, is_ours: Callable[[], bool]) -> list[Entry]:
+    def _put_beside(self) -> list[Entry]:
         """Return what others have put into the old directory since it was listed: a file that is
-        closed waits for no rename. Once the claim is not ours, that is of another directory."""
+        closed waits for no rename."""
         is_quiet(self._mimicdb, *self.old, Cancellation())
         found = [each for each in self._entries(self.old) if each.kind == OBJECT]
-        beside = [each for each in found if not self._is_copied(each)]
-        return beside if beside and is_ours() else []
+        return [each for each in found if not self._is_copied(each)]
 
     def _delete_originals(
         self, *, there: bool = False, holds: Callable[[], bool] = lambda: True

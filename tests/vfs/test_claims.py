@@ -244,6 +244,28 @@ def test_a_new_file_that_is_closed_while_its_directory_is_renamed_goes_along(
     assert client.get_object(Bucket=bucket, Key="e/s/n")["Body"].read() == b"new"
 
 
+def test_whoever_was_taken_for_dead_takes_nothing_out_of_what_others_have_made_anew(
+    two: list[Sharing], proxy: Proxy, bucket: str, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = two
+    deleting = Hold(lambda request: request.kind == "POST", answers=True)
+    copying = Hold(lambda request: request.kind == "COPY" and request.key == "e/n")
+    with proxy.rule(deleting), proxy.rule(copying), ThreadPoolExecutor(1) as pool:
+        close = other.created("d/n", b"new")
+        renaming = pool.submit(one.rename, "d", "e")
+        assert deleting.reached.wait(10)
+        close()
+        deleting.release()
+        assert copying.reached.wait(10)  # it stands still here
+        one.mimicdb.set_note(bucket, _NOTE, None)
+        assert other.call("unlink d/n") == "done"
+        other.created("d/n", b"another")()
+        copying.release()
+        assert renaming.result(20) == "EIO"
+    assert client.get_object(Bucket=bucket, Key="d/n")["Body"].read() == b"another"
+    caplog.clear()
+
+
 def test_a_link_that_others_have_removed_at_once_was_made(
     two: list[Sharing], bucket: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
