@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -210,6 +211,19 @@ def test_a_change_by_another_thread_while_a_listing_is_marked_is_no_loss(redis_u
         changing.result(20)
     assert store.seq("b") < 1_000_000
     store.close()
+
+
+def test_numbers_of_another_namespace_are_no_sign_of_a_loss(redis_url: str) -> None:
+    name = f"sessions-{os.getpid()}-{next(_numbers)}"
+    with closing(open_store(redis_url, f"{name}-b")) as store:
+        store.apply("b", [Entry("d/f", 1, NS, "e")])
+    with closing(open_store(redis_url, name)) as store:
+        for _ in range(3):
+            store.apply("b", [Entry("d/f", 1, NS, "e")])
+        store.enter(f"{name}-b")
+        assert store.seq_lately("b") == 1
+        store.mark("b", Scope("d/", False, 1))
+        assert store.scope("b", "d/") == Scope("d/", False, 1)
 
 
 def test_a_replica_that_lagged_and_was_promoted_is_another_epoch(

@@ -92,6 +92,8 @@ class RedisBackend(NotingBackend):
 
     def enter(self, namespace: str) -> None:
         self._prefix = prefix(namespace)
+        self._highest.clear()  # these are numbers of the other one
+        self._lately.clear()
         self._check()
 
     @ours
@@ -184,9 +186,15 @@ class RedisBackend(NotingBackend):
     def lookups(
         self, bucket: str, wanted: Sequence[tuple[str, str]]
     ) -> list[tuple[Entry | None, Entry | None]]:
-        asked = [(directory, [name, f"{name}/"]) for directory, name in wanted]
-        found = self._steps.records_of(self._tag(bucket), asked)
-        return [found_of(*each, records) for each, records in zip(wanted, found, strict=True)]
+        names: dict[str, list[str]] = {}
+        for directory, name in wanted:
+            names.setdefault(directory, []).extend((name, f"{name}/"))
+        found = self._steps.records_of(self._tag(bucket), list(names.items()))
+        records = dict(zip(names, map(iter, found), strict=True))
+        return [
+            found_of(directory, name, list(islice(records[directory], 2)))
+            for directory, name in wanted
+        ]
 
     @ours
     def directories(
