@@ -29,7 +29,8 @@ class Pool:
         self._free = 0  # threads that wait, less the tasks that are queued for them
 
     def submit(self, task: Task) -> None:
-        """Have a thread call *task*, which must not raise."""
+        """Have a thread call *task*, which must not raise. Raises RuntimeError: there is no thread,
+        and none can begin."""
         with self._lock:
             self._free -= 1
             if self._free < 0 and len(self._threads) < self.size:
@@ -51,9 +52,16 @@ class Pool:
     def _start(self) -> None:
         name = f"{self._name}-{len(self._threads)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # no more threads can start: those that there are do it
+            if not self._threads:
+                self._free += 1
+                raise
+            log.debug("%s has no more threads: %s", self._name, exc)
+            return
         self._threads.append(thread)
         self._free += 1
-        thread.start()
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from mimicfs.errors import Interrupted, MountError, Unlisted
+from mimicfs.errors import Interrupted, MountError, PosixError, Unlisted
 from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
 from mimicfs.fuse.awaited import Awaited, Elsewhere
 from mimicfs.fuse.counts import Counts
@@ -320,7 +320,12 @@ class Server:
         self._asked[unique] = opcode, caller.pid
         self._waiting[unique] = cancellation
         self._session.busy.begin(_directories(request))
-        pool.submit(lambda: self._work(operation, caller, unique, request, missing))
+        try:
+            pool.submit(lambda: self._work(operation, caller, unique, request, missing))
+        except RuntimeError as exc:  # the pool has no thread, and no more can start
+            self._session.fail(unique, self._failed(PosixError(errno.ENOMEM, str(exc)), opcode))
+            del self._waiting[unique], self._asked[unique]
+            self._session.busy.end(_directories(request))
 
     def _work(
         self,

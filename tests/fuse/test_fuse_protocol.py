@@ -604,6 +604,35 @@ def test_a_read_of_what_does_not_come_after_all_is_a_workers(
     assert (server._waiting, server._asked) == ({}, {})
 
 
+def test_where_no_thread_can_start_a_request_is_enomem_or_in_its_turn_and_the_mount_goes_on(
+    later: tuple[Later, Kernel, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    fs, kernel, server = later
+    fs.handles[1] = fs.make("other", b"by a worker")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        asked = kernel.send(Opcode.READ, READ, nodeid=2)
+        wait_until(lambda: bool(fs.reads))
+        fs.reads.pop()(None)
+        assert kernel.answer() == (asked, "ENOMEM", b"")
+        fs.failed = PosixError(errno.EBADF, "handle 1")
+        assert kernel.ask(Opcode.READ, READ, nodeid=2) == ("ENOMEM", b"")
+    assert server._session.busy.wait_until_free(2, 0)
+    assert kernel.ask(Opcode.READ, READ, nodeid=2) == ("", b"by a worker")
+    fs.stalls["read"] = Future()
+    first = kernel.send(Opcode.READ, READ, nodeid=2)
+    wait_until(lambda: fs.stalled["read"] == 1)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    second = kernel.send(Opcode.READ, READ, nodeid=2)
+    assert still_answers(kernel)
+    fs.stalls.pop("read").set_result(None)
+    assert [kernel.answer()[0] for _ in range(2)] == [first, second]
+    wait_until(lambda: (server._waiting, server._asked) == ({}, {}))
+
+
 def test_a_read_whose_caller_was_interrupted_is_answered_at_once(
     later: tuple[Later, Kernel, Server],
 ) -> None:

@@ -27,3 +27,16 @@ def test_those_of_other_threads_count_among_those_that_run_at_once():
         for future in futures:
             future.result(20)
     assert (most[0], running[0]) == (2, 0)
+
+
+def test_where_no_more_threads_can_start_those_that_there_are_do_what_was_submitted(monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    goes_on = threading.Event()
+    with RequestPool(2) as pool:
+        first = pool.submit(goes_on.wait, 10)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        second = pool.submit(str, 2)
+        goes_on.set()
+        assert (first.result(10), second.result(10)) == (True, "2")

@@ -30,6 +30,15 @@ class RequestPool(ThreadPoolExecutor):
         with self._slots:
             return fn(*args, **kwargs)
 
+    def _adjust_thread_count(self) -> None:
+        """Begin a thread for what was submitted, if none is idle. If no more threads can begin,
+        those that there are do it: it is in their queue already."""
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
+
     def begins(self) -> bool:
         """Begin one more call, if it may run now; return whether it may. It runs until `ended`."""
         return self._slots.acquire(blocking=False)
