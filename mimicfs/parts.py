@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 class Parts:
     """The mirror, S3, and what keeps the one true to the other. The last two are made when they are
-    needed: an answer of the mirror does not wait for the import of boto3.
+    needed: an answer of the mirror does not wait for the import of botocore.
 
     *store* is the URL of the store, without a password.
     """

@@ -122,6 +122,11 @@ class _DirectoryWalk:
         places = self.order.places if self.order is not None else {}
         return places.get(key, -1) > places.get(self.last, -1)
 
+    def lacks_order(self, key: str) -> bool:
+        """Whether the whole directory must be looked at before it is known what follows *key*."""
+        order = self.order
+        return self.by_number and (order is None or (key not in order.places and _is_old(order)))
+
     def presume(self, habit: _Habit) -> None:
         """Presume that the walk goes as *habit* says."""
         self.presumed, self.by_number, self.row = True, habit.by_number, _PRESUMED_ROW
@@ -237,7 +242,8 @@ class Neighbours:
         """Do what follows from what was *noted*; return the reader of *entry* if there is one."""
         _close(noted.dropped)
         if noted.look and node.parent is not None:
-            submit = self._submit if noted.before else self._soon
+            short = not (noted.before or walk.lacks_order(walk.last))
+            submit = self._soon if short else self._submit
             looked = submit(self._look, walk, node.parent, noted.before, entry.key)
             looked.add_done_callback(_tell)
         return self._of_version(noted.found, entry)
@@ -342,7 +348,7 @@ class Neighbours:
         if not walk.by_number:
             return self._mimicdb.children(bucket, _directory(key), key, count)
         order = walk.order
-        if order is None or (key not in order.places and _is_old(order)):
+        if order is None or walk.lacks_order(key):
             order = self._put_in_order(walk, directory)
         place = order.places.get(key, len(order.keys)) + 1
         found = [self._mimicdb.entry(bucket, each) for each in order.keys[place : place + count]]

@@ -1,6 +1,7 @@
 """`scripts/bench steps`: what mimicfs does for one small file, counted, so that neither other work
-on the machine nor the kernel's FUSE is in the figures: instructions of the process (valgrind),
-system calls (strace), how often a thread gave up its core, and SQLite's statements.
+on the machine nor the kernel's FUSE is in the figures: instructions of the process and allocations
+of memory by Python (valgrind), system calls (strace), how often a thread gave up its core, and
+SQLite's statements.
 
 The VFS is called as its FUSE server calls it, against the S3 server of the bench, by one thread.
 Run by `scripts/bench` with the Python that has mimicfs: steps.py ENDPOINT WORKDIR.
@@ -167,16 +168,37 @@ def done(work: Work, settle: Callable[[], object], start: int) -> None:
     settle()
 
 
-def instructions(do: Callable[[], None], work: Path) -> int:
-    """Count by the valgrind that this process runs in."""
+def profiled(do: Callable[[], None], work: Path) -> str:
+    """Return what the valgrind that this process runs in says of *do*."""
     control = ["callgrind_control", str(os.getpid())]
     for said in ("--zero", "--instr=on"):
         subprocess.run([*control, said], check=True, capture_output=True)
     do()
     for said in ("--instr=off", "--dump"):
         subprocess.run([*control, said], check=True, capture_output=True)
-    newest = max(work.glob("callgrind.*"), key=lambda path: path.stat().st_mtime_ns)
-    return int(re.findall(r"^(?:totals|summary): (\d+)", newest.read_text(), re.MULTILINE)[-1])
+    return max(work.glob("callgrind.*"), key=lambda path: path.stat().st_mtime_ns).read_text()
+
+
+def instructions(do: Callable[[], None], work: Path) -> int:
+    return int(re.findall(r"^(?:totals|summary): (\d+)", profiled(do, work), re.MULTILINE)[-1])
+
+
+def allocations(do: Callable[[], None], work: Path) -> int:
+    """Count the calls of Python's allocator. (It is not called for what has a free list, such as
+    most tuples.)"""
+    said, names, callee, total = profiled(do, work), dict[str, str](), "", 0
+    for line in said.splitlines():
+        if named := _FUNCTION.match(line):
+            kind, number, name = named.groups()
+            names[number] = name or names[number]
+            callee = names[number] if kind == "cfn" else callee
+        elif line.startswith("calls=") and callee in _ALLOCATES:
+            total += int(line[len("calls=") :].split()[0])
+    return total
+
+
+_FUNCTION = re.compile(r"(c?fn)=\((\d+)\)(?: (.+))?")
+_ALLOCATES = frozenset(f"_PyObject_{how}" for how in ("Malloc", "Calloc", "Realloc"))
 
 
 def system_calls(do: Callable[[], None], work: Path) -> int:
@@ -210,7 +232,8 @@ def statements(do: Callable[[], None], _work: Path) -> int:
 
 
 STATEMENTS: list[str] = []
-COUNTS = {f.__name__: f for f in (instructions, system_calls, switches, statements)}
+COUNTS = {f.__name__: f for f in (instructions, allocations, system_calls, switches, statements)}
+UNDER_VALGRIND = ("instructions", "allocations")
 
 
 def count(kind: str, endpoint: str, work: Path) -> None:
@@ -247,7 +270,7 @@ def main(endpoint: str, work: Path) -> None:
         valgrind = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no"]
         valgrind += [f"--callgrind-out-file={into}/callgrind.%p"]
         command = [sys.executable, __file__, endpoint, str(into), kind]
-        command = valgrind + command if kind == "instructions" else command
+        command = valgrind + command if kind in UNDER_VALGRIND else command
         out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         for line in out.splitlines():
             name, number = json.loads(line)

@@ -322,8 +322,9 @@ def find(bench: Bench, peer: Peer) -> None:
             bench.show(bench.step(name, "later", peer, ["find", tree], lines=scale.tree_entries))
         machine.drop_caches(2)
         du = ["du", "-s", tree]
-        bench.show(bench.step("du -s of the same", "asked of the daemon", peer, du, lines=1))
-        bench.show(bench.step("du -s of the same", "again", peer, du, lines=1))
+        for step in ("asked of the daemon", "again"):
+            names = scale.tree_entries  # it prints one line for all of them
+            bench.show(bench.step("du -s of the same", step, peer, du, lines=1, amount=names))
     peer.unmount()
 
 

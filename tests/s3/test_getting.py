@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,24 @@ def test_what_became_known_after_a_group_was_sent_is_not_overridden_by_what_it_s
         assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
     assert mimicdb.entry(bucket, "b") == newer
     assert mimicdb.entry(bucket, "c") is None
+
+
+def test_what_the_mirror_must_be_changed_for_holds_up_no_other_object(
+    s3: S3, mimicdb: Mirror, bucket: str, known: list[Entry], tmp_path: Path
+) -> None:
+    for entry in known[1:]:
+        mimicdb.record(bucket, entry._replace(meta={"mode": "33188"}))
+    with closing(sqlite3.connect(tmp_path / "store", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # as a process that writes the store for long
+        first, second, third = at_once(s3, bucket, known)
+        assert (second.result(), third.result()) == (b"b" * 9, b"c" * 9)
+        assert not first.future.done()
+        other.execute("ROLLBACK")
+        assert first.result() == b"a" * 9
+    assert [each.alone for each in (first, second, third)] == [0, 0, 0]
+    now = mimicdb.entry(bucket, "a")
+    assert now is not None
+    assert now.meta == {"mode": "33188"}
 
 
 def test_a_version_that_is_gone_is_an_error_and_the_mirror_knows_the_next_one(
@@ -376,7 +396,7 @@ def test_without_the_store_reading_goes_on(
 def test_an_error_that_nobody_has_foreseen_ends_only_what_it_is_about(
     s3: S3, bucket: str, known: list[Entry], monkeypatch: Any, method: str
 ) -> None:
-    def fails(*_: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("unforeseen")
 
     with monkeypatch.context() as patch:

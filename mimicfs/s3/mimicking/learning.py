@@ -268,9 +268,12 @@ class Learner:
         on; None: the store is away, and nothing is learned from them."""
         return self._reads.number_before(bucket)
 
-    def has_read(self, bucket: str, key: str, answer: Answer, since: int | None) -> None:
-        """Learn from *answer*, to a GetObject of *key* that was sent after number *since*."""
-        self._reads.has_shown(bucket, key, answer, since)
+    def has_read(
+        self, bucket: str, key: str, answer: Answer, since: int | None, *, writes: bool
+    ) -> bool:
+        """Learn from *answer*, to a GetObject of *key* that was sent after number *since*. Unless
+        it *writes*: return False if the mirror must be changed for that."""
+        return self._reads.has_shown(bucket, key, answer, since, writes=writes)
 
     def begin_puts(self, bucket: str, keys: Sequence[str]) -> StoreIntent:
         """Tell the store that *keys* are about to be put; return the intent. Raises StoreError;

@@ -99,16 +99,20 @@ class Reads:
             return self._mimicdb.seq(bucket)
         return None
 
-    def has_shown(self, bucket: str, key: str, answer: Answer, since: int | None) -> None:
+    def has_shown(
+        self, bucket: str, key: str, answer: Answer, since: int | None, *, writes: bool
+    ) -> bool:
         """Learn what `read` would learn from *answer*, to a GetObject that was sent after number
-        *since*."""
+        *since*. Unless it *writes*: return False if the mirror must be changed for that."""
         if since is None:
-            return
+            return True
         with going_on("GetObject", {"Bucket": bucket, "Key": key}):
             self.note_versions("GetObject", {"Bucket": bucket}, answer)
-            entry = entry_of(key, answer)
-            if entry is not None:
-                self._seen(bucket, entry, since, heads_stay=settled(answer), may_wait=True)
+            entry, stay = entry_of(key, answer), settled(answer)
+            return entry is None or self._seen(
+                bucket, entry, since, heads_stay=stay, may_wait=True, writes=writes
+            )
+        return True
 
     def head(self, params: Params) -> Conversation[bool]:
         """Ask S3 what is there now; the answer is learned like any other. Return whether S3
@@ -150,20 +154,34 @@ class Reads:
             heads.kept(bucket, entry.key, noted)
 
     def _seen(
-        self, bucket: str, entry: Entry, since: int, *, heads_stay: bool, may_wait: bool
-    ) -> None:
-        known = self._mimicdb.entry(bucket, entry.key)
-        if known is None or not same_version(known, entry):
+        self,
+        bucket: str,
+        entry: Entry,
+        since: int,
+        *,
+        heads_stay: bool,
+        may_wait: bool,
+        writes: bool = True,
+    ) -> bool:
+        """Learn *entry*, now or, if it *may_wait*, later. Unless it *writes*: return False if the
+        mirror must be changed now."""
+        known, news = self._mimicdb.entry(bucket, entry.key), True
+        if known is not None and same_version(known, entry):
+            head = entry.head or still_said(known, entry) if heads_stay else None
+            entry = entry._replace(mtime_ns=known.mtime_ns, head=head)
+            # that there is no metadata changes nothing that is seen
+            news = bool(entry.meta) and entry.meta != known.meta
+            if not news and (
+                entry == known or (may_wait and self._mimicdb.later.takes(bucket, known, entry))
+            ):
+                return True
+        if not writes:
+            return False
+        if news:
             self._mimicdb.repair(bucket, entry.key, entry, since)
-            return
-        head = entry.head or still_said(known, entry) if heads_stay else None
-        entry = entry._replace(mtime_ns=known.mtime_ns, head=head)
-        if entry.meta != known.meta and entry.meta:
-            self._mimicdb.repair(bucket, entry.key, entry, since)
-        elif may_wait and self._mimicdb.later.takes(bucket, known, entry):
-            return
-        elif entry != known:  # that there is no metadata changes nothing that is seen
+        else:
             self._mimicdb.record(bucket, entry, since)
+        return True
 
     def _refused(self, params: Params, exc: ClientError, since: int) -> Conversation[None]:
         """Learn from a refused read."""

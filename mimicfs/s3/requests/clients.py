@@ -379,7 +379,7 @@ class Clients:
             return self._credentials.get_frozen_credentials() if self._credentials else None
 
     def plain_client(self) -> Any:
-        """Return a boto3 client that does not mimic: nobody learns from its answers."""
+        """Return a client of botocore that does not mimic: nobody learns from its answers."""
         from mimicfs.s3.requests.rules import obeying
 
         return obeying(self._plain_client(), self._options.buckets, self._options.bucket_owner)

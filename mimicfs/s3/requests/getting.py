@@ -5,7 +5,8 @@ The thread reads the number of the mirror's latest change once for all GETs that
 send: what became known after that number is not overridden by what they show. (A number that is
 older than need be only makes more of it stand, Mirror.record.)
 
-A plain answer with the right version, length and checksum is taken, and the mirror learns from it.
+A plain answer with the right version, length and checksum is taken, and the mirror learns from it;
+in the pool, where the mirror must be changed for that: somebody else may be changing it for long.
 Whatever else S3 says is found out by asking once more, as for any other object (S3.read_into).
 
 Threading: any thread calls `get` and `close`; see together.py.
@@ -137,25 +138,38 @@ class Getter(Together[_GetUnderWay]):
     def _confirmed(self, done: Sequence[_GetUnderWay]) -> None:
         for each in done:
             self._baton.pauses()
+            work: Callable[[], None] | None = None
             try:
-                right = self._is_right(each)
+                if not self._has_bytes(each):
+                    work = each.get.otherwise
+                elif not self._learns(each, writes=False):
+                    work = partial(self._takes, each)
             except Exception:  # noqa: BLE001 - who asks again meets it again, and is told
-                right = False
-            if right:
+                work = each.get.otherwise
+            if work is None:
                 end(each.future, each.get.has_come)
             else:
-                self._in_pool(each.future, each.get.otherwise)
+                self._in_pool(each.future, work)
 
-    def _is_right(self, each: _GetUnderWay) -> bool:
-        """Learn what the answer to *each* shows; return whether it has the bytes, which are in the
-        buffer then."""
-        get, found, answer = each.get, each.found, each.answer
-        self._learner.has_read(each.bucket, each.key, answer, each.since)
-        self._told(each.bucket, answer)
-        if bare_etag(answer) != get.entry.etag or found.length != get.buffer.nbytes:
+    def _has_bytes(self, each: _GetUnderWay) -> bool:
+        """Whether the answer to *each* has the bytes; then they are in the buffer."""
+        get, found = each.get, each.found
+        if bare_etag(each.answer) != get.entry.etag or found.length != get.buffer.nbytes:
             return False
         self._traffic.moved(found.readinto(get.buffer), 0)
         return not checksums.missed(found.joined, get.buffer)
+
+    def _learns(self, each: _GetUnderWay, *, writes: bool) -> bool:
+        """Learn what the answer to *each* shows. Unless it *writes*: return False if the mirror
+        must be changed for that."""
+        self._told(each.bucket, each.answer)
+        shown = (each.bucket, each.key, each.answer, each.since)
+        return self._learner.has_read(*shown, writes=writes)
+
+    def _takes(self, each: _GetUnderWay) -> None:
+        """End *each*, in the pool."""
+        self._learns(each, writes=True)
+        each.get.has_come()
 
 
 def _nobody(*_: Any) -> Any:

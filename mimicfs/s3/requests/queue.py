@@ -2,7 +2,7 @@
 
 Long polls, in batches of ten; https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference.
 
-Threading: any thread; a boto3 client is safe.
+Threading: any thread; a client of botocore is safe.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Making and removing SQS queues for a bucket. (queue.py takes their messages.)
 
-Threading: any thread; a boto3 client is safe.
+Threading: any thread; a client of botocore is safe.
 """
 
 from __future__ import annotations
