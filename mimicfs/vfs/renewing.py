@@ -55,22 +55,23 @@ class RenewedFiles(OpenFiles):
         node, old, *_ = self._handle(handle)
         if old is None or old.dirty or old.lost is not None:
             raise ObjectChanged.since_opened(f"s3://{node.bucket}/{node.key}")
-        try:
-            head = self._s3.pool.submit(self._s3.head, old.bucket, old.key)
-            entry, content = cancellation.wait(head)
-        except KeyNotFound as exc:
-            raise ObjectChanged.deleted(f"s3://{old.bucket}/{old.key}") from exc
-        generation = self._mimicdb.generation
-        with self._heir(node, cancellation) as heir, self._lock:
-            if self._handle(handle).file is not old:  # another thread has come here before
-                file, _ = self._writable(handle)
-                return file
+        with self._heir(node, cancellation) as heir:
             if heir is None:  # this mount has unlinked it, or renamed another file over it
                 raise ObjectChanged.since_opened(f"s3://{old.bucket}/{old.key}")
-            new = self._file_for(heir, old, entry, generation, content)
-            if new is None:
-                return old  # the append is tried again
-            last = self._give_over([handle], old, new, heir)
+            try:
+                head = self._s3.pool.submit(self._s3.head, heir.bucket, heir.key)
+                entry, content = cancellation.wait(head)
+            except KeyNotFound as exc:
+                raise ObjectChanged.deleted(f"s3://{heir.bucket}/{heir.key}") from exc
+            generation = self._mimicdb.generation
+            with self._lock:
+                if self._handle(handle).file is not old:  # another thread has come here before
+                    file, _ = self._writable(handle)
+                    return file
+                new = self._file_for(heir, old, entry, generation, content)
+                if new is None:
+                    return old  # the append is tried again
+                last = self._give_over([handle], old, new, heir)
         if last:
             old.close()
         return new
@@ -78,19 +79,21 @@ class RenewedFiles(OpenFiles):
     @contextmanager
     def _heir(self, node: Node, cancellation: Cancellation) -> Iterator[Node | None]:
         """Yield the node that has the name of *node*, or that name from which others have displaced
-        it; None: there is no such name any more."""
+        it; None: there is no such name any more. Within, no directory above is renamed: the name
+        may be another key than the one that was opened."""
         self._wait_until_left(node, cancellation)
         parent = node.parent
         place = (parent, node.slot) if parent is not None else node.displaced
         if place is None or place[0].is_nameless:
             yield None
             return
-        heir = self._named(*place, cancellation)
-        try:
-            self._wait_until_left(heir, cancellation)
-            yield heir
-        finally:
-            self._inodes.forget(heir.ino, 1)
+        with self.departures.change(cancellation, place[0]):
+            heir = self._named(*place, cancellation)
+            try:
+                self._wait_until_left(heir, cancellation)
+                yield heir
+            finally:
+                self._inodes.forget(heir.ino, 1)
 
     def _file_for(
         self,
@@ -132,16 +135,18 @@ class RenewedFiles(OpenFiles):
         new: File | None = None
         nodes, last = set[Node](), False
         while new is None:
-            generation = self._mimicdb.generation
-            entry = self._mimicdb.entry(old.bucket, old.key)
-            if old.lost is not None or entry is None or entry.kind != OBJECT:
+            if old.lost is not None:
                 return False
             with self._heir(self._handle(handle).node, cancellation) as heir:
+                generation = self._mimicdb.generation
+                entry = self._mimicdb.entry(heir.bucket, heir.key) if heir is not None else None
+                if heir is None or entry is None or entry.kind != OBJECT:
+                    return False
                 nodes = self._opened_as(old)
                 with self._lock:
                     users = [number for number, each in self._open.items() if each.file is old]
-                    if heir is None or not users:  # none, if another thread was quicker
-                        return heir is not None
+                    if not users:  # another thread was quicker
+                        return True
                     new = self._file_for(heir, old, entry, generation)
                     last = new is not None and self._give_over(users, old, new, heir)
         if last:

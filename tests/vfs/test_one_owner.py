@@ -40,8 +40,8 @@ def fs(s3, mimicdb, bucket, tmp_path):
     fs.close()
 
 
-def save(fs, name, text):
-    attr, opened = fs.create(CALLER, ROOT_INO, name, 0o644, os.O_WRONLY | os.O_TRUNC)
+def save(fs, name, text, directory=ROOT_INO):
+    attr, opened = fs.create(CALLER, directory, name, 0o644, os.O_WRONLY | os.O_TRUNC)
     fs.write(CALLER, opened.handle, 0, memoryview(text), append=False)
     fs.flush(CALLER, opened.handle)
     fs.release(opened.handle)
@@ -174,6 +174,28 @@ def test_who_appends_to_what_this_mount_has_replaced_meanwhile_gets_no_file_of_t
         fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
     check_one_file_of_each_key(fs)
     fs.release(handle)
+
+
+@pytest.mark.parametrize("how", ["append", "lock"])
+def test_who_goes_on_with_what_others_have_replaced_finds_it_in_the_renamed_directory(
+    fs, s3, client, bucket, how
+):
+    directory = fs.mkdir(CALLER, ROOT_INO, b"d", 0o755).ino
+    handle = fs.open(CALLER, save(fs, b"x", b"old", directory), os.O_RDWR).handle
+    assert fs.read(CALLER, handle, 0, 3) == b"old"
+    client.put_object(Bucket=bucket, Key="d/x", Body=b"newer")
+    s3.head(bucket, "d/x")
+    fs.rename(CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+    save(fs, b"x", b"other", fs.mkdir(CALLER, ROOT_INO, b"d", 0o755).ino)
+    if how == "lock":
+        fs._handles.renew(handle, CALLER.cancellation)
+    fs.write(CALLER, handle, 5, memoryview(b"+"), append=True)
+    check_one_file_of_each_key(fs)
+    fs.flush(CALLER, handle)
+    fs.release(handle)
+    stored = [client.get_object(Bucket=bucket, Key=f"{name}/x")["Body"].read() for name in "de"]
+    assert stored == [b"other", b"newer+"]
+    assert fs.figures()["open"] == 0
 
 
 class InTurn:
