@@ -47,7 +47,8 @@ def set_up(level: str, file: Path | None) -> None:
     root.setLevel(level.upper())
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("botocore.credentials").addFilter(_worth_a_line)
+    for source in ("botocore.credentials", "botocore.tokens"):
+        logging.getLogger(source).addFilter(_worth_a_line)
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

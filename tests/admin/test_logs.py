@@ -22,6 +22,8 @@ log = logging.getLogger("mimicfs")
 log.debug("not shown")
 log.info("a\\nb\\x1b[2J")
 logging.getLogger("botocore").info("not shown")
+for source in ("credentials", "tokens"):  # whoever asks is told as well, in a line
+    logging.getLogger(f"botocore.{source}").warning("failed in the mandatory period: not shown")
 try:
     1 // 0
 except ZeroDivisionError:
