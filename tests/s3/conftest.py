@@ -40,8 +40,11 @@ def tls(proxy: Proxy, tmp_path: Path, monkeypatch: Any) -> Iterator[str]:
                 for pair in ((one, other), (other, one)):
                     threading.Thread(target=pass_on, args=pair, daemon=True).start()
 
-    threading.Thread(target=relay, daemon=True).start()
+    relaying = threading.Thread(target=relay, daemon=True)
+    relaying.start()
     yield f"https://127.0.0.1:{listening.getsockname()[1]}"
+    listening.shutdown(socket.SHUT_RDWR)
+    relaying.join(10)  # it may be about to open another one
     listening.close()
     for each in opened:
         each.close()

@@ -22,7 +22,8 @@ class Far:
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def trips(self) -> int:
         """Return how many round trips there were since the last call: what a client sends after it
@@ -32,6 +33,8 @@ class Far:
         return trips
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(10)  # it may be about to open others
         with self._lock:
             ended = [self._listener, *self._sockets]
         for each in ended:
