@@ -3,8 +3,8 @@
 A FLUSH that waits for the local disk is ended whatever happens to its caller. A READ of a file that
 is on its way is answered as soon as its bytes are here; if its caller is interrupted, with EINTR.
 
-Threading: the reading thread begins, any thread ends. Of a READ, the one that takes it out of
-`waiting` answers it.
+Threading: the reading thread begins, any thread ends. Whoever takes a READ out of `_reads` answers
+it, or leaves it to a worker.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Elsewhere:
 class Awaited:
     """The requests of *session* that *fs* answers later. *waiting* and *asked* have the requests at
     other threads, as Server says. *failed* returns the errno to answer, *by_worker* has a worker
-    answer a request."""
+    answer a READ, which is cancelled like before."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Awaited:
         waiting: dict[int, Cancellation],
         asked: dict[int, tuple[int, int]],
         failed: Callable[[Exception, int], int],
-        by_worker: Callable[[Caller, int, bytes], None],
+        by_worker: Callable[[Caller, int, bytes, Cancellation], None],
     ) -> None:
         self._fs = fs
         self._session = session
@@ -58,6 +58,7 @@ class Awaited:
         self._asked = asked
         self._failed = failed
         self._by_worker = by_worker
+        self._reads: dict[int, Cancellation] = {}  # by their unique numbers
 
     def flush(self, caller: Caller, unique: int, nodeid: int, request: bytes) -> bool:
         """Begin a FLUSH that waits only for the local disk; return whether it has begun."""
@@ -90,9 +91,8 @@ class Awaited:
     def read(self, caller: Caller, unique: int, nodeid: int, request: bytes) -> bool:
         """Have a READ of bytes that are on their way answered by the thread that brings them;
         return whether there is one."""
-        waits = Cancellation()
+        waits = self._reads[unique] = self._waiting[unique] = Cancellation()
         self._asked[unique] = Opcode.READ, caller.pid
-        self._waiting[unique] = waits
         self._session.busy.begin((nodeid,))
         begun = False
         try:
@@ -105,7 +105,7 @@ class Awaited:
         if begun:
             waits.tell(lambda: self._interrupted(unique, nodeid))
         else:
-            del self._waiting[unique], self._asked[unique]
+            del self._reads[unique], self._waiting[unique], self._asked[unique]
             self._session.busy.end((nodeid,))
         return begun
 
@@ -116,11 +116,12 @@ class Awaited:
         request: bytes,
         found: bytes | memoryview | Exception | None,
     ) -> None:
-        if self._waiting.pop(unique, None) is None:
+        waits = self._reads.pop(unique, None)
+        if waits is None:
             return  # interrupted, and answered
         _, _, _, nodeid, *_ = IN_HEADER.unpack_from(request)
         if found is None:
-            self._by_worker(caller, unique, request)
+            self._by_worker(caller, unique, request, waits)
             self._session.busy.end((nodeid,))
             return
         if isinstance(found, Exception):
@@ -131,11 +132,13 @@ class Awaited:
         self._left(unique, nodeid)
 
     def _interrupted(self, unique: int, nodeid: int) -> None:
-        if self._waiting.pop(unique, None) is not None:
+        if self._reads.pop(unique, None) is not None:
             self._session.fail(unique, errno.EINTR)
             self._left(unique, nodeid)
 
     def _left(self, unique: int, nodeid: int) -> None:
+        # After the answer: an INTERRUPT that comes between still finds it, and needs no more.
+        self._waiting.pop(unique, None)
         self._asked.pop(unique, None)
         self._killed.answered(unique)
         self._session.busy.end((nodeid,))

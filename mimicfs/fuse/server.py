@@ -284,7 +284,10 @@ class Server:
             self.counts.moved(0, WRITE_OUT.unpack(data)[0])
         if not self._session.reply(unique, data) and opcode in _OPENS:
             # To close the opened file may wait.
-            self._pools[Lane.OPEN].submit(lambda: self._give_back(opcode, data))
+            try:
+                self._pools[Lane.OPEN].submit(lambda: self._give_back(opcode, data))
+            except RuntimeError:  # the pool has no thread, and no more can start
+                self._give_back(opcode, data)
         return True
 
     def _is_awaited(
@@ -301,9 +304,12 @@ class Server:
 
     # Workers
 
-    def _read_by_worker(self, caller: Caller, unique: int, request: bytes) -> None:
+    def _read_by_worker(
+        self, caller: Caller, unique: int, request: bytes, cancellation: Cancellation
+    ) -> None:
         operation = self._operations.table[Opcode.READ]
-        self._hand_over(self._pools[operation.lane], operation, caller, unique, request)
+        pool = self._pools[operation.lane]
+        self._hand_over(pool, operation, caller, unique, request, cancellation=cancellation)
 
     def _hand_over(
         self,
@@ -313,8 +319,9 @@ class Server:
         unique: int,
         request: bytes,
         missing: Unlisted | None = None,
+        cancellation: Cancellation | None = None,
     ) -> None:
-        cancellation = Cancellation()
+        cancellation = cancellation or Cancellation()
         caller = caller._replace(cancellation=cancellation)
         _, opcode, *_ = IN_HEADER.unpack_from(request)
         self._asked[unique] = opcode, caller.pid

@@ -111,6 +111,7 @@ class MemFS:
 
     def __init__(self, *, quick: bool = True) -> None:
         self.quick = quick
+        self.baton = Baton()
         self.calls: Counter[str] = Counter()
         self.holds: Counter[int] = Counter()
         self.faults: list[str] = []  # what a correct server never does
@@ -319,8 +320,6 @@ class MemFS:
 
     def read_cached(self, handle: int, offset: int, size: int) -> bytes | memoryview | None:
         return None
-
-    baton = Baton()
 
     def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
         return False

@@ -604,33 +604,48 @@ def test_a_read_of_what_does_not_come_after_all_is_a_workers(
     assert (server._waiting, server._asked) == ({}, {})
 
 
+def cannot_start(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_where_no_thread_can_start_a_request_is_enomem_or_in_its_turn_and_the_mount_goes_on(
     later: tuple[Later, Kernel, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     fs, kernel, server = later
     fs.handles[1] = fs.make("other", b"by a worker")
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
+        patch.setattr(threading.Thread, "start", cannot_start)
         asked = kernel.send(Opcode.READ, READ, nodeid=2)
         wait_until(lambda: bool(fs.reads))
         fs.reads.pop()(None)
         assert kernel.answer() == (asked, "ENOMEM", b"")
         fs.failed = PosixError(errno.EBADF, "handle 1")
         assert kernel.ask(Opcode.READ, READ, nodeid=2) == ("ENOMEM", b"")
-    assert server._session.busy.wait_until_free(2, 0)
+    assert server._session.busy.wait_until_free(2, 10)
     assert kernel.ask(Opcode.READ, READ, nodeid=2) == ("", b"by a worker")
     fs.stalls["read"] = Future()
     first = kernel.send(Opcode.READ, READ, nodeid=2)
     wait_until(lambda: fs.stalled["read"] == 1)
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(threading.Thread, "start", cannot_start)
     second = kernel.send(Opcode.READ, READ, nodeid=2)
     assert still_answers(kernel)
     fs.stalls.pop("read").set_result(None)
     assert {kernel.answer()[0] for _ in range(2)} == {first, second}
     wait_until(lambda: (server._waiting, server._asked) == ({}, {}))
+
+
+def test_where_no_thread_can_start_what_was_opened_for_nobody_is_closed_all_the_same(
+    later: tuple[Later, Kernel, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, kernel, server = later
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot_start)
+        patch.setattr(server._session, "reply", lambda *_: False)
+        patch.setitem(server._at_once, Opcode.OPEN, server._table[Opcode.OPEN].handler)
+        kernel.send(Opcode.OPEN, abi.OPEN_IN.pack(os.O_RDONLY, 0), nodeid=2)
+        wait_until(lambda: fs.calls["release"] == 1)
+    assert still_answers(kernel)
+    assert fs.handles == {}
 
 
 def test_a_read_whose_caller_was_interrupted_is_answered_at_once(
@@ -644,3 +659,22 @@ def test_a_read_whose_caller_was_interrupted_is_answered_at_once(
     assert still_answers(kernel)
     assert (server._waiting, server._asked) == ({}, {})
     assert server._session.busy.wait_until_free(2, 0)
+
+
+def test_an_interrupt_that_meets_a_read_on_its_way_to_a_worker_is_heard_there(
+    later: tuple[Later, Kernel, Server],
+) -> None:
+    fs, kernel, server = later
+    fs.handles[1] = fs.make("other", b"by a worker")
+    fs.stalls["read"] = Future()
+    asked = kernel.send(Opcode.READ, READ, nodeid=2)
+    wait_until(lambda: bool(fs.reads))
+    waits = server._waiting[asked]  # as the thread that reads the INTERRUPT has found it
+    fs.reads[0](None)
+    wait_until(lambda: fs.stalled["read"] == 1)
+    waits.cancel()
+    assert kernel.answer() == (asked, "EINTR", b"")
+    wait_until(lambda: (server._waiting, server._asked) == ({}, {}))
+    assert server.counts.figures()["bytes_read"] == 0
+    assert server._session.busy._counts == {}
+    assert fs.stalled["read"] == 0
