@@ -182,11 +182,11 @@ def test_numbers_of_before_a_flush_are_told_from_those_of_after_it(
     mimicdb.close()
 
 
-@pytest.mark.slow
 def test_what_was_listed_just_before_a_flush_does_not_count_as_listed(redis_url: str) -> None:
     store = open_store(redis_url, f"sessions-{os.getpid()}-{next(_numbers)}")
     store.apply("b", [Entry("d/f", 1, NS, "e")])
-    redis.Redis.from_url(redis_url).flushall()
+    with redis.Redis.from_url(redis_url) as server:
+        server.flushall()
     store.mark("b", Scope("d/", False, 1))
     assert not store.covered("b", "d/")
     store.mark("b", Scope("d/", False, 1))  # listed anew
@@ -226,6 +226,7 @@ def test_numbers_of_another_namespace_are_no_sign_of_a_loss(redis_url: str) -> N
         assert store.scope("b", "d/") == Scope("d/", False, 1)
 
 
+@pytest.mark.slow
 def test_a_replica_that_lagged_and_was_promoted_is_another_epoch(
     servers_of_redis: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
