@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.kernels import Kernel
 from support.mounts import wait_until
 from support.proxy import Hold, Proxy, Request
 
@@ -31,11 +32,6 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 Inos = dict[str, int]
-
-
-class Kernel:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
 
 
 @pytest.fixture

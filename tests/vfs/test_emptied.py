@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.kernels import Kernel
 from support.proxy import Fail, Lose, Proxy
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
@@ -27,11 +28,6 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 _META = {"mode": "16872"}  # as mkdir has it
-
-
-class Kernel:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
 
 
 def over(s3: S3, mimicdb: Mirror, bucket: str, tmp_path: Path) -> VFS:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from support.kernels import Kernel
 from support.proxy import Hold
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
@@ -26,21 +27,6 @@ from mimicfs.vfs.filesystem import FALLOC_PUNCH_HOLE, VFS
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
-
-
-class Kernel:
-    """One that holds what it has looked up, and believes what it is told."""
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
-
-
-@pytest.fixture
-def fs(s3, mimicdb, bucket, tmp_path):
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
-    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
-    yield fs
-    fs.close()
 
 
 def test_a_file_that_was_opened_by_an_old_inode_is_changed_by_it_as_often_as_wanted(fs):

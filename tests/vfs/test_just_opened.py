@@ -6,6 +6,7 @@ import os
 import stat
 
 import pytest
+from support.kernels import Kernel
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.errors import ObjectChanged
@@ -20,11 +21,8 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 
 
-class Kernel:
+class Told(Kernel):
     """One that was told of all that changed."""
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
 
     def flush(self, timeout_s):
         return True
@@ -33,7 +31,7 @@ class Kernel:
 @pytest.fixture
 def at_once(s3, mimicdb, bucket, tmp_path):
     """A file system with a file `x`, of which the kernel has no pages yet; its inode."""
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Told())
     fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
     s3.put(bucket, "x", b"abc", 3)
     yield fs, fs.lookup(CALLER, ROOT_INO, b"x").ino

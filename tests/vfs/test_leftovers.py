@@ -7,6 +7,7 @@ import os
 import time
 
 import pytest
+from support.kernels import Kernel
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.errors import PosixError
@@ -35,13 +36,6 @@ NEEDED_BY_NOBODY = [
     f"d/.mimicfs-doctor-{HEX}-d/",
     f"d/.mimicfs-doctor-{HEX}-d/x",
 ]
-
-
-class Kernel:
-    """One that believes what it is told."""
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import os
 import random
 
 import pytest
+from support.kernels import Kernel
 from support.mounts import wait_until
 from support.orders import CALLER, SIZE, World, orders, usable
 
@@ -24,13 +25,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.parametrize("server", ["moto"], indirect=True),
 ]
-
-
-class Kernel:
-    """One that holds nothing."""
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
 
 
 @pytest.fixture

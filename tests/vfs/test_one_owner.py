@@ -13,31 +13,12 @@ import pytest
 from support.onefile import check_one_file_of_each_key
 from support.proxy import Hold
 
-from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.errors import ObjectChanged, PosixError
-from mimicfs.files.journal import Journal
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
-from mimicfs.sync.syncer import Syncer
-from mimicfs.vfs.filesystem import VFS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
-
-
-class Kernel:
-    """One that believes what it is told."""
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
-
-
-@pytest.fixture
-def fs(s3, mimicdb, bucket, tmp_path):
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
-    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
-    yield fs
-    fs.close()
 
 
 def save(fs, name, text, directory=ROOT_INO):

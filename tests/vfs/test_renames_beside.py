@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.kernels import Kernel
 from support.mounts import wait_until
 from support.proxy import Hold, Proxy, Rule
 
@@ -29,11 +30,6 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 _BEFORE, _AFTER = {"mode": "33188"}, {"mode": "33152"}
-
-
-class Kernel:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import os
 from functools import partial
 
 import pytest
+from support.kernels import Kernel
 
 from mimicfs.backends.lease import Lease
 from mimicfs.backends.memory import Memory
@@ -32,13 +33,6 @@ from mimicfs.vfs.filesystem import VFS
 from mimicfs.vfs.rootattributes import RootAttributes
 
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
-
-
-class Kernel:
-    """One that believes what it is told."""
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Any
 
 import pytest
+from support.kernels import Kernel
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
 from mimicfs.errors import MimicError
@@ -22,13 +22,6 @@ CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 OTHER = Caller(65534, 65534, 0, Cancellation())
 STORED = {"mode": "33184", "uid": "7", "gid": "8", "mtime": "5.000000000"}  # 0640
 LINK = {"mode": str(stat.S_IFLNK | 0o777), "uid": "7", "gid": "8", "mtime": "5.000000000"}
-
-
-class Kernel:
-    """One that holds what it has looked up, and believes what it is told."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
 
 
 @pytest.fixture

@@ -8,13 +8,9 @@ import os
 import pytest
 from support.proxy import Fail
 
-from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.errors import Interrupted, MimicError, PosixError
-from mimicfs.files.journal import Journal
 from mimicfs.posix import ROOT_INO, Caller, Cancellation
 from mimicfs.s3.requests.client import Content
-from mimicfs.sync.syncer import Syncer
-from mimicfs.vfs.filesystem import VFS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -23,22 +19,12 @@ def caller():
     return Caller(os.getuid(), os.getgid(), 0, Cancellation())
 
 
-class Kernel:
-    """One that believes what it is told."""
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
-
-
 @pytest.fixture
-def fs(s3, mimicdb, bucket, tmp_path):
+def fs(fs, s3, bucket):
     """A file system in which `x` was just renamed to `x~`."""
-    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
-    fs = VFS(*parts, VFSOptions(Target(bucket)), FileOptions(tmp_path))
     s3.put(bucket, "x", b"old", 3, Content(headers={"CacheControl": "max-age=7"}))
     fs.rename(caller(), ROOT_INO, b"x", ROOT_INO, b"x~", 0)
-    yield fs
-    fs.close()
+    return fs
 
 
 def save(fs, name=b"x"):
