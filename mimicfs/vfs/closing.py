@@ -10,23 +10,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Difference
 from mimicfs.errors import MimicError, PosixError, UploadFailed
-from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
-from mimicfs.files.journal import Journal
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import BegunPut
-from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation
-from mimicfs.s3.requests.client import S3
-from mimicfs.vfs.inodes import Inodes
-from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.renewing import RenewedFiles
 from mimicfs.vfs.securing import Securer
-from mimicfs.vfs.table import Handle
+from mimicfs.vfs.table import Below, Handle
 from mimicfs.vfs.writeback import Flight, Pending, WriteBack
 
 log = logging.getLogger(__name__)
@@ -35,24 +28,15 @@ log = logging.getLogger(__name__)
 class ClosingFiles(RenewedFiles):
     """The open files, and what becomes of their bytes."""
 
-    def __init__(
-        self,
-        mimicdb: Mirror,
-        s3: S3,
-        journal: Journal,
-        inodes: Inodes,
-        kernel: Kernel,
-        options: FileOptions,
-        cache: BlockCache | None = None,
-    ) -> None:
-        super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
+    def __init__(self, below: Below) -> None:
+        super().__init__(below)
         # This is called before S3 gets the bytes of a file; an error that it raises prevents the
         # upload.
         self.guard: Callable[[File], None] = lambda _: None
         self._securer = Securer()
         self._behind: WriteBack | None = None
-        if options.write_back:
-            self._behind = WriteBack(self, options.requests_per_file)
+        if below.options.write_back:
+            self._behind = WriteBack(self, below.options.requests_per_file)
 
     def flush(self, handle: int, cancellation: Cancellation) -> None:
         """Upload what was written. Returns when S3 has it and the mirror knows."""

@@ -59,6 +59,7 @@ from mimicfs.vfs.replacing import Replacing
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.smallfiles import SmallFiles
 from mimicfs.vfs.stored import StoredAttributes
+from mimicfs.vfs.table import Below
 from mimicfs.vfs.tree import Tree, parent_of
 from mimicfs.vfs.vacated import Vacated
 from mimicfs.vfs.versions import VersionsTree
@@ -103,7 +104,7 @@ class VFS:
         self._kernel = Kernel(mimicdb, self.inodes, kernel, reserved)
         self._control = Control(mimicdb, s3, syncer, self._kernel, options.sync_rate)
         self._handles = Handles(
-            mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache
+            Below(mimicdb, s3, journal, self.inodes, self._kernel, file_options, cache)
         )
         self._roots = roots = RootAttributes(mimicdb, options.buckets)
         self._stored = StoredAttributes(mimicdb, s3, self._kernel, roots, options)

@@ -18,26 +18,20 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from mimicfs import metadata
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import OBJECT, Entry
 from mimicfs.errors import PosixError
 from mimicfs.files.asking import fetch_ahead
-from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
-from mimicfs.files.journal import Journal
 from mimicfs.files.reader import Reader
 from mimicfs.files.standing import LatelySeen
 from mimicfs.files.states import State
 from mimicfs.files.turn import Turn
-from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation, Opened
-from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.requests.client import Content
 from mimicfs.vfs.departures import Departures
-from mimicfs.vfs.inodes import Inodes
-from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.neighbours import Neighbours
 from mimicfs.vfs.nodes import Node, NodeKind
-from mimicfs.vfs.table import HandleTable
+from mimicfs.vfs.table import Below, HandleTable
 
 WRITES = os.O_WRONLY | os.O_RDWR
 NOT_READ = os.O_PATH  # with the flags of an open(2) that is ours, and not the kernel's
@@ -47,19 +41,11 @@ _LOOKS = 4  # so often an object is looked up again before the mirror is asked u
 class OpenFiles(HandleTable):
     """The open files, and the File of each handle."""
 
-    def __init__(
-        self,
-        mimicdb: Mirror,
-        s3: S3,
-        journal: Journal,
-        inodes: Inodes,
-        kernel: Kernel,
-        options: FileOptions,
-        cache: BlockCache | None = None,
-    ) -> None:
-        super().__init__(mimicdb, s3, journal, inodes, kernel, options, cache)
+    def __init__(self, below: Below) -> None:
+        super().__init__(below)
+        s3 = below.s3
         ahead = (partial(fetch_ahead, s3), s3.pool.submit, s3.look_ahead)
-        self._neighbours = Neighbours(mimicdb, inodes, self._reader, *ahead)
+        self._neighbours = Neighbours(below.mimicdb, below.inodes, self._reader, *ahead)
         self.departures = Departures()
         self.shares_locks = False  # a file that is open for writing follows what others write
         self._arriving: dict[tuple[Node, str], Future[None]] = {}  # protected by `_lock`

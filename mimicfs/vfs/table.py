@@ -40,26 +40,29 @@ class Handle(NamedTuple):
     writes: bool = False  # a program may write through it, also into a mapping
 
 
+class Below(NamedTuple):
+    """What open files need of the mount."""
+
+    mimicdb: Mirror
+    s3: S3
+    journal: Journal
+    inodes: Inodes
+    kernel: Kernel
+    options: FileOptions
+    cache: BlockCache | None
+
+
 class HandleTable(ABC):
     """The table of handles."""
 
-    def __init__(
-        self,
-        mimicdb: Mirror,
-        s3: S3,
-        journal: Journal,
-        inodes: Inodes,
-        kernel: Kernel,
-        options: FileOptions,
-        cache: BlockCache | None = None,
-    ) -> None:
-        self._mimicdb = mimicdb
-        self._s3 = s3
-        self._journal = journal
-        self._inodes = inodes
-        self._kernel = kernel
-        self._options = options
-        self._budget = Budget(options.read_memory, cache)
+    def __init__(self, below: Below) -> None:
+        self._mimicdb = below.mimicdb
+        self._s3 = below.s3
+        self._journal = below.journal
+        self._inodes = below.inodes
+        self._kernel = below.kernel
+        self._options = below.options
+        self._budget = Budget(below.options.read_memory, below.cache)
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
