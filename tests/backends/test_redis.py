@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import redis
-from redis.client import Pipeline
 from support import servers
 from support.mounts import wait_until
 
 from mimicfs.backends import Backend
 from mimicfs.backends.open import open_store
-from mimicfs.backends.redis import RedisBackend, layout, scripts, transactions
+from mimicfs.backends.redis import RedisBackend, layout, scripts, transactions, watching
+from mimicfs.backends.redis.layout import RedisCommand
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.entry import BucketEntry, Entry, Scope
@@ -217,6 +217,32 @@ def test_what_a_transaction_is_about_may_change_while_it_is_prepared(
     assert first.scan("b") == [Entry("d/b", 7), Entry("d/c", 2)]
 
 
+def test_a_transaction_whose_connection_breaks_or_is_refused_is_begun_anew(
+    two_of_one: tuple[RedisBackend, RedisBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_of_one
+    first.apply("b", [Entry("a", 1)])
+    prepare, prepared = transactions._apply, itertools.count()
+
+    def late(*args: Any) -> Any:
+        plan = prepare(*args)
+        if next(prepared) == 0:  # between the look and the change
+            second.client.client_kill_filter(_type="normal", skipme=True)
+        return plan
+
+    monkeypatch.setattr(transactions, "_apply", late)
+    assert first.apply("b", [Entry("b", 1)]) == set()
+    assert next(prepared) == 2
+    second.client.client_kill_filter(_type="normal", skipme=True)  # while it is idle
+    second.client.config_set("maxmemory", 1)
+    with pytest.raises(StoreUnavailable, match="out of memory"):
+        first.apply("b", [Entry("c", 1)])
+    second.client.config_set("maxmemory", 0)
+    assert first.apply("b", [Entry("d", 1)]) == set()
+    assert first.scan("b") == [Entry("a", 1), Entry("b", 1), Entry("d", 1)]
+    assert [change.first for change in first.changes("b", 0)] == ["a", "b", "d"]
+
+
 def test_a_log_that_grows_while_a_transaction_is_prepared_was_not_cut(
     two_of_one: tuple[RedisBackend, RedisBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,19 +250,16 @@ def test_a_log_that_grows_while_a_transaction_is_prepared_was_not_cut(
     first.apply("b", [Entry("a", 1)])
     since = first.seq("b")
     second.apply("b", [Entry("b", 1)])
-    execute, reads = Pipeline.execute, itertools.count()
+    ask, looks = watching.ConnectionWatch.ask, itertools.count()
 
-    def late(pipe: Any) -> list[Any]:
-        if pipe.transaction or next(reads):
-            return execute(pipe)
-        *before, log = pipe.command_stack  # its number is read before, and others write meanwhile
-        pipe.command_stack = before
-        answers = execute(pipe)
+    def late(watch: watching.ConnectionWatch, *commands: RedisCommand) -> list[Any]:
+        if next(looks):
+            return ask(watch, *commands)
+        before = ask(watch, *commands[:2])  # its number is read before, and others write meanwhile
         second.apply("b", [Entry("c", 1)])
-        pipe.command_stack = [log]
-        return [*answers, *execute(pipe)]
+        return [*before, *ask(watch, *commands[2:])]
 
-    monkeypatch.setattr(Pipeline, "execute", late)
+    monkeypatch.setattr(watching.ConnectionWatch, "ask", late)
     assert first.apply("b", [Entry("a", 2), Entry("c", 2)], (), since) == {"c"}
     assert first.scan("b") == [Entry("a", 2), Entry("b", 1), Entry("c", 1)]
 

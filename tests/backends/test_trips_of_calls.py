@@ -16,6 +16,7 @@ from support.proxy import Proxy, Rule
 
 from mimicfs.backends.lease import Lease
 from mimicfs.backends.redis import RedisBackend
+from mimicfs.backends.redis.transactions import Transactions
 from mimicfs.backends.replica import Replica
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, S3Options, Target, VFSOptions
@@ -132,8 +133,9 @@ class _Calls:
         self._fs.rename(self._caller, *place, place[0], place[1] + b" renamed", 0)
 
 
-@pytest.fixture
+@pytest.fixture(params=["scripts"])
 def calls(
+    request: pytest.FixtureRequest,
     redis_url: str,
     proxy: Proxy,
     bucket: str,
@@ -146,6 +148,8 @@ def calls(
         client.put_object(Bucket=bucket, Key=key, Body=b"old")
     with ExitStack() as stack:
         store = RedisBackend.from_url(redis_url, os.urandom(8).hex())
+        if request.param == "transactions":
+            store._steps = Transactions(store.client)
         calls = _Calls(store, proxy, bucket, tmp_path, stack)
         calls.mkdir("warm")  # Redis is given the scripts, and what the server can do is found out
         for each in (calls.create, calls.chmod, calls.append, calls.rename):
@@ -157,13 +161,9 @@ def calls(
         yield calls
 
 
-@pytest.mark.parametrize("directory", ["m", "n"])
-def test_each_call_asks_redis_once_before_a_request_to_s3_and_once_after_it(
-    calls: _Calls, directory: str
-) -> None:
-    """In a directory with a marker, and in one that is there only because of its names."""
+def _traces(calls: _Calls, directory: str) -> dict[str, str]:
     new = f"{directory}/new"
-    found = {
+    return {
         "create": calls.of(calls.create, new),
         "overwrite": calls.of(calls.overwrite, new),
         "append": calls.of(calls.append, new),
@@ -173,7 +173,14 @@ def test_each_call_asks_redis_once_before_a_request_to_s3_and_once_after_it(
         "rmdir": calls.of(calls.rmdir, f"{directory}/sub"),
         "rename": calls.of(calls.rename, new),
     }
-    assert found == {
+
+
+@pytest.mark.parametrize("directory", ["m", "n"])
+def test_each_call_asks_redis_once_before_a_request_to_s3_and_once_after_it(
+    calls: _Calls, directory: str
+) -> None:
+    """In a directory with a marker, and in one that is there only because of its names."""
+    assert _traces(calls, directory) == {
         "create": ". PUT .",
         "overwrite": ". PUT .",
         "append": ". HEAD . GET . PUT .",  # a read is learned, or known already
@@ -182,6 +189,23 @@ def test_each_call_asks_redis_once_before_a_request_to_s3_and_once_after_it(
         "mkdir": ". . PUT .",  # that nothing is in it is noted first
         "rmdir": ". DELETE .",
         "rename": ". COPY . . DELETE .",
+    }
+
+
+@pytest.mark.parametrize("calls", ["transactions"], indirect=True)
+@pytest.mark.parametrize("directory", ["m", "n"])
+def test_where_scripts_are_denied_each_step_is_a_look_and_a_change(
+    calls: _Calls, directory: str
+) -> None:
+    assert _traces(calls, directory) == {
+        "create": ". . PUT . .",
+        "overwrite": ". . PUT . .",
+        "append": ". HEAD . GET . . PUT . .",
+        "chmod": ". HEAD . . COPY . .",
+        "unlink": ". . DELETE . .",
+        "mkdir": ". . . PUT . .",
+        "rmdir": ". . DELETE . .",
+        "rename": ". . COPY . . . . DELETE . .",
     }
 
 

@@ -4,8 +4,8 @@
 `orphans.py` finds keys that belong to nothing, `connecting.py` makes the client, `waiting.py` waits
 for news, `notes.py` keeps plain texts, and learns what the server says of itself.
 Records, their directories, the totals and the log change in one step: a script (`lua.py`, which
-`scripts.py` runs) or, if this user may not run scripts, a transaction (`transactions.py`);
-`steps.py` chooses.
+`scripts.py` runs) or, if this user may not run scripts, a transaction (`transactions.py`, with
+`watching.py`); `steps.py` chooses.
 
 `scan` reads a directory at a time: each page of one directory is a snapshot.
 

@@ -170,9 +170,13 @@ def clock_ms(client: Any, key: str) -> int:
     """Return the clock of the server that has *key*."""
     if isinstance(client, RedisCluster):
         node: Any = client.get_node_from_key(key)  # type: ignore[no-untyped-call]
-        seconds, micros = client.time(target_nodes=node)
-    else:
-        seconds, micros = client.time()
+        return as_ms(client.time(target_nodes=node))
+    return as_ms(client.time())
+
+
+def as_ms(time: tuple[int, int]) -> int:
+    """Return the answer to TIME in milliseconds."""
+    seconds, micros = time
     return int(seconds) * 1000 + int(micros) // 1000
 
 

@@ -1,14 +1,19 @@
 """The directories of a bucket that a change is about. They are read, changed here, and written as
 the commands that make the difference. The caller sees to it that nobody else writes meanwhile.
+
+The first look reads the first chunk of each directory with its index, which says whether there are
+more. So a directory of one chunk costs no round trip of its own.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from mimicfs.backends.redis.layout import FULL, RedisCommand, chunk_key, index_key, split
+from mimicfs.backends.redis.watching import Watch
 
 
 class _ChunkedDirectory:
@@ -57,36 +62,46 @@ class _ChunkedDirectory:
 
 
 class Directories:
-    """The directories that a thread must know to put or delete *keys* of a bucket."""
+    """The directories of a bucket of which *names*, by directory, are put or deleted, or read.
+    First `asks` is asked, and the answers are given to `read`."""
 
-    def __init__(self, client: Any, tag: str, keys: Iterable[str]) -> None:
+    def __init__(self, tag: str, names: Mapping[str, Collection[str]]) -> None:
         self._tag = tag
-        names: dict[str, set[str]] = {}  # of each directory, the names that matter
-        for key in keys:
-            if key.endswith("/"):
-                names.setdefault(key, set())  # whether it is empty
-            _note(names, key)
-        self._at = self._read(client, names)
+        self._names = names
+        self._at: dict[str, _ChunkedDirectory] = {}
 
-    def _read(self, client: Any, names: dict[str, set[str]]) -> dict[str, _ChunkedDirectory]:
-        with client.pipeline(transaction=False) as pipe:
-            for directory in names:
-                pipe.zrange(index_key(self._tag, directory), 0, -1)
-            at = {
-                directory: _ChunkedDirectory(starts)
-                for directory, starts in zip(names, pipe.execute(), strict=True)
-            }
-        wanted = [
-            (directory, start)
-            for directory, found in at.items()
-            for start in {b"", *(found.start(name.encode()) for name in names[directory])}
-        ]
-        with client.pipeline(transaction=False) as pipe:
-            for directory, start in wanted:
-                pipe.hgetall(chunk_key(self._tag, directory, start))
-            for (directory, start), chunk in zip(wanted, pipe.execute(), strict=True):
-                at[directory].came(start, chunk)
-        return at
+    def asks(self) -> list[RedisCommand]:
+        """Return the commands whose answers `read` takes."""
+        found: list[RedisCommand] = []
+        for directory in self._names:
+            found.append(("ZRANGE", index_key(self._tag, directory), 0, -1))
+            found.append(("HGETALL", chunk_key(self._tag, directory, b"")))
+        return found
+
+    def read(self, answers: Sequence[Any], watch: Watch) -> None:
+        """Take *answers*, and ask for the chunks that are missing."""
+        missing: list[tuple[str, bytes]] = []
+        for directory, starts, chunk in zip(self._names, answers[::2], answers[1::2], strict=True):
+            at = self._at[directory] = _ChunkedDirectory(starts)
+            at.came(b"", chunk)
+            wanted = {at.start(name.encode()) for name in self._names[directory]}
+            missing += [(directory, start) for start in wanted - {b""}]
+        self._bring(missing, watch)
+
+    def _bring(self, missing: Sequence[tuple[str, bytes]], watch: Watch) -> None:
+        if missing:
+            found = watch.ask(*(("HGETALL", chunk_key(self._tag, *each)) for each in missing))
+            for (directory, start), chunk in zip(missing, found, strict=True):
+                self._at[directory].came(start, chunk)
+
+    def some(self, directory: str, count: int, watch: Watch) -> list[str]:
+        """Return *count* names of *directory*, or all."""
+        at = self._at[directory]
+        more = [start for start in at.starts[: count + 1] if start not in at.chunks]
+        if sum(map(len, at.chunks.values())) < count:
+            self._bring([(directory, start) for start in more], watch)
+        names = (name.decode() for chunk in at.chunks.values() for name in chunk)
+        return list(islice(names, count))
 
     def get(self, directory: str, name: str) -> bytes | None:
         at = self._at[directory]
@@ -106,6 +121,16 @@ class Directories:
         """Yield the commands that make Redis hold the changes that were made here."""
         for directory, at in self._at.items():
             yield from at.commands(self._tag, directory)
+
+
+def names_about(keys: Iterable[str]) -> dict[str, set[str]]:
+    """Return, by directory, the names that a thread must know to put or delete *keys*."""
+    names: dict[str, set[str]] = {}
+    for key in keys:
+        if key.endswith("/"):
+            names.setdefault(key, set())  # whether it is empty
+        _note(names, key)
+    return names
 
 
 def _note(names: dict[str, set[str]], key: str) -> None:

@@ -5,8 +5,9 @@ are. So the chunks are read that it named a moment ago, and again if it names ot
 directory of one chunk costs one round trip.
 
 Changing: every change of a bucket changes TAG:meta, whichever way it is made. So that key is
-watched. The records of the change are read, changed here, and written in one MULTI, which Redis
-refuses if somebody was faster.
+watched (watching.py). The records of the change are read, changed here, and written in one MULTI,
+which Redis refuses if somebody was faster. All that is read first is in the packet of WATCH: the
+change costs two round trips, and one more if what was read says what else must be read.
 
 Threading: like the client of redis-py.
 """
@@ -24,8 +25,8 @@ from redis.exceptions import WatchError
 from mimicfs.backends import NoteSwap
 from mimicfs.backends.loglines import left_alone, logged_as
 from mimicfs.backends.pending import IntentStep, admitted, begun, ended, may_go, reaped
-from mimicfs.backends.redis.connecting import clock_ms
-from mimicfs.backends.redis.directories import Directories
+from mimicfs.backends.redis.connecting import as_ms
+from mimicfs.backends.redis.directories import Directories, names_about
 from mimicfs.backends.redis.layout import (
     LAST,
     LOG_MAX,
@@ -41,12 +42,14 @@ from mimicfs.backends.redis.layout import (
     split,
     totals,
 )
+from mimicfs.backends.redis.watching import CLOCK, Watch, watched
 from mimicfs.backends.uncovering import LEFT_MAX, uncovered
 from mimicfs.entry import LAST_KEY, Change, Scope
 from mimicfs.errors import LogTrimmed, StoreUnavailable
 
 T = TypeVar("T")
 _ATTEMPTS = 1000  # with their waits, minutes
+_SCANNED = 200  # rows of unfinished changes that are read because they may matter
 
 
 class Transactions:
@@ -115,15 +118,16 @@ class Transactions:
 
     def apply(self, tag: str, batch: ChangeBatch) -> AppliedBatch:
         """Do as Scripts.apply."""
-        return self._watched(tag, lambda: _apply(self._client, tag, batch))
+        return self._watched(tag, lambda watch: _apply(watch, tag, batch))
 
     def begin(
         self, tag: str, keys: Sequence[str], token: str, lasts_ms: int
     ) -> tuple[bool, set[str]]:
         """Do as Scripts.begin."""
 
-        def plan() -> tuple[tuple[bool, set[str]], list[RedisCommand]]:
-            now_ms, state = self._now(tag, keys)
+        def plan(watch: Watch) -> tuple[tuple[bool, set[str]], list[RedisCommand]]:
+            moment, *answers = watch.ask(CLOCK, *_BucketState.asks(tag, keys))
+            now_ms, state = as_ms(moment), _BucketState(answers, keys)
             after = {key: begun(state.rows[key], token, now_ms, lasts_ms) for key in keys}
             met = {key for key in keys if state.rows[key] is not None}
             return (state.known, met), _kept(tag, after)
@@ -132,32 +136,14 @@ class Transactions:
 
     def begin_seeing(self, tag: str, asked: BegunKey) -> SeenKey:
         """Do as Scripts.begin_seeing."""
-        key, token, lasts_ms, note, most = asked
-        directory, name = split(key)
-
-        def plan() -> tuple[SeenKey, list[RedisCommand]]:
-            page = self.page(tag, directory, b"", LAST, most + 2)
-            others = [directory + each.decode() for each, _ in page if each != name.encode()]
-            now_ms, state = self._now(tag, [key, *others])
-            rows = {key: begun(state.rows[key], token, now_ms, lasts_ms)}
-            last = len(others) <= most and all(may_go(state.rows[each]) for each in others)
-            record = dict(page).get(name.encode()) or self.records(tag, directory, [name])[0]
-            above = self.records(tag, *_own(directory))[0] if directory else None
-            text = self._client.hget(f"{tag}:notes", note)
-            met = state.rows[key] is not None
-            return SeenKey(state.known, state.seq, record, above, met, last, text), _kept(tag, rows)
-
-        return self._watched(tag, plan, f"{tag}:notes")
-
-    def _now(self, tag: str, keys: Sequence[str]) -> tuple[int, _BucketState]:
-        return clock_ms(self._client, tag), _BucketState(self._client, tag, keys)
+        return self._watched(tag, lambda watch: _see(watch, tag, asked), f"{tag}:notes")
 
     def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         """Do as Backend.end."""
 
-        def plan() -> tuple[set[str], list[RedisCommand]]:
-            found = _rows(self._client, tag, keys)
-            after = {key: ended(found[key], token, unsure=unsure) for key in keys}
+        def plan(watch: Watch) -> tuple[set[str], list[RedisCommand]]:
+            state = _BucketState(watch.ask(*_BucketState.asks(tag, keys)), keys)
+            after = {key: ended(state.rows[key], token, unsure=unsure) for key in keys}
             return {key for key, row in after.items() if row is not None}, _kept(tag, after)
 
         return self._watched(tag, plan)
@@ -165,8 +151,9 @@ class Transactions:
     def reap(self, tag: str, alive: Collection[str]) -> None:
         """Do as Backend.reap."""
 
-        def plan() -> tuple[None, list[RedisCommand]]:
-            now_ms, rows = clock_ms(self._client, tag), self._client.hgetall(f"{tag}:k")
+        def plan(watch: Watch) -> tuple[None, list[RedisCommand]]:
+            moment, rows = watch.ask(CLOCK, ("HGETALL", f"{tag}:k"))
+            now_ms = as_ms(moment)
             texts = {key.decode(): row.decode() for key, row in rows.items()}
             after = {key: reaped(row, now_ms, alive) for key, row in texts.items()}
             return None, _kept(tag, {k: row for k, row in after.items() if row != texts[k]})
@@ -185,17 +172,16 @@ class Transactions:
         """Do as Scripts.swap_note."""
         place = f"{tag}:notes"
 
-        def plan() -> tuple[tuple[bool, str | None], list[RedisCommand]]:
-            found = self._client.hget(place, name)
+        def plan(watch: Watch) -> tuple[tuple[bool, str | None], list[RedisCommand]]:
+            found, number = watch.ask(("HGET", place, name), _seq_of(tag))
             now = None if found is None else found.decode()
             if now != before:
                 return (False, now), []
-            seq = int(self._client.hget(f"{tag}:meta", "seq") or 0)
             commands: list[RedisCommand] = [("HDEL", place, name)]
             if after is not None:
                 commands = [("HSET", place, name, after)]
             if origin is not None:
-                commands += _logged(tag, origin, seq, [(name, name)])
+                commands += _logged(tag, origin, int(number or 0), [(name, name)])
             return (True, after), commands
 
         done, now = self._watched(tag, plan, place)
@@ -210,25 +196,25 @@ class Transactions:
 
     def enlist(self, tag: str, origin: int, name: str) -> None:
         """Do as Scripts.enlist."""
-        self._watched(tag, lambda: _enlist(self._client, tag, origin, name))
+        self._watched(tag, lambda watch: _enlist(watch, tag, origin, name))
 
     def delist(self, tag: str, origin: int, name: str, since: int | None) -> bool:
         """Take *name* out of the list of buckets, and log it. With *since*: unless it was changed
         after that number. Return whether it is taken out. Raises LogTrimmed."""
-        return self._watched(tag, lambda: _delist(self._client, tag, origin, name, since))
+        return self._watched(tag, lambda watch: _delist(watch, tag, origin, name, since))
 
     def unmark(self, tag: str, origin: int, prefix: str) -> None:
         """Do as Backend.unmark."""
         place = f"{tag}:scopes"
 
-        def plan() -> tuple[None, list[RedisCommand]]:
-            keys = [key.decode() for key in self._client.hkeys(place)]
+        def plan(watch: Watch) -> tuple[None, list[RedisCommand]]:
+            found, number = watch.ask(("HKEYS", place), _seq_of(tag))
+            keys = [key.decode() for key in found]
             after: dict[str, Scope | None] = {key: None for key in keys if key.startswith(prefix)}
             after |= uncovered(prefix, scopes, names, shows)
             if not after:
                 return None, []
-            seq = int(self._client.hget(f"{tag}:meta", "seq") or 0)
-            logged = _logged(tag, origin, seq, [(prefix, prefix + LAST_KEY)])
+            logged = _logged(tag, origin, int(number or 0), [(prefix, prefix + LAST_KEY)])
             return None, [*_scopes_kept(place, after), *logged]
 
         def scopes(prefixes: Sequence[str]) -> dict[str, Scope]:
@@ -247,39 +233,33 @@ class Transactions:
 
         self._watched(tag, plan, place)
 
-    def _watched(self, tag: str, plan: Callable[[], tuple[T, list[RedisCommand]]], *also: str) -> T:
+    def _watched(
+        self, tag: str, plan: Callable[[Watch], tuple[T, list[RedisCommand]]], *also: str
+    ) -> T:
         """Run the commands of *plan*. If the bucket (or a key of *also*) changed meanwhile, plan
         and run anew. Return the result of *plan*."""
-        with self._client.pipeline(transaction=True) as pipe:
-            for attempt in range(_ATTEMPTS):
-                pipe.watch(f"{tag}:meta", f"{tag}:k", *also)
-                result, commands = plan()
-                pipe.multi()
-                for command in commands:
-                    pipe.execute_command(*command)
-                try:
-                    pipe.execute()
-                except WatchError:
-                    time.sleep(random.uniform(0, min(attempt, 100) / 1000))
-                else:
-                    return result
+        keys = (f"{tag}:meta", f"{tag}:k", *also)
+        for attempt in range(_ATTEMPTS):
+            try:
+                with watched(self._client, tag, *keys) as watch:
+                    result, commands = plan(watch)
+                    watch.change(commands)
+            except WatchError:
+                time.sleep(random.uniform(0, min(attempt, 100) / 1000))
+            else:
+                return result
         raise StoreUnavailable(f"{tag}: others keep writing; try again")
 
 
 class _BucketState:
-    """What a change must know of a bucket, read in one round trip: whether it is *known*, the
+    """What a change must know of a bucket, from the *answers* to `asks`: whether it is *known*, the
     number *seq* of its log, the *rows* of the unfinished changes of *keys*, and the lines *later*
     than *since*. Raises LogTrimmed."""
 
     def __init__(
-        self, client: Any, tag: str, keys: Sequence[str] = (), since: int | None = None
+        self, answers: Sequence[Any], keys: Sequence[str] = (), since: int | None = None
     ) -> None:
-        with client.pipeline(transaction=False) as pipe:
-            pipe.hmget(f"{tag}:meta", "known", "seq")
-            pipe.hmget(f"{tag}:k", [*keys, ""])  # there is no key ""
-            if since is not None:
-                pipe.xrange(f"{tag}:log", f"({since}-0")
-            (known, seq), rows, *more = pipe.execute()
+        (known, seq), rows, *more = answers
         self.known = known is not None
         self.seq = int(seq or 0)
         self.rows = {key: row and row.decode() for key, row in zip(keys, rows, strict=False)}
@@ -291,17 +271,68 @@ class _BucketState:
             if len(self.later) != self.seq - since:
                 raise LogTrimmed.after(since)
 
+    @staticmethod
+    def asks(tag: str, keys: Sequence[str] = (), since: int | None = None) -> list[RedisCommand]:
+        return [
+            ("HMGET", f"{tag}:meta", "known", "seq"),
+            ("HMGET", f"{tag}:k", *keys, ""),  # there is no key ""
+            *([] if since is None else [("XRANGE", f"{tag}:log", f"({since}-0", "+")]),
+        ]
 
-def _apply(client: Any, tag: str, batch: ChangeBatch) -> tuple[AppliedBatch, list[RedisCommand]]:
+
+def _state_and_directories(
+    watch: Watch, tag: str, keys: Sequence[str], since: int | None = None
+) -> tuple[_BucketState, Directories]:
+    """Return what a change of the names *keys* must know."""
+    at, asks = Directories(tag, names_about(keys)), _BucketState.asks(tag, keys, since)
+    answers = watch.ask(*asks, *at.asks())
+    state = _BucketState(answers[: len(asks)], keys, since)
+    at.read(answers[len(asks) :], watch)
+    return state, at
+
+
+def _see(watch: Watch, tag: str, asked: BegunKey) -> tuple[SeenKey, list[RedisCommand]]:
+    key, token, lasts_ms, note, most = asked
+    directory, name = split(key)
+    parent, own = split(directory)
+    at = Directories(tag, {directory: [name]} | ({parent: [own]} if directory else {}))
+    asks = [CLOCK, ("HGET", f"{tag}:notes", note), *_BucketState.asks(tag, [key])]
+    asks += [("HSCAN", f"{tag}:k", 0, "COUNT", _SCANNED)] if most >= 0 else []
+    answers = watch.ask(*asks, *at.asks())
+    at.read(answers[len(asks) :], watch)
+    moment, text, known, row, *scanned = answers[: len(asks)]
+    state = _BucketState((known, row), [key])
+    met = state.rows[key] is not None
+    rows = {key: begun(state.rows[key], token, as_ms(moment), lasts_ms)}
+    record, above = at.get(directory, name), at.get(parent, own) if directory else None
+    last = False
+    if most >= 0:
+        others = [directory + it for it in at.some(directory, most + 2, watch) if it != name]
+        last = len(others) <= most and _go(watch, tag, others, *scanned)
+    return SeenKey(state.known, state.seq, record, above, met, last, text), _kept(tag, rows)
+
+
+def _go(
+    watch: Watch, tag: str, keys: Sequence[str], scanned: tuple[int, dict[bytes, bytes]]
+) -> bool:
+    """Whether all *keys* may be gone soon. The rows are in *scanned*, if these are all."""
+    place, (cursor, found) = f"{tag}:k", scanned
+    if cursor and keys:
+        (rows,) = watch.ask(("HMGET", place, *keys))
+    else:
+        rows = [found.get(key.encode()) for key in keys]
+    return all(row is not None and may_go(row.decode()) for row in rows)
+
+
+def _apply(watch: Watch, tag: str, batch: ChangeBatch) -> tuple[AppliedBatch, list[RedisCommand]]:
     puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
     deletes = {directory + name: (directory, name) for directory, name in batch.deletes}
-    state = _BucketState(client, tag, [*puts, *deletes], batch.since)
+    state, at = _state_and_directories(watch, tag, [*puts, *deletes], batch.since)
     left = left_alone(state.later, [*puts, *deletes])
     left, rows = _not_admitted(tag, batch.step, state.rows, left)
     changed = [key for key in (*puts, *deletes) if key not in left]
     if not changed:
         return AppliedBatch(state.known, left, state.seq, [], []), rows
-    at = Directories(client, tag, changed)
     made: list[str] = []
     gone: list[str] = []
     objects = size = 0
@@ -337,11 +368,6 @@ def _not_admitted(
         if row != text:
             after[key] = row
     return left, _kept(tag, after)
-
-
-def _rows(client: Any, tag: str, keys: Sequence[str]) -> dict[str, str | None]:
-    found = client.hmget(f"{tag}:k", keys) if keys else []
-    return {key: row and row.decode() for key, row in zip(keys, found, strict=True)}
 
 
 def _kept(tag: str, rows: Mapping[str, str | None]) -> list[RedisCommand]:
@@ -408,28 +434,24 @@ def _logged(tag: str, origin: int, seq: int, lines: list[tuple[str, str]]) -> li
     return commands
 
 
-def _own(directory: str) -> tuple[str, list[str]]:
-    """Return the directory above *directory*, and its name there, as `records` takes them."""
-    parent, name = split(directory)
-    return parent, [name]
+def _seq_of(tag: str) -> RedisCommand:
+    return ("HGET", f"{tag}:meta", "seq")
 
 
-def _enlist(client: Any, tag: str, origin: int, name: str) -> tuple[None, list[RedisCommand]]:
-    seq = _BucketState(client, tag).seq
-    at = Directories(client, tag, [name])
+def _enlist(watch: Watch, tag: str, origin: int, name: str) -> tuple[None, list[RedisCommand]]:
+    state, at = _state_and_directories(watch, tag, [name])
     if at.get("", name) is not None:
         return None, []
     at.put("", name, b"")
-    return None, [*at.commands(), *_logged(tag, origin, seq, [(name, name)])]
+    return None, [*at.commands(), *_logged(tag, origin, state.seq, [(name, name)])]
 
 
 def _delist(
-    client: Any, tag: str, origin: int, name: str, since: int | None
+    watch: Watch, tag: str, origin: int, name: str, since: int | None
 ) -> tuple[bool, list[RedisCommand]]:
-    state = _BucketState(client, tag, since=since)
+    state, at = _state_and_directories(watch, tag, [name], since)
     if left_alone(state.later, [name]):
         return False, []
-    at = Directories(client, tag, [name])
     if at.get("", name) is not None:
         at.remove("", name)
     return True, [*at.commands(), *_logged(tag, origin, state.seq, [(name, name)])]
