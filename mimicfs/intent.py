@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
+from weakref import WeakValueDictionary
 
 from mimicfs.backends import Backend
 from mimicfs.backends.pending import DELETION, LEARNED, Begun, IntentStep, Unsettled
@@ -49,11 +50,13 @@ class StoreIntent:
         self.contended: set[str] = set()
         self.taken = False  # by a call to which it was given
         self.unsure = False  # S3 may have done it, although it has refused it later
+        self._whole: StoreIntent | None = None  # which is held as long as a part of it
 
     def part(self, keys: Sequence[str]) -> StoreIntent:
         """Return the part of it that is about *keys*, which ends apart from the rest."""
         found = StoreIntent(self.bucket, keys, self.token)
         found.open &= self.open
+        found._whole = self
         return found
 
     @contextmanager
@@ -84,6 +87,8 @@ class StoreIntents:
         self.resolve: Resolve | None = None  # the newest client's (learning.py)
         self._backend, self._member = backend, member
         self._numbers = count(1)
+        # By token: those that a call of this process has in hand.
+        self._held = WeakValueDictionary[str, StoreIntent]()
         self._due = threading.Event()  # there may be something to look after
         self._over = False
         self._everywhere = True  # also in buckets that neither we nor the dead have changed
@@ -193,7 +198,9 @@ class StoreIntents:
 
     def _intent(self, bucket: str, keys: Sequence[str], *, deletes: bool) -> StoreIntent:
         end = DELETION if deletes else ""
-        return StoreIntent(bucket, keys, f"{self._member.id}:{next(self._numbers)}{end}")
+        intent = StoreIntent(bucket, keys, f"{self._member.id}:{next(self._numbers)}{end}")
+        self._held[intent.token] = intent
+        return intent
 
     @contextmanager
     def _beginning(self, intent: StoreIntent) -> Iterator[None]:
@@ -381,12 +388,12 @@ class StoreIntents:
     def _look_after_all(self) -> None:
         self._end_late()
         members = self._member.others()
-        alive = {each.id for each in members if each.alive}
+        others = {each.id for each in members if each.alive} - {self._member.id}
         buckets = {name for each in members if not each.alive for name in each.buckets}
         if self._everywhere:
             buckets |= {bucket.name for bucket in self._backend.buckets()}
         for bucket in sorted(buckets | self._ours()):
-            self._look_after(bucket, alive)
+            self._look_after(bucket, others)
         self._everywhere = False
 
     def _end_late(self) -> None:
@@ -414,14 +421,21 @@ class StoreIntents:
             if self._buckets.get(bucket, long_ago) < long_ago:
                 del self._buckets[bucket]
 
-    def _look_after(self, bucket: str, alive: Collection[str]) -> None:
+    def _look_after(self, bucket: str, others: Collection[str]) -> None:
+        """Finish what was left undone in *bucket*. *others* are the sessions that live, without
+        ours: of what is ours, nothing is under way but what a call has in hand. (A store that has
+        lost its latest changes may have an intent again that has ended.)"""
+
+        def lives(token: str) -> bool:
+            return token in self._held or token.partition(":")[0] in others
+
         rows = self._unsettled_of(bucket)
         if not rows:
             self._let_go(bucket)
             return
         with self._lock:
             self._buckets.setdefault(bucket, time.monotonic())
-        self._backend.reap(bucket, alive)
+        self._backend.reap(bucket, lives)
         for each in self._backend.unsettled(bucket):
             if self.resolve is not None and self._is_due(bucket, each) and not self._over:
                 self.resolve(bucket, each.key)

@@ -30,7 +30,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from mimicfs.backends.pending import LEARNED, Begun, IntentStep, Unsettled
@@ -365,9 +365,9 @@ class Backend(ABC):
         """Return the keys that are pending or contended; or *key*, if it is."""
         raise NotImplementedError
 
-    def reap(self, bucket: str, alive: Collection[str]) -> None:
-        """End the intents that are over their deadline, and those of sessions that are not *alive*:
-        their keys become contended."""
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
+        """End the intents that are over their deadline, and those of whose tokens *lives* is not
+        true: their keys become contended."""
         raise NotImplementedError
 
     # Scopes

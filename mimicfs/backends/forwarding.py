@@ -6,7 +6,7 @@ Threading: as the other.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mimicfs.backends import Backend
@@ -81,8 +81,8 @@ class Forwarding(Backend):
     def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
         return self._ask().unsettled(bucket, key)
 
-    def reap(self, bucket: str, alive: Collection[str]) -> None:
-        self._ask().reap(bucket, alive)
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
+        self._ask().reap(bucket, lives)
 
     def seq(self, bucket: str) -> int:
         return self._ask().seq(bucket)

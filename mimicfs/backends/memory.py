@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mimicfs.backends import Backend
@@ -164,11 +164,11 @@ class Memory(Backend):
             rows = self._buckets.get(bucket, _MemoryBucket()).pending
             return unsettled(rows, self.now_ms(), key)
 
-    def reap(self, bucket: str, alive: Collection[str]) -> None:
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
         with self._lock:
             at = self._buckets.get(bucket, _MemoryBucket())
             for key, row in at.pending.items():
-                at.pending[key] = reaped(row, self.now_ms(), alive)
+                at.pending[key] = reaped(row, self.now_ms(), lives)
 
     def _known(self, bucket: str) -> _MemoryBucket:
         if bucket and self.bucket(bucket) is None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mimicfs.entry import Entry
@@ -126,14 +126,14 @@ def admitted(text: str | None, step: IntentStep, *, guarded: bool) -> tuple[bool
     return True, json.dumps(_PendingRow(fresh(), True, row.tokens))
 
 
-def reaped(text: str, now_ms: int, alive: Collection[str]) -> str:
-    """Return the row without the tokens that are over their deadline, and those of sessions
-    that are not *alive*."""
+def reaped(text: str, now_ms: int, lives: Callable[[str], bool]) -> str:
+    """Return the row without the tokens that are over their deadline, and those of which *lives* is
+    not true."""
     row = _parsed(text)
     kept = {
         token: [began_ms, deadline_ms]
         for token, (began_ms, deadline_ms) in row.tokens.items()
-        if deadline_ms > now_ms and token.partition(":")[0] in alive
+        if deadline_ms > now_ms and lives(token)
     }
     return text if kept == row.tokens else json.dumps(_PendingRow(fresh(), True, kept))
 

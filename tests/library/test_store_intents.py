@@ -216,6 +216,26 @@ def test_what_a_dead_mount_began_is_asked_of_s3_though_the_clock_of_the_store_is
         assert entry is not None and entry.size == 5
 
 
+def test_a_change_that_has_ended_and_that_the_store_has_again_is_asked_of_s3_at_once(
+    proxy: Proxy, bucket: str, redis_url: str
+) -> None:
+    with writer(proxy, redis_url) as (client, mimicdb):
+        client.put_object(Bucket=bucket, Key="k", Body=b"there")
+        token = f"{mimicdb.member.id}:1"
+        mimicdb.backend.begin(bucket, ["k"], token, 300_000)  # a replica that lagged was promoted
+        with proxy.rule(Hold(of("PUT", "slow"))) as late:
+            put = {"Bucket": bucket, "Key": "slow", "Body": b"x"}
+            putting = threading.Thread(target=client.put_object, kwargs=put)
+            putting.start()
+            assert late.reached.wait(30)
+            mimicdb.intents.look_after()
+            (open_one,) = mimicdb.backend.unsettled(bucket)
+            assert (open_one.key, open_one.pending) == ("slow", True)
+            late.release()
+            putting.join()
+        assert mimicdb.backend.unsettled(bucket) == []
+
+
 def test_in_memory_s3_is_asked_until_it_says_what_it_did(
     proxy: Proxy, bucket: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -347,8 +347,8 @@ class RedisBackend(NotingBackend):
         return unsettled({name.decode(): row.decode() for name, row in found.items()}, now_ms)
 
     @ours
-    def reap(self, bucket: str, alive: Collection[str]) -> None:
-        Transactions(self._client).reap(self._tag(bucket), alive)
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
+        Transactions(self._client).reap(self._tag(bucket), lives)
 
     @ours
     def seq(self, bucket: str) -> int:

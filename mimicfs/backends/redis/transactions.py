@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import WatchError
@@ -148,14 +148,14 @@ class Transactions:
 
         return self._watched(tag, plan)
 
-    def reap(self, tag: str, alive: Collection[str]) -> None:
+    def reap(self, tag: str, lives: Callable[[str], bool]) -> None:
         """Do as Backend.reap."""
 
         def plan(watch: Watch) -> tuple[None, list[RedisCommand]]:
             moment, rows = watch.ask(CLOCK, ("HGETALL", f"{tag}:k"))
             now_ms = as_ms(moment)
             texts = {key.decode(): row.decode() for key, row in rows.items()}
-            after = {key: reaped(row, now_ms, alive) for key, row in texts.items()}
+            after = {key: reaped(row, now_ms, lives) for key, row in texts.items()}
             return None, _kept(tag, {k: row for k, row in after.items() if row != texts[k]})
 
         self._watched(tag, plan)

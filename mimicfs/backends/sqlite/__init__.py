@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -337,11 +337,11 @@ class SQLite(CopyingBackend):
         return pending.unsettled(dict(rows), self.now_ms())
 
     @_ours
-    def reap(self, bucket: str, alive: Collection[str]) -> None:
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
         with self._db.writing() as db:
             number, now_ms = self._id(bucket, db), self.now_ms()
             before = dict(db.execute(PENDING, (number,)).fetchall())
-            after = {key: pending.reaped(row, now_ms, alive) for key, row in before.items()}
+            after = {key: pending.reaped(row, now_ms, lives) for key, row in before.items()}
             keep_pending(db, number, before, after)
 
     def _changed_since(
