@@ -122,7 +122,7 @@ class AskingReader:
     def _fetch(self, chunk: Chunk) -> None:
         entry, kept = self._entry, self._kept
         start, end = chunk.start, chunk.end
-        with memoryview(chunk.buffer) as buffer:
+        with chunk.view() as buffer:
             if kept is not None:
                 chunk.kept = self._from_disk = kept.here_until(start, end) == end
                 start, end = kept.fill(start, buffer)
@@ -136,7 +136,7 @@ class AskingReader:
     def _has_come(self, chunk: Chunk) -> None:
         chunk.ready = True
         if self._kept is not None:
-            with memoryview(chunk.buffer) as buffer:
+            with chunk.view() as buffer:
                 self._kept.fetched(buffer)
 
     # The rest runs under the lock.
@@ -148,7 +148,7 @@ class AskingReader:
         chunk.future = Future()
         self._is_asked(chunk)
         came, otherwise = partial(self._has_come, chunk), partial(self._fetch, chunk)
-        where = (self._bucket, self._entry, memoryview(chunk.buffer))
+        where = (self._bucket, self._entry, chunk.view())
         return SmallGet(*where, chunk.future, came, otherwise)
 
     def _ask(self, start: int, end: int, needed: bool, around: int = -1) -> Chunk | None:

@@ -16,7 +16,8 @@ from mimicfs.config.values import READ_MEMORY
 from mimicfs.files.cache import BlockCache
 
 _HUGE = 2 * MIB  # a page that the kernel can give at once
-_SPARE = 4  # buffers that are kept for the next chunk
+_MAPPED = 256 << 10  # bytes; a buffer of as much is a mapping, of a multiple of this
+_SPARE = 8 * MIB  # buffers that are kept for the next chunks
 
 
 class Holder(Protocol):
@@ -74,25 +75,30 @@ class Budget:
                 del self._held[reader]
 
     def buffer(self, size: int) -> bytearray | mmap.mmap:
-        """Return memory for *size* bytes, with any bytes in it.
+        """Return memory for *size* bytes, with any bytes in it. A mapping may be longer than that.
 
-        A large piece is a mapping of huge pages, which is given back to the system as soon as
-        it is not used (malloc kept up to 60 MiB), and filled at three times the speed of a
-        bytearray. Without huge pages a mapping costs a fault for each 4 KiB, and is slower.
+        A large piece is a mapping, which is given back to the system once it is not used: what a
+        thread has freed, malloc keeps for that thread (60 MiB of pieces of 2 MiB, 15 MiB of those
+        of 1 MiB). A new one costs a fault for each 4 KiB, or for 2 MiB where there are huge pages,
+        so that some are kept for the next pieces.
         """
-        if size < _HUGE or not self._huge:
+        if size < _MAPPED or not self._huge:
             return bytearray(size)
+        length = -(-size // _MAPPED) * _MAPPED
         with self._lock:
             for place, spare in enumerate(self._spare):
-                if len(spare) == size:
+                if len(spare) == length:
                     return self._spare.pop(place)
-        made = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        made.madvise(mmap.MADV_HUGEPAGE)
+            self._drop_spare()
+        made = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if length >= _HUGE:
+            made.madvise(mmap.MADV_HUGEPAGE)
         return made
 
     def reuse(self, buffer: bytearray | mmap.mmap) -> None:
-        """Take *buffer* back, which its owner does not use any more. If another thread still has a
-        view of it (an answer that is being sent), the buffer stays that thread's."""
+        """Take *buffer* back, which its owner does not use any more, and has given the bytes of. If
+        another thread still has a view of it (an answer that is being sent), the buffer stays that
+        thread's."""
         if isinstance(buffer, bytearray):
             return
         try:
@@ -101,7 +107,14 @@ class Budget:
             return
         with self._lock:
             self._spare.append(buffer)
-            del self._spare[:-_SPARE]
+            self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        """Drop the oldest spare buffers that there is no room for. Under the lock."""
+        room = min(_SPARE, self.limit - self.used)
+        held = sum(map(len, self._spare))
+        while self._spare and held > room:
+            held -= len(self._spare.pop(0))
 
 
 def _has_huge_pages() -> bool:

@@ -30,6 +30,10 @@ class Chunk:
         self.kept = False  # set by the request: it comes from the cache on disk, as it seems
         self.waiting = 0  # threads that wait for it: it is not dropped then
 
+    def view(self) -> memoryview:
+        """Return its place in memory: the buffer may be longer."""
+        return memoryview(self.buffer)[: self.end - self.start]
+
     @property
     def failed(self) -> bool:
         return not self.ready and self.future.done()
