@@ -473,7 +473,10 @@ class ChangingFile(StandingFile):
     def _taken_all_the_same(self, entry: Entry) -> None:
         """Note that S3 has taken, as *entry*, the upload that was given up."""
         self._stand_on(entry)
-        self._based = True
+        with self._lock:
+            self._based = True
+            if self._only_appended:  # what it has is no longer to go behind a version of others
+                self._layout.arrived(entry.size)
         if self.dirty:
             self._redescribe()
 

@@ -400,8 +400,11 @@ class File(ChangingFile):
 
     @contextmanager
     def still(self, cancellation: Cancellation) -> Iterator[None]:
-        """Within, nobody else changes or uploads the file. Raises Interrupted."""
+        """Within, nobody else changes or uploads the file, and no request of an interrupted upload
+        is on its way to S3. Raises Interrupted."""
         with self._change.taken(cancellation):
+            if self._uploads:
+                self._upload.settle(cancellation)
             yield
 
     def settle(self, cancellation: Cancellation) -> None:

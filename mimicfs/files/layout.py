@@ -80,6 +80,10 @@ class Layout:
         self.base = self.size
         self._changed = Ranges()
 
+    def arrived(self, size: int) -> None:
+        """Note that the version in S3 is the first *size* bytes of this file now."""
+        self.base = size
+
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """Yield (start, end, whether the staging file has it), from *start* to *end*."""
         if self._staged is None or self._staged.covers(start, end):

@@ -208,6 +208,7 @@ class Mover:
         old, new = trees
         self._know_all(cancellation, old)
         rename = self._renames.begin(cancellation, old, new)
+        rename.ahead = lambda: {file.key: file for file in self._standing(node, rename.new)}
         try:
             rename.copy(cancellation)
             for _ in self._open_below(node, rename.old, cancellation):
@@ -242,16 +243,13 @@ class Mover:
         settled: bool = True,
     ) -> None:
         """Let open files below *node* stand on their copies. Until the rename is *settled*, a new
-        file stays where the new place has a copy of what had its name before. Raises
-        Interrupted."""
+        file stays where the new place has a copy of what had its name before, and a file whose
+        object others have replaced stays, too. Raises Interrupted."""
         for file, name in self._open_below(node, rename.old, cancellation):
             copy = rename.copies.get(name)
-            if (
-                (settled or copy is None)
-                if file.entry is None
-                else (copy is not None and copy.original == file.etag)
-            ):
-                self._stand(file, rename.new, name, copy.copy if copy is not None else "")
+            of_it = copy is not None and file.entry is not None and copy.original == file.etag
+            if settled or of_it or (copy is None and file.entry is None):
+                self._stand(file, rename.new, name, copy.copy if copy and of_it else "")
 
     def _go_back(self, node: Node | None, rename: Rename) -> None:
         """Let the files stand on the originals again, except those that were uploaded to the new
@@ -265,14 +263,19 @@ class Mover:
         self, node: Node | None, tree: KeyTree, cancellation: Cancellation = NEVER
     ) -> Iterator[tuple[File, str]]:
         """Yield the open files below *node* that stand in *tree*, and their keys in it. Nobody
-        changes or uploads a file that was yielded."""
-        for below in self._inodes.below(node) if node is not None else ():
-            file = below.file
-            if below.kind != NodeKind.OBJECT or file is None or not _stands_in(tree, file):
-                continue
-            with file.still(cancellation):  # by then S3 has what is being uploaded
+        changes or uploads a file that was yielded, and S3 has answered all that was asked for
+        it."""
+        for file in self._standing(node, tree):
+            with file.still(cancellation):
                 if _stands_in(tree, file):
                     yield file, file.key[len(tree.prefix) :]
+
+    def _standing(self, node: Node | None, tree: KeyTree) -> Iterator[File]:
+        """Yield the open files below *node* that stand in *tree*."""
+        for below in self._inodes.below(node) if node is not None else ():
+            file = below.file
+            if below.kind == NodeKind.OBJECT and file is not None and _stands_in(tree, file):
+                yield file
 
     def _stand(self, file: File, tree: KeyTree, name: str, etag: str) -> None:
         """Let *file* stand in *tree*, on the version *etag* of its bytes. If others have put

@@ -30,6 +30,7 @@ from typing import Protocol
 
 from mimicfs.entry import KEPT, LISTED, OBJECT, Difference, Entry, pages, without_probes
 from mimicfs.errors import KeyNotFound, MimicError, NoSuchBucket, ObjectChanged, PosixError, S3Error
+from mimicfs.files.file import File
 from mimicfs.merging import SAME_TIME_NS
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
@@ -109,6 +110,7 @@ class Rename:
         self.old = intent.old
         self.new = intent.new
         self.copies = intent.copies
+        self.ahead: Callable[[], Mapping[str, File]] = dict  # open files at the new place, by key
         self.late: set[str] = set()  # the names that were copied behind the first round
         self._seen: set[str] = set()  # the names of the old tree when it was copied last
         self._is_first = True
@@ -218,6 +220,7 @@ class Rename:
 
     def _copy(self, cancellation: Cancellation, entries: Iterable[Entry]) -> int:
         running: dict[Future[Entry], Entry] = {}
+        ahead = {} if self._is_first else self.ahead()
         count = 0
         try:
             for entry in entries:
@@ -225,9 +228,11 @@ class Rename:
                 self._seen.add(self._name(entry))
                 if entry.kind == OBJECT and self._is_due(entry):
                     count += 1
-                    to = (self.new.bucket, self._moved(entry.key))
-                    source = (self.old.bucket, entry)
-                    running[self._s3.pool.submit(self._s3.copy, source, *to)] = entry
+                    file = ahead.get(self._moved(entry.key))
+                    if file is not None:
+                        self._copy_beside(file, entry, cancellation)
+                    else:
+                        running[self._begun(entry)] = entry
                 elif entry.kind == KEPT:
                     self._mimicdb.keep(self.new.bucket, self._moved(entry.key), entry.meta)
                     self._moved_kept[self._name(entry)] = entry.meta
@@ -239,6 +244,16 @@ class Rename:
                 self._note_made(entry, copy)
             raise
         return count
+
+    def _begun(self, entry: Entry) -> Future[Entry]:
+        place = ((self.old.bucket, entry), self.new.bucket, self._moved(entry.key))
+        return self._s3.pool.submit(self._s3.copy, *place)
+
+    def _copy_beside(self, file: File, entry: Entry, cancellation: Cancellation) -> None:
+        """Copy *entry* to where the open *file* stands already, but not over what that uploads."""
+        with file.still(cancellation):
+            if self._is_due(entry):
+                self._collect({self._begun(entry): entry}, most=0)
 
     def _is_due(self, entry: Entry) -> bool:
         """Whether *entry* is to be copied. It is not copied over what was written to the new place

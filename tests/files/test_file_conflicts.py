@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.proxy import Lose, Rule
+from support.proxy import Hold, Lose, Proxy, Rule
 
-from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
+from mimicfs.errors import Interrupted, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.staging import Staging
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import Content
@@ -67,6 +67,26 @@ def test_a_file_that_follows_another_version_while_it_is_fetched_has_the_bytes_o
     file.append(memoryview(b" and ours"), calm)
     file.flush(calm)
     assert stored(client, files.bucket) == b"theirs and ours"
+
+
+def test_an_append_that_s3_has_taken_after_all_is_not_put_behind_others_again(
+    files: Any, client: Any, proxy: Proxy, calm: Cancellation
+) -> None:
+    files.put("key", b"old")
+    file = files.open("key")
+    file.append(memoryview(b"1"), calm)
+    gone = Cancellation()
+    sending = Hold(lambda each: (each.kind, each.key) == ("PUT", "key"), answers=True)
+    with proxy.rule(sending), ThreadPoolExecutor(1) as pool:
+        flushed = pool.submit(file.flush, gone)
+        assert sending.reached.wait(10)
+        gone.cancel()
+        with pytest.raises(Interrupted):
+            flushed.result(10)
+        file.append(memoryview(b"2"), calm)
+    client.put_object(Bucket=files.bucket, Key="key", Body=b"old1theirs")
+    file.flush(calm)
+    assert stored(client, files.bucket) == b"old1theirs2"
 
 
 @moto_only

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, V
 from mimicfs.errors import Departing, Interrupted
 from mimicfs.files.journal import Journal
 from mimicfs.files.turn import Turn
+from mimicfs.files.upload import Uploader
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 from mimicfs.s3.requests.client import S3
@@ -267,3 +269,121 @@ def _is_waiting_for_a_turn() -> bool:
     code = Mover._open_below.__code__
     frames = list(sys._current_frames().values())
     return any(_is_in(each, code) and _is_in(each, Turn._take.__code__) for each in frames)
+
+
+# What an open file uploads, and the copies of a rename
+
+
+@contextmanager
+def _renaming(fs: VFS, pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Within, d is being renamed to e; it is renamed in the end."""
+    renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+    yield
+    renaming.result(30)
+
+
+def _append(fs: VFS, handle: int, data: bytes) -> None:
+    fs.write(CALLER, handle, 0, memoryview(data), append=True)
+
+
+def _give_up(fs: VFS, handle: int, sending: Hold, pool: ThreadPoolExecutor) -> None:
+    """Upload the file of *handle*, and give that up where *sending* holds it."""
+    gone = Cancellation()
+    sent = pool.submit(fs.fsync, CALLER._replace(cancellation=gone), handle)
+    assert sending.reached.wait(10)
+    gone.cancel()
+    with pytest.raises(Interrupted):
+        sent.result(10)
+
+
+def _is(kind: str, key: str, nth: int = 1) -> Callable[[Request], bool]:
+    """Return what is true of the *nth* request of that kind for *key*."""
+    seen = count(1)
+    return lambda each: (each.kind, each.key) == (kind, key) and next(seen) == nth
+
+
+def _waits_in(code: Any) -> bool:
+    return any(_is_in(frame, code) for frame in list(sys._current_frames().values()))
+
+
+@pytest.fixture
+def appender(fs: VFS, inos: Inos) -> Iterator[int]:
+    handle = fs.open(CALLER, inos["a"], os.O_WRONLY | os.O_APPEND).handle
+    yield handle
+    fs.release(handle)
+
+
+def test_what_s3_has_got_of_an_upload_that_was_given_up_is_at_the_new_place(
+    fs: VFS, appender: int, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    copying = Hold(_is("COPY", "e/a"))
+    sending = Hold(_is("PUT", "d/a"), answers=True)
+    with ThreadPoolExecutor(2) as pool, _renaming(fs, pool), proxy.rule(copying):
+        assert copying.reached.wait(10)
+        with proxy.rule(sending):
+            _append(fs, appender, b"1")
+            _give_up(fs, appender, sending, pool)
+            _append(fs, appender, b"2")
+            copying.release()  # S3 refuses it: there is another version by now
+    fs.fsync(CALLER, appender)
+    assert client.get_object(Bucket=bucket, Key="e/a")["Body"].read() == b"d/a12"
+
+
+def test_what_s3_gets_of_an_upload_that_was_given_up_while_it_is_copied_is_there_once(
+    fs: VFS, appender: int, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    copying, listing = Hold(_is("COPY", "e/s/c")), _last_listing()
+    sending, refusing = Hold(_is("PUT", "d/a")), Hold(_is("PUT", "e/a"), answers=True)
+    with ThreadPoolExecutor(2) as pool, proxy.rule(refusing):
+        with _renaming(fs, pool), proxy.rule(listing), proxy.rule(copying), proxy.rule(sending):
+            assert copying.reached.wait(10)
+            _append(fs, appender, b"1")
+            _give_up(fs, appender, sending, pool)
+            _append(fs, appender, b"2")
+            copying.release()
+            wait_until(lambda: listing.reached.is_set() or _waits_in(Uploader.settle.__code__), 10)
+            sending.release()
+            assert listing.reached.wait(10)
+            wait_until(
+                lambda: client.head_object(Bucket=bucket, Key="d/a")["ContentLength"] == 4, 10
+            )
+            synced = pool.submit(fs.fsync, CALLER, appender)
+            wait_until(lambda: refusing.reached.is_set() or _waiting() == 1, 10)
+        refusing.release()
+        synced.result(10)
+    assert client.get_object(Bucket=bucket, Key="e/a")["Body"].read() == b"d/a12"
+
+
+def test_no_copy_replaces_what_an_open_file_uploads_to_the_new_place(
+    fs: VFS, appender: int, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    listing, copying = _last_listing(), Hold(_is("COPY", "e/a", nth=2))
+    first = Hold(_is("COPY", "e/s/c"))
+    rules = (proxy.rule(listing), proxy.rule(copying), proxy.rule(first))
+    with ThreadPoolExecutor(2) as pool, _renaming(fs, pool), rules[0], rules[1], rules[2]:
+        assert first.reached.wait(10)
+        _append(fs, appender, b"1")
+        first.release()
+        assert listing.reached.wait(10)
+        client.put_object(Bucket=bucket, Key="d/a", Body=b"theirs")
+        listing.release()
+        assert copying.reached.wait(10)
+        synced = pool.submit(fs.fsync, CALLER, appender)
+        taking = Turn._take.__code__
+        wait_until(lambda: synced.done() or _waits_in(taking), 10)
+        copying.release()
+        synced.result(10)
+    assert client.get_object(Bucket=bucket, Key="e/a")["Body"].read() == b"theirs1"
+
+
+def test_an_append_to_what_others_replace_before_it_is_copied_is_behind_that(
+    fs: VFS, appender: int, proxy: Proxy, client: Any, bucket: str
+) -> None:
+    copying = Hold(_is("COPY", "e/a"))
+    with ThreadPoolExecutor(1) as pool, _renaming(fs, pool), proxy.rule(copying):
+        assert copying.reached.wait(10)
+        _append(fs, appender, b"1")
+        client.put_object(Bucket=bucket, Key="d/a", Body=b"theirs")
+        copying.release()
+    fs.fsync(CALLER, appender)
+    assert client.get_object(Bucket=bucket, Key="e/a")["Body"].read() == b"theirs1"
