@@ -8,14 +8,12 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from support.clients import plain
+from support.clients import plain, without_acls
 from support.mounts import Mount, called, costs, mounted, wait_until
 from support.proxy import Drop, Fail, Hold, Proxy
 
@@ -115,24 +113,16 @@ def renamed(path: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stderr=subprocess.DEVNULL)
 
 
-def without_acls(client: Any, bucket: str) -> None:
-    """Switch ACLs off, as they are in new buckets of AWS; Ceph and Swift cannot."""
-    rules = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
-    with suppress(client.exceptions.ClientError):
-        client.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls=rules)
-
-
 def test_a_directory_costs_a_copy_for_each_object_and_a_look_at_both_ends(place: Place) -> None:
     (place.path / "d/00").rename(place.path / "d/x")  # it is known now that there are no ACLs
     (place.path / "d/x").rename(place.path / "d/00")
     place.proxy.counted()
-    began_s = time.monotonic()
     (place.path / "d").rename(place.path / "e")
     asked = place.proxy.counted()
-    if time.monotonic() - began_s > 2:  # then S3 is asked about a key whose change takes so long
-        asked["HEAD"] = 1
-    # moto ignores the ETags of DeleteObjects, which is tried once, after a HEAD.
-    assert asked == {"LIST": 2, "COPY": COUNT, "HEAD": 1, "POST": 1, "DELETE": COUNT - 1}
+    # A mount asks S3 about a key whose change takes over 2 s: on a busy machine, that may be any.
+    # vfs/test_renames_beside.py counts the HEADs, too.
+    del asked["HEAD"]
+    assert asked == {"LIST": 2, "COPY": COUNT, "POST": 1, "DELETE": COUNT - 1}
     assert place.in_s3() == NEW
     assert os.listdir(place.path) == ["e"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import boto3
@@ -74,3 +75,10 @@ def _arn(sqs: Any, queue: str) -> str:
     asked = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
     arn: str = asked["Attributes"]["QueueArn"]
     return arn
+
+
+def without_acls(client: Any, bucket: str) -> None:
+    """Switch ACLs off, as they are in new buckets of AWS; Ceph and Swift cannot."""
+    rules = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    with suppress(client.exceptions.ClientError):
+        client.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls=rules)

@@ -1,5 +1,6 @@
 """Renames beside others who change the same names: what they did before the originals were deleted
-is at the new place, its bytes and what is stored with it, which no ETag shows."""
+is at the new place, its bytes and what is stored with it, which no ETag shows. And the requests
+of one beside nobody."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clients import without_acls
 from support.kernels import Kernel
-from support.mounts import wait_until
+from support.mounts import costs, wait_until
 from support.proxy import Hold, Proxy, Rule
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
@@ -322,6 +324,33 @@ def test_a_file_whose_mode_others_change_all_the_while_it_is_renamed_has_the_las
         fs.lookup(CALLER, ROOT_INO, b"f")
         fs.rename(CALLER, ROOT_INO, b"f", ROOT_INO, b"g", 0)
     assert _stored(client, bucket) == {"g": (b"f", "33159")}
+    fs.close()
+
+
+def test_a_directory_costs_a_copy_for_each_object_and_a_look_at_both_ends(
+    s3: S3,
+    mimicdb: Mirror,
+    bucket: str,
+    client: Any,
+    proxy: Proxy,
+    write: Callable[[str, bytes], None],
+    tmp_path: Path,
+) -> None:
+    without_acls(client, bucket)
+    keys = [f"d/{name}" for name in "abcdefg"]
+    for key in ("f", *keys):
+        write(key, key.encode())
+    Syncer(mimicdb, s3).sync(bucket)
+    # Nothing looks after changes that take long here, and S3 is asked about none of them.
+    fs = _mounted(s3, mimicdb, bucket, tmp_path)
+    # It is known now that the server looks at conditions, and that there are no ACLs.
+    fs.mkdir(CALLER, ROOT_INO, b"made", 0o755)
+    fs.rename(CALLER, ROOT_INO, b"f", ROOT_INO, b"g", 0)
+    # moto ignores the ETags of DeleteObjects, which is tried once, after a HEAD.
+    with costs(proxy, LIST=2, COPY=7, HEAD=1, POST=1, DELETE=6):
+        fs.rename(CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+    there = [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert there == [*(key.replace("d/", "e/") for key in keys), "g", "made/"]
     fs.close()
 
 
