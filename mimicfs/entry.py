@@ -229,3 +229,4 @@ class Difference(NamedTuple):
     changed: list[str]
     deleted: list[str]
     unchanged: int  # how many
+    asked: bool = False  # S3 was asked what is stored with each of them

@@ -203,7 +203,7 @@ class Mirror(Knowledge):
             if entry.kind == OBJECT and known is not None and same_version(known, entry):
                 put = entry._replace(mtime_ns=known.mtime_ns, head=still_said(known, entry))
                 # to learn that there is no metadata changes nothing that is seen
-                news = bool(put.meta)
+                news = bool(put.meta) and put.meta != known.meta
             else:
                 news = OBJECT in (entry.kind, None if known is None else known.kind)
             kept = known is not None and known.kind == KEPT and entry.kind != OBJECT
@@ -218,7 +218,7 @@ class Mirror(Knowledge):
         if puts:
             left = self._apply(bucket, puts, (), since)
             added, changed = ([key for key in keys if key not in left] for keys in (added, changed))
-            self._tell(bucket, Difference(added, changed, [], 0))
+            self._tell(bucket, Difference(added, changed, [], 0, asked=True))
 
     def confirm(self, bucket: str, keys: Sequence[str], since: int) -> None:
         """Log that S3, when it was asked after number *since*, had at *keys* what the mirror has:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -25,9 +26,11 @@ from together_parts import Mount, Redis, wait_for
 from together_work import BUCKET, MANY, Known, say
 
 from mimicfs.backends.redis import RedisBackend
+from mimicfs.entry import Entry, pages
 
 HERE = "127.0.0.1"
 _MANY = 50_000
+_MODE = stat.S_IFREG | 0o640
 _CHANGES = {  # by the kind of its request
     "PUT": "with open(path, 'w') as file: file.write('after')",
     "DELETE": "os.unlink(path)",
@@ -238,26 +241,40 @@ def trim(scene: Scene) -> str:
 
 def many(scene: Scene) -> str:
     """The log gets 50,000 lines about as many names, all of which a stopped mount and its kernel
-    show. A hundred of them are other files by then."""
+    show. Half of them have another mode by then, as a mount records it, and a hundred are other
+    files."""
     path = scene.mounts[0].path / MANY
     wait_for(lambda: len(os.listdir(path)) == _MANY, 120)
-    sizes = _sizes(path)
+    shown = _shown(path)
     backend = RedisBackend.from_url(scene.url)
-    entries = {key: backend.get(BUCKET, f"{MANY}/{key}") for key in sizes}
+    entries = {each.key.rpartition("/")[2]: each for each in _listed(backend)}
     with _stopped(scene.mounts[0]):
         before = backend.seq(BUCKET)
-        for n, entry in enumerate(entries.values()):
-            backend.apply(BUCKET, [entry] if entry is not None else [])
+        for n, (key, entry) in enumerate(entries.items()):
+            if n % 2:
+                shown[key] = (shown[key][0], _MODE)
+            backend.apply(BUCKET, [_with_mode(entry) if n % 2 else entry])
             if n % 500 == 0:
-                name = f"{MANY}/{list(sizes)[n]}"
-                (scene.mounts[1].path / name).write_bytes(b"." * (5000 + scene.turn))
-                sizes[list(sizes)[n]] = 5000 + scene.turn
+                size = 5000 + scene.turn
+                (scene.mounts[1].path / MANY / key).write_bytes(b"." * size)
+                shown[key] = (size, shown[key][1])
         lines = backend.seq(BUCKET) - before
-    backend.close()
     ended = time.monotonic()
-    wait_for(lambda: _sizes(path) == sizes, 120)
+    wait_for(lambda: _shown(path) == shown, 120)
     scene.late_s = time.monotonic() - ended
-    return f"{lines} lines, all sizes right {scene.late_s:.1f} s after it"
+    backend.apply(BUCKET, list(entries.values())[1::2])  # as S3 has them
+    backend.close()
+    return f"{lines} lines, all sizes and modes right {scene.late_s:.1f} s after it"
+
+
+def _with_mode(entry: Entry) -> Entry:
+    """Return *entry* as a mount records it whose user has given it _MODE."""
+    return entry._replace(meta={"mode": str(_MODE)}, mtime_ns=time.time_ns())
+
+
+def _listed(backend: RedisBackend) -> Iterator[Entry]:
+    found = pages(lambda after: backend.scan(BUCKET, f"{MANY}/", after))
+    return (entry for page in found for entry in page if entry.size)
 
 
 def fill_with_many(url: str) -> None:
@@ -266,8 +283,10 @@ def fill_with_many(url: str) -> None:
     urllib.request.urlopen(f"{url}/__ctl__/fill?{said}", data=b"").close()
 
 
-def _sizes(path: Path) -> dict[str, int]:
-    return {each.name: each.stat().st_size for each in os.scandir(path)}
+def _shown(path: Path) -> dict[str, tuple[int, int]]:
+    """Return the size and mode of each file in *path*."""
+    found = ((each.name, each.stat()) for each in os.scandir(path))
+    return {name: (status.st_size, status.st_mode) for name, status in found}
 
 
 def write_all(scene: Scene, n: int, contents: dict[str, bytes]) -> None:

@@ -10,11 +10,12 @@ notes which of the two the directory is. (An old note does no harm: a plain dire
 again for new names.) The answer to a HEAD stays with the version of its object.
 
 An object that appears in a plain directory later may be of another kind: then the newest ones are
-asked about. After _MANY plain directories and no rich one, other directories of the bucket without
-a marker object (mounts make one with each directory) are believed to be plain as well: a `find`
-over a data lake does not cost a request for each directory. Until then, the directories that a walk
-comes to next are sampled together with the one that it is in, so that the walk waits a few times
-and not for each.
+asked about. What mounts and programs of this store have written there is known, and tells nothing
+about the others: it leaves the directory plain. After _MANY plain directories and no rich one,
+other directories of the bucket without a marker object (mounts make one with each directory) are
+believed to be plain as well: a `find` over a data lake does not cost a request for each directory.
+Until then, the directories that a walk comes to next are sampled together with the one that it is
+in, so that the walk waits a few times and not for each.
 
 Threading: any thread; `needs` and `check` wait only for the store. If several threads want to know
 the same directory, one asks.
@@ -31,19 +32,18 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from mimicfs.config.values import Buckets
-from mimicfs.entry import KEPT, LISTED, OBJECT, PAGE, Difference, Entry
-from mimicfs.errors import NOTHING_SAID, Interrupted, S3Error, Unlearned, Unlisted
+from mimicfs.entry import KEPT, LISTED, NS, OBJECT, PAGE, Difference, Entry
+from mimicfs.errors import NOTHING_SAID, Interrupted, MimicError, S3Error, Unlearned, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import heads, ranges
-from mimicfs.vfs.sampling import any_rich, sample
+from mimicfs.vfs.sampling import DirectorySample, Verdict, any_rich, sample
 
 log = logging.getLogger(__name__)
 
 _ALL = "look"  # the note that says how many were found plain, or that one is rich
 _MANY = 64  # plain directories, after which others of the bucket are believed to be like them
-_RICH, _PLAIN = "rich", "plain"
 _AGAIN_S = 10.0  # after S3 could not be asked, it is asked again
 _AHEAD = 1024  # names that are asked about at once, at most
 _FASTER = 8  # each time so many times as many as before
@@ -57,24 +57,6 @@ _WIDER = 4  # each time so many times as many directories are sampled ahead
 _Where = tuple[str, str]  # bucket and directory
 
 
-class _Verdict(NamedTuple):
-    """The verdict about a directory, from entries that S3 had by *newest_ns*."""
-
-    rich: bool
-    newest_ns: int = 0
-
-    @classmethod
-    def of(cls, text: str | None) -> _Verdict | None:
-        kind, _, newest = (text or "").partition(" ")
-        if kind == _RICH:
-            return cls(True)
-        return cls(False, int(newest)) if kind == _PLAIN and newest.isdecimal() else None
-
-    @property
-    def text(self) -> str:
-        return _RICH if self.rich else f"{_PLAIN} {self.newest_ns}"
-
-
 class _Way(NamedTuple):
     """A way through the tree below *top*: of *run* directories in order, *last* was the last. *top*
     has them all below it; it may have no object, and then nobody looks at it."""
@@ -82,15 +64,6 @@ class _Way(NamedTuple):
     top: str
     last: str
     run: int
-
-
-class _Sample(NamedTuple):
-    """The sample that tells what *where* is: of *entries*, those with *keys* are asked."""
-
-    where: _Where
-    before: _Verdict | None
-    entries: list[Entry]
-    keys: list[str]
 
 
 class FirstLook:
@@ -101,10 +74,10 @@ class FirstLook:
         self._s3 = s3
         self._buckets = buckets
         self._lock = threading.Lock()  # protects writing to all below
-        self._verdicts: dict[_Where, _Verdict | None] = {}  # None: nothing is noted
+        self._verdicts: dict[_Where, Verdict | None] = {}  # None: nothing is noted
         # Directories that are plain, though new objects in them may not be: these keys, and those
-        # that came while nobody looked.
-        self._doubtful: dict[_Where, list[str]] = {}
+        # that came while nobody looked. True: S3 has shown that something is stored with the key.
+        self._doubtful: dict[_Where, dict[str, bool]] = {}
         self._unsampled: dict[_Where, float] = {}  # when S3 could not be asked (time.monotonic)
         self._plain: dict[str, int] = {}  # by bucket: directories found plain; -1: one is rich
         self._ahead: dict[_Where, int] = {}  # how many were asked about at once the last time
@@ -150,34 +123,51 @@ class FirstLook:
 
     def changed(self, bucket: str, difference: Difference | None) -> None:
         """Take note of *difference*, which the mirror has learned of and announces."""
-        with self._lock:
-            if difference is None:
+        if difference is None:
+            with self._lock:
                 self._verdicts.clear()
-                return
-            if not self._verdicts:
-                return
-            for key in (*difference.added, *difference.changed):
-                where = (bucket, _directory_of(key))
-                verdict = self._verdicts.get(where)
-                if verdict is not None and not verdict.rich:
-                    news = self._doubtful.setdefault(where, [])
-                    news += [key] if len(news) < _NEWS_MAX else []
+            return
+        if not self._verdicts:
+            return
+        for key in (*difference.added, *difference.changed):
+            where = (bucket, _directory_of(key))
+            verdict = self._verdicts.get(where)
+            if verdict is not None and not verdict.rich:
+                self._doubt(where, key, verdict, difference.asked)
 
-    def _verdict(self, where: _Where) -> _Verdict | None:
+    def _doubt(self, where: _Where, key: str, verdict: Verdict, asked: bool) -> None:
+        """Note that *where*, which is plain, may be rich because of *key*; unless somebody wrote it
+        and told the store what is stored with it. *asked*: S3 has said it."""
+        bucket, _ = where
+        shows = False
+        with suppress(MimicError):  # a store that does not answer now
+            entry = self._mimicdb.entry(bucket, key)
+            if entry is not None and (entry.meta is not None or entry.kind == KEPT):
+                # What is older than the sample was there then: it was not written since.
+                old = entry.mtime_ns // NS < verdict.newest_ns // NS
+                shows = (asked or old) and any_rich([entry])
+                if not shows:
+                    return
+        with self._lock:
+            news = self._doubtful.setdefault(where, {})
+            if shows or len(news) < _NEWS_MAX:
+                news[key] = shows
+
+    def _verdict(self, where: _Where) -> Verdict | None:
         bucket, _ = where
         try:
             known = self._verdicts[where]
         except KeyError:
-            found = _Verdict.of(self._mimicdb.note_of(*where))
+            found = Verdict.of(self._mimicdb.note_of(*where))
         else:
             if known is not None or self._found_plain(bucket) < _MANY:
                 return known
             found = None  # there are enough plain ones since
         if found is not None and not found.rich:
             with self._lock:
-                self._doubtful[where] = []  # it may have been listed since
+                self._doubtful[where] = {}  # it may have been listed since
         if found is None and self._is_like_the_others(where):
-            found = _Verdict(False)
+            found = Verdict(False)
         self._remember(where, found)
         return found
 
@@ -201,7 +191,7 @@ class FirstLook:
                 self._plain[bucket] = count
             return self._plain[bucket]
 
-    def _remember(self, where: _Where, verdict: _Verdict | None) -> None:
+    def _remember(self, where: _Where, verdict: Verdict | None) -> None:
         with self._lock:
             if len(self._verdicts) >= _REMEMBERED:
                 self._verdicts.clear()
@@ -266,22 +256,24 @@ class FirstLook:
             self._mimicdb.announce(bucket, Difference([], changed, [], 0))
         return rich
 
-    def _sample_of(self, where: _Where, key: str, verdict: _Verdict | None) -> _Sample:
+    def _sample_of(self, where: _Where, key: str, verdict: Verdict | None) -> DirectorySample:
         """Return what to ask about to learn what *where* is; *verdict* was known of it. Somebody
         looks at *key*; "": somebody will look at its first name."""
-        _, directory = where
+        bucket, directory = where
         with self._lock:  # a change from here on is for the next sample
-            news = set(self._doubtful.pop(where, ()))
+            news = self._doubtful.pop(where, {})
         entries = self._scanned(where)
-        if any_rich(entries):
-            return _Sample(where, verdict, entries, [])
-        since_ns = verdict.newest_ns if verdict is not None else -1
-        newer = [each for each in entries if each.mtime_ns > since_ns or each.key in news]
-        unknown = self._unknown(where, newer)
+        if any(news.values()) or (verdict is None and any_rich(entries)):
+            return DirectorySample(where, verdict, entries, [], True)
+        newest_ns = verdict.newest_ns if verdict is not None else -1
+        newer = {each.key: each for each in entries if each.mtime_ns > newest_ns}
+        late = (self._mimicdb.entry(bucket, each) for each in news if each not in newer)
+        unknown = self._unknown(where, [*newer.values(), *(each for each in late if each)])
         if not key:
             key = next((entry.key for entry in unknown if entry.key != directory), "")
         keys = sample(key if verdict is None else "", directory, unknown)
-        return _Sample(where, verdict, entries, keys)
+        newest_ns = max([newest_ns, *(entry.mtime_ns for entry in unknown)])
+        return DirectorySample(where, verdict, entries, keys, False, newest_ns)
 
     def _unknown(self, where: _Where, entries: list[Entry]) -> list[Entry]:
         """Return the *entries* of which nobody knows what is stored with them. A store that must be
@@ -300,12 +292,12 @@ class FirstLook:
 
         return [each for each in entries if not is_known(each)]
 
-    def _conclude(self, sample: _Sample) -> bool:
+    def _conclude(self, sample: DirectorySample) -> bool:
         """Return whether the directory of *sample* is rich, and remember it."""
         (bucket, _), entries = sample.where, sample.entries
         asked = (self._mimicdb.entry(bucket, key) for key in sample.keys)
-        rich = any_rich(entries) or any_rich(entry for entry in asked if entry is not None)
-        found = _Verdict(rich, max((entry.mtime_ns for entry in entries), default=0))
+        rich = sample.rich or any_rich(entry for entry in asked if entry is not None)
+        found = Verdict(rich, max(sample.newest_ns, 0))
         if rich or not self._refused or self._is_said(bucket, entries, sample.keys):
             self._decide(sample.where, found, sample.before)
         else:  # what S3 does not say may be anything: note nothing
@@ -313,7 +305,7 @@ class FirstLook:
         return rich
 
     @contextmanager
-    def _coming(self, where: _Where | None) -> Iterator[list[_Sample]]:
+    def _coming(self, where: _Where | None) -> Iterator[list[DirectorySample]]:
         """Within, sample the directories that a walk comes to behind *where*, for the threads that
         will look at them."""
         mine: dict[_Where, Future[None]] = {}
@@ -328,7 +320,7 @@ class FirstLook:
         try:
             samples = (self._sample_of(each, "", None) for each in mine if not self._verdict(each))
             # A directory of directories, about which nothing is asked, tells nothing.
-            yield [each for each in samples if each.keys or any_rich(each.entries)]
+            yield [each for each in samples if each.keys or each.rich]
         finally:
             with self._lock:
                 for each in mine:
@@ -381,7 +373,7 @@ class FirstLook:
         found = [(key, known.get(key) or self._mimicdb.entry(bucket, key)) for key in sample]
         return not any(self._is_refused(bucket, *each) for each in [*known.items(), *found])
 
-    def _decide(self, where: _Where, verdict: _Verdict, before: _Verdict | None) -> None:
+    def _decide(self, where: _Where, verdict: Verdict, before: Verdict | None) -> None:
         self._remember(where, verdict)
         if verdict == before:
             return
@@ -391,11 +383,11 @@ class FirstLook:
         with suppress(RuntimeError):  # the mount ends
             self._s3.pool.submit(self._note, where, verdict, before).add_done_callback(_tell)
 
-    def _note(self, where: _Where, verdict: _Verdict, before: _Verdict | None) -> None:
+    def _note(self, where: _Where, verdict: Verdict, before: Verdict | None) -> None:
         """Note *verdict* in the store, for this mount and others. If another mount has found that
         something is stored with its objects, it is so."""
         bucket, _ = where
-        theirs = None if verdict.rich else _Verdict.of(self._mimicdb.note_of_still(*where))
+        theirs = None if verdict.rich else Verdict.of(self._mimicdb.note_of_still(*where))
         if theirs is not None and theirs.rich:
             self._remember(where, theirs)
             shown = [entry.key for entry in self._scanned(where)]
@@ -411,7 +403,7 @@ class FirstLook:
         count, done = self._found_plain(bucket), False
         note = str(count) if count > 0 else None
         while not done and count >= 0 and (rich or count < _MANY):
-            after = _RICH if rich else str(count + 1)
+            after = Verdict(True).text if rich else str(count + 1)
             done, note = self._mimicdb.swap_note(bucket, _ALL, note, after)
             count = _number(note)
         self._set_plain(bucket, count)

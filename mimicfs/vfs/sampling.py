@@ -1,4 +1,5 @@
-"""The names of a directory that say most about whether anything is stored with its objects.
+"""The names of a directory that say most about whether anything is stored with its objects, and
+what they say.
 
 Pure functions.
 """
@@ -6,11 +7,46 @@ Pure functions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from mimicfs import metadata
 from mimicfs.entry import OBJECT, Entry
 
 _SAMPLE = 4  # HEADs for a directory whose objects have nothing stored with them
+_RICH, _PLAIN = "rich", "plain"
+
+
+class Verdict(NamedTuple):
+    """The verdict about a directory. What S3 was not asked about in a plain one is believed to be
+    like the sample if it is not newer than *newest_ns*."""
+
+    rich: bool
+    newest_ns: int = 0
+
+    @classmethod
+    def of(cls, text: str | None) -> Verdict | None:
+        kind, _, newest = (text or "").partition(" ")
+        if kind == _RICH:
+            return cls(True)
+        return cls(False, int(newest)) if kind == _PLAIN and newest.isdecimal() else None
+
+    @property
+    def text(self) -> str:
+        return _RICH if self.rich else f"{_PLAIN} {self.newest_ns}"
+
+
+class DirectorySample(NamedTuple):
+    """The sample that tells what a directory of a bucket (*where*) is: of *entries*, those with
+    *keys* are asked, of those with unknown metadata the newest is of *newest_ns*.
+
+    *before*: the verdict until now. *rich*: it is known without a question."""
+
+    where: tuple[str, str]
+    before: Verdict | None
+    entries: list[Entry]
+    keys: list[str]
+    rich: bool
+    newest_ns: int = -1
 
 
 def any_rich(entries: Iterable[Entry]) -> bool:

@@ -3,16 +3,19 @@ holds the old state."""
 
 import errno
 import os
+import signal
+import stat
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from support.mounts import called
+from support.mounts import called, costs
 from support.proxy import Hold, Proxy
 
 from mimicfs.backends.open import open_store
+from mimicfs.entry import Entry
 from mimicfs.library import MimicDB
 from mimicfs.s3.connection import S3Connection
 
@@ -133,6 +136,37 @@ def test_whoever_looks_a_new_directory_up_before_its_news_has_come_lists_it_too(
         (one / f"n{n}").mkdir()
         exists(other / f"n{n}")
         seen_after_s(lambda name=f"n{n}": name in os.listdir(other))
+
+
+def test_of_what_others_have_written_s3_is_asked_nothing(
+    mount_at, bucket, client, shared_store, proxy: Proxy
+):
+    for n in range(9):
+        client.put_object(Bucket=bucket, Key=f"d/{n}", Body=b"x" * n)
+    one, other = (
+        mount_at(f"s3://{bucket}", name=name, store=shared_store) for name in ("one", "other")
+    )
+    assert _modes(one.path / "d") == dict.fromkeys("012345678", 0o644)
+    (other.path / "d/new").touch(0o600)
+    seen_after_s(lambda: exists(one.path / "d/new"))
+    with costs(proxy):
+        assert _modes(one.path / "d") == {**dict.fromkeys("012345678", 0o644), "new": 0o600}
+
+    # More than the follower tells one by one, of which a mount that stands still hears nothing.
+    one.process.send_signal(signal.SIGSTOP)
+    meta, now_ns = {"mode": str(stat.S_IFREG | 0o640)}, time.time_ns()
+    with closing(open_store(shared_store)) as store:
+        written = [Entry(f"d/w{n}", 7, now_ns, "e", meta=meta) for n in range(1001)]
+        store.apply(bucket, written)
+    proxy.counted()
+    one.process.send_signal(signal.SIGCONT)
+    seen_after_s(lambda: exists(one.path / "d/w1000"))
+    assert list(_modes(one.path / "d").values()).count(0o640) == 1001
+    assert proxy.counted() == {}
+
+
+def _modes(path):
+    return {each.name: each.stat().st_mode & 0o777 for each in os.scandir(path)}
 
 
 def test_a_directory_without_an_object_whose_last_names_go_at_once_is_empty(two, bucket, client):

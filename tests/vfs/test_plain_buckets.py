@@ -1,5 +1,5 @@
-"""Plain directories, so many of which make others of the bucket count as plain, are counted
-right."""
+"""Plain directories stay plain until S3 shows another thing; so many of them make others of the
+bucket count as plain, and are counted right."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +9,11 @@ import pytest
 
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import Buckets
-from mimicfs.entry import Difference, Entry, Scope
+from mimicfs.entry import NS, Difference, Entry, Scope
 from mimicfs.errors import AccessDenied, Unlearned
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
+from mimicfs.vfs import firstlook
 from mimicfs.vfs.firstlook import FirstLook
 
 COUNT = "look"  # the note of a bucket
@@ -216,3 +217,64 @@ def test_what_another_mount_has_found_a_moment_ago_is_not_noted_as_plain(s3, mon
     two.looks_at("m/1plain")
     assert store.notes_of("b", ["m/"]) == ["rich"]
     assert two.look.needs("b", "m/")
+
+
+MODE = {"mode": "33152"}
+
+
+@pytest.fixture
+def sampled(s3):
+    """A mount to which m/ with nine names is plain, by four questions."""
+    store = filled(Memory())
+    mount = Mount(store, s3)
+    mount.mimicdb.record_all("b", [Entry(f"m/{n}plain", n, n * NS, "e") for n in range(1, 10)])
+    mount.looks_at("m/5plain")
+    assert (mount.look.needs("b", "m/"), s3.asked) == (False, 4)
+    return mount
+
+
+def test_what_others_of_the_store_write_leaves_a_directory_plain(s3, sampled):
+    other = Mount(sampled.mimicdb.backend, s3)
+    for news in (Difference(["m/written"], [], [], 0), None):
+        other.mimicdb.record("b", Entry("m/written", 1, 9 * NS, "w", meta=MODE))
+        sampled.look.changed("b", news)
+        sampled.looks_at("m/3plain")
+        assert (sampled.look.needs("b", "m/"), s3.asked) == (False, 4)
+    other.looks_at("m/3plain")
+    assert (other.look.needs("b", "m/"), s3.asked) == (False, 4)
+
+
+def test_whoever_reads_what_others_have_written_finds_nothing_new(s3, sampled):
+    written = Entry("m/written", 1, 9 * NS, "w", meta=MODE)
+    sampled.mimicdb.record("b", written)
+    sampled.mimicdb.subscribe(sampled.look.changed)
+    read = written._replace(storage_class="GLACIER")
+    sampled.mimicdb.learned("b", [read], sampled.mimicdb.seq("b"))
+    assert sampled.mimicdb.entry("b", "m/written") == read
+    assert not sampled.look.needs("b", "m/")
+
+
+def test_of_what_comes_beside_what_others_write_s3_is_asked(s3, sampled):
+    sampled.mimicdb.record("b", Entry("m/written", 1, 90 * NS, "w", meta=MODE))
+    sampled.look.changed("b", Difference(["m/written"], [], [], 0))
+    sampled.mimicdb.record("b", Entry("m/rich", 1, 80 * NS, "r"))  # a LIST showed it
+    sampled.look.changed("b", None)
+    sampled.looks_at("m/rich")
+    assert (sampled.look.needs("b", "m/"), s3.asked) == (True, 5)
+
+
+@pytest.mark.parametrize(("at_s", "asked"), [(2, False), (60, True)], ids=["others", "this mount"])
+def test_a_mode_that_s3_shows_by_chance_makes_a_plain_directory_rich(s3, sampled, at_s, asked):
+    sampled.mimicdb.record("b", Entry("m/2plain", 2, at_s * NS, "e", meta=MODE))
+    sampled.look.changed("b", Difference([], ["m/2plain"], [], 0, asked))
+    sampled.looks_at("m/3plain")
+    assert sampled.look.needs("b", "m/")
+    assert sampled.mimicdb.note_of("b", "m/") == "rich"
+
+
+def test_news_behind_all_names_that_are_searched_are_asked_about(s3, sampled, monkeypatch):
+    monkeypatch.setattr(firstlook, "_SCANNED", 0)
+    sampled.mimicdb.record("b", Entry("m/rich", 1, 80 * NS, "r"))
+    sampled.look.changed("b", Difference(["m/rich"], [], [], 0))
+    sampled.looks_at("m/rich")
+    assert sampled.look.needs("b", "m/")
