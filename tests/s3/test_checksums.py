@@ -44,11 +44,23 @@ class Broken(ModuleType):
         raise AttributeError(name)
 
 
-@pytest.mark.parametrize("awscrt", [Old("awscrt"), Broken("awscrt")])
-def test_nothing_that_awscrt_lacks_is_looked_at(awscrt, monkeypatch, request, caplog):
-    for function in (checksums._functions, checksums.crc32c, checksums._awscrt):
+def _forget(request):
+    for function in (checksums._function, checksums.crc32c, checksums._awscrt):
         function.cache_clear()
         request.addfinalizer(function.cache_clear)
+
+
+def test_awscrt_is_loaded_for_its_own_checksums_only(monkeypatch, request, caplog):
+    _forget(request)
+    monkeypatch.setitem(sys.modules, "awscrt", Broken("awscrt"))
+    headers = {f"x-amz-checksum-{name}": SAID[name] for name in ("crc32", "sha256")}
+    assert missed(headers, DATA) == ""
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("awscrt", [Old("awscrt"), Broken("awscrt")])
+def test_nothing_that_awscrt_lacks_is_looked_at(awscrt, monkeypatch, request, caplog):
+    _forget(request)
     monkeypatch.setitem(sys.modules, "awscrt", awscrt)
     headers = {f"x-amz-checksum-{name}": SAID[name] for name in ("crc32c", "crc64nvme")}
     assert missed({**headers, "etag": '"e"'}, DATA) == ""
