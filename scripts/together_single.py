@@ -371,11 +371,12 @@ def set_clocks(scene: Scene) -> str:
     """The clocks of two mounts change by hours just after the store was flushed; a mount is killed
     between S3 and the record; directories are seen for the first time."""
     [store] = scene.stores
+    # Before the store is flushed: of what others put into S3 later, no mount is told.
+    for n in range(5):
+        scene.client.put_object(Bucket=BUCKET, Key=f"new-{scene.turn}-{n}/f", Body=b"f")
     store.client.flushall()
     wait_for(lambda: bool(store.client.hget("mimicfs:{/}:notes", "epoch")))
     time.sleep(3)  # all have noticed
-    for clock, text in zip(scene.clocks, ("-7h", "+9h"), strict=False):
-        clock.write_text(text)
-    for n in range(5):
-        scene.client.put_object(Bucket=BUCKET, Key=f"new-{scene.turn}-{n}/f", Body=b"f")
+    for clock, hours in zip(scene.clocks, (-7, 9), strict=False):
+        clock.write_text(str(hours * 3600))
     return kill_mount(scene, answers=True)
