@@ -73,7 +73,6 @@ def sync(
         # The objects that exist by now stay; to look through them again and again took a tenth of
         # the time.
         gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
         gc.enable()
         with _Bar() as bar:
             guard = bar.confirm if delete_guard and not yes else None

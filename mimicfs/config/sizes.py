@@ -5,6 +5,7 @@ from __future__ import annotations
 from mimicfs.errors import ConfigError
 
 MIB = 1 << 20
+SMALL = 64 << 10  # an object up to this is sent, or fetched, together with others
 
 
 def parse_size(text: str) -> int:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mimicfs.config.sizes import SMALL
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged
@@ -24,7 +25,6 @@ from mimicfs.s3.requests.client import S3
 if TYPE_CHECKING:
     from mimicfs.s3.requests.getting import SmallGet
 
-_SMALL = 64 << 10  # bytes: who waits for such an object is answered by the thread that brings it
 _NOTHING = bytearray()  # of a chunk that was dropped
 _IDLE_S = 1.0  # a reader that was idle for so long may lose what it has ahead
 
@@ -58,7 +58,7 @@ class AskingReader:
     def coming(self, offset: int, size: int) -> Future[None] | None:
         """Return the future of the request that brings all of a small object, if the bytes are on
         their way like that. Never waits."""
-        if not self._chunks or self._entry.size > _SMALL or not self._lock.acquire(blocking=False):
+        if not self._chunks or self._entry.size > SMALL or not self._lock.acquire(blocking=False):
             return None
         try:
             chunk = self._chunks.at(offset)
@@ -174,12 +174,10 @@ class AskingReader:
     def _at(self, place: int) -> Chunk | None:
         """Return the chunk that has the byte at *place*, unless it failed."""
         chunk = self._chunks.at(place)
-        if (
-            chunk is not None and chunk.failed
-        ):  # nobody waited for the chunk: a reader that needs it asks again
-            self._failed(chunk)
-            return None
-        return chunk
+        if chunk is None or not chunk.failed:
+            return chunk
+        self._failed(chunk)  # nobody waited for it: a reader that needs it asks again
+        return None
 
     def _failed(self, chunk: Chunk) -> None:
         """Drop a chunk whose request failed. A version that is gone is gone for good."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mimicfs import __version__
+from mimicfs.config.sizes import SMALL
 from mimicfs.config.values import S3Options, redacted
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, CredentialsError
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_SMALL = 64 << 10  # bytes: as together.py says, which not every program imports
 AT_ONCE = 64  # small requests: a listing or a deletion may need thousands
 # The sources of credentials whose id stays (or, if they are temporary, whose profile stays).
 _LASTING = frozenset(
@@ -313,7 +313,7 @@ class Clients:
 
     def gets_together(self, bucket: str, entry: Entry) -> bool:
         """Whether S3.getter gets the version *entry* of an object in *bucket*."""
-        if not 0 < entry.size <= _SMALL or not entry.etag or self._options.connections < 2:
+        if not 0 < entry.size <= SMALL or not entry.etag or self._options.connections < 2:
             return False
         # One thread learns from all of them: it must not wait for a server that has the store.
         return not self.mimicdb.asks and self.limits.none_of(bucket)

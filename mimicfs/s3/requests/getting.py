@@ -27,13 +27,11 @@ from mimicfs.posix import Baton
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.believing import believed
 from mimicfs.s3.requests.content import bare_etag
-from mimicfs.s3.requests.together import SMALL, Together, UnderWay, Ways, end
+from mimicfs.s3.requests.together import Together, UnderWay, Ways, end
 from mimicfs.s3.transport.calls import CallParams
 from mimicfs.s3.transport.plain import PlainAnswer
 
 log = logging.getLogger(__name__)
-
-__all__ = ["SMALL", "Getter", "SmallGet"]
 
 _SPARE = 16  # of so many connections, one is left to others
 

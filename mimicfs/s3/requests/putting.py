@@ -22,12 +22,10 @@ from mimicfs.entry import Entry
 from mimicfs.errors import StoreError
 from mimicfs.intent import StoreIntent
 from mimicfs.s3.mimicking.learning import untold
-from mimicfs.s3.requests.together import SMALL, Together, UnderWay, Ways, end
+from mimicfs.s3.requests.together import Together, UnderWay, Ways, end
 from mimicfs.s3.transport.calls import Answer, CallParams
 from mimicfs.s3.transport.errors import ours
 from mimicfs.s3.transport.plain import PlainAnswer
-
-__all__ = ["SMALL", "Putter", "SmallPut"]
 
 _GATHER_S = 0.003  # no single caller waits: the larger a group, the cheaper it is
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mimicfs.config.sizes import SMALL
 from mimicfs.entry import Entry
 from mimicfs.errors import InvalidRequest, KeyNotFound, S3Error, S3Unavailable, Unsupported
 from mimicfs.s3.requests import checksums
@@ -103,7 +104,7 @@ class Sender:
         condition: Condition,
     ) -> Future[Entry] | None:
         """As S3.put_soon."""
-        from mimicfs.s3.requests.putting import SMALL, SmallPut
+        from mimicfs.s3.requests.putting import SmallPut
 
         s3 = self._s3
         said = s3.conditions.params_at_once(bucket, condition)

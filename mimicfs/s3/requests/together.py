@@ -39,7 +39,6 @@ from mimicfs.s3.transport.wire import ReadyRequest, Wire
 
 log = logging.getLogger(__name__)
 
-SMALL = 64 << 10  # bytes: a larger object is not sent or fetched so
 _READ = 80 << 10  # bytes: an answer with all of a small object
 _FULL_S = 0.005  # how often to look whether another request may run
 _ENDED = "the mount has ended"
@@ -90,8 +89,8 @@ class Together(ABC, Generic[Each]):
     """Sends requests for *operation*, up to *most* at once, in a thread called *name*. The first
     one of a group waits *gather_s* for others. It shares *baton* with who reads requests."""
 
-    # Whether somebody may wait for each: where the threads of the pool are all busy, it must have
-    # its turn there. (They would leave no room for it as long as there is work for them.)
+    # Whether somebody may wait for each. Then it has its turn in the pool while all threads of that
+    # are busy: they leave no room for this thread as long as there is work for them.
     _awaited = False
 
     def __init__(
