@@ -384,8 +384,8 @@ def test_what_cannot_be_delivered_is_given_back(device: tuple[Session, Kernel]) 
     wait_until(lambda: fs.stalled.total() == 4)
     kernel.channel.shutdown(socket.SHUT_RD)  # answers are refused; requests would go on
     stall.set_result(None)
-    wait_until(lambda: fs.held() == 0 and fs.handles == {})
-    assert fs.calls["release"] == 2
+    wait_until(lambda: fs.calls["release"] == 2 and fs.held() == 0)
+    assert fs.handles == {}
     kernel.channel.close()
     thread.join(10)
     assert fs.faults == []
