@@ -213,7 +213,7 @@ class Neighbours:
                 walk.looking = True
             finally:
                 walk.lock.release()
-            self._submit(self._look_from, walk, directory, key).add_done_callback(_tell)
+            self._begin(self._submit, self._look_from, walk, directory, key)
 
     @staticmethod
     def _is_recent(habit: _Habit, bucket: str) -> bool:
@@ -244,8 +244,7 @@ class Neighbours:
         if noted.look and node.parent is not None:
             short = not (noted.before or walk.lacks_order(walk.last))
             submit = self._soon if short else self._submit
-            looked = submit(self._look, walk, node.parent, noted.before, entry.key)
-            looked.add_done_callback(_tell)
+            self._begin(submit, self._look, walk, node.parent, noted.before, entry.key)
         return self._of_version(noted.found, entry)
 
     def _presume(self, walk: _DirectoryWalk, bucket: str, before: str) -> None:
@@ -285,8 +284,23 @@ class Neighbours:
             dropped = len(self._walks) > _WALKS
             _, oldest = self._walks.popitem(last=False) if dropped else ("", None)
         if oldest is not None:
-            self._submit(_end, oldest)
+            self._begin(self._submit, _end, oldest)
         return walk
+
+    @staticmethod
+    def _begin(
+        submit: Callable[..., Future[None]],
+        work: Callable[..., None],
+        walk: _DirectoryWalk,
+        *args: object,
+    ) -> None:
+        """Have *submit* do *work* for *walk*. If it cannot, nothing is foreseen; who opens a file
+        hears nothing of that."""
+        try:
+            submit(work, walk, *args).add_done_callback(_tell)
+        except RuntimeError as exc:  # no thread can start
+            log.debug("nothing is read ahead: %s", exc)
+            walk.looking = False
 
     # In another thread
 

@@ -61,3 +61,21 @@ def test_a_directory_is_put_in_order_by_a_thread_for_which_no_other_file_waits()
         opened(second, slot)
     assert by[2:] == ["the pool", "the one that brings"]
     neighbours.close()
+
+
+def test_where_no_thread_can_start_files_are_opened_and_foreseen_later():
+    mimicdb, inodes, asked = Mirror(Memory()), Inodes("bucket"), []
+    slots = [f"{number:02}" for number in range(9)]
+    mimicdb.record_all("bucket", [Entry(slot, 1, 0, "etag") for slot in slots])
+    mimicdb.backend.mark("bucket", Scope("", True, 1))
+
+    def submit(*what):
+        asked.append(what)
+        raise RuntimeError("can't start new thread")
+
+    fails = Neighbours(mimicdb, inodes, lambda *_: Reader(), lambda _: None, submit, submit)
+    for count, slot in enumerate(slots):
+        node = inodes.child(inodes.root, slot, NodeKind.OBJECT, hold=True)
+        assert fails.opened(node, mimicdb.entry("bucket", slot)) is None
+        assert len(asked) == count  # for each file behind the first
+    fails.close()
