@@ -4,8 +4,6 @@ import gzip
 import io
 import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from mimicfs.entry import KEPT, Entry
@@ -31,7 +29,8 @@ PARTS = [
     (IndexPart("b", "", 6 * NS, 3 * NS, NS // 2, 5, 6), ENTRIES),
     (IndexPart("c", "p/", 8 * NS), []),
 ]
-NAMES = ["x.jsonl", "x.ndjson.gz", "x.parquet"]
+# To import pyarrow takes longer than all the quick tests here.
+NAMES = ["x.jsonl", "x.ndjson.gz", pytest.param("x.parquet", marks=pytest.mark.slow)]
 
 
 def write(path, parts=PARTS, header=HEADER):
@@ -75,7 +74,10 @@ def test_lines_of_json_are_ascii_and_say_what_they_are(tmp_path):
     assert json.loads(lines[8]) == {"entries": 6}
 
 
+@pytest.mark.slow
 def test_parquet_is_a_table_for_others(tmp_path):
+    import pyarrow.parquet as pq
+
     table = pq.read_table(write(tmp_path / "x.parquet"))
     assert table.num_rows == 6
     assert table["storage_class"].to_pylist()[0] == "GLACIER"
@@ -164,7 +166,11 @@ def test_an_error_says_where_and_what(tmp_path, lines, said):
         read(path)
 
 
+@pytest.mark.slow
 def test_errors_in_parquet_name_the_row(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     index = {"mimicfs_index": 1, "contents": [
         {"bucket": "b", "synced": "2024-01-01T00:00:00Z", "entries": 2}]}  # fmt: skip
     columns = {"bucket": ["b", "b"], "key": ["a", "b"], "size": [1, None]}
