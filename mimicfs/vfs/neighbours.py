@@ -297,10 +297,14 @@ class Neighbours:
         """Have *submit* do *work* for *walk*. If it cannot, nothing is foreseen; who opens a file
         hears nothing of that."""
         try:
-            submit(work, walk, *args).add_done_callback(_tell)
+            begun = submit(work, walk, *args)
         except RuntimeError as exc:  # no thread can start
             log.debug("nothing is read ahead: %s", exc)
             walk.looking = False
+            return
+        if begun.cancelled():
+            walk.looking = False
+        begun.add_done_callback(_tell)
 
     # In another thread
 
