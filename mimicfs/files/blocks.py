@@ -98,8 +98,9 @@ class BlockFile:
         index, last = start // BLOCK, -(-end // BLOCK)
         while index < last:
             number, place = divmod(index, _TABLE)
+            stop = min(last - number * _TABLE, _TABLE)
             try:
-                missing = self._table(number).index(0, place) + number * _TABLE
+                missing = self._table(number).index(0, place, stop) + number * _TABLE
             except ValueError:
                 index = (number + 1) * _TABLE
                 continue

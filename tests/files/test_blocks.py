@@ -37,6 +37,18 @@ def test_of_a_million_blocks_only_those_around_are_looked_up(tmp_path: Path) -> 
     assert path.stat().st_blocks * 512 < MIB
 
 
+def test_what_is_here_is_told_across_tables_and_no_further_than_was_asked(tmp_path: Path) -> None:
+    size = 600 * BLOCK  # in two tables, of 512 records each
+    file = BlockFile(os.open(tmp_path / "blocks", os.O_RDWR | os.O_CREAT), size)
+    file.begin()
+    file.write(500 * BLOCK, memoryview(bytes(30 * BLOCK)))
+    kept = [file.here_until(500 * BLOCK, end * BLOCK) for end in (510, 512, 513, 530, 531, 600)]
+    assert [end / BLOCK for end in kept] == [510, 512, 513, 530, 530, 530]
+    file._tables[0][511] = 0
+    assert file.here_until(500 * BLOCK, 511 * BLOCK) == 511 * BLOCK
+    assert file.here_until(500 * BLOCK, 513 * BLOCK) == 511 * BLOCK
+
+
 def in_memory(fd: int, size: int) -> set[int]:
     """Return which MiB of the file the kernel has pages of, without having it read any: a read
     that may not wait would begin to."""
