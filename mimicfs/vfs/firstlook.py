@@ -132,7 +132,10 @@ class FirstLook:
         for key in (*difference.added, *difference.changed):
             where = (bucket, _directory_of(key))
             verdict = self._verdicts.get(where)
-            if verdict is not None and not verdict.rich:
+            if verdict is None or verdict.rich:
+                continue
+            # A listing may bring a million keys, of which no more are read than are remembered.
+            if difference.asked or len(self._doubtful.get(where, ())) < _NEWS_MAX:
                 self._doubt(where, key, verdict, difference.asked)
 
     def _doubt(self, where: _Where, key: str, verdict: Verdict, asked: bool) -> None:
@@ -150,7 +153,7 @@ class FirstLook:
                     return
         with self._lock:
             news = self._doubtful.setdefault(where, {})
-            if shows or len(news) < _NEWS_MAX:
+            if shows or len(news) < _NEWS_MAX:  # several threads may be here
                 news[key] = shows
 
     def _verdict(self, where: _Where) -> Verdict | None:

@@ -254,6 +254,16 @@ def test_whoever_reads_what_others_have_written_finds_nothing_new(s3, sampled):
     assert not sampled.look.needs("b", "m/")
 
 
+def test_of_the_many_keys_of_a_listing_no_more_are_read_than_are_remembered(sampled, monkeypatch):
+    read = []
+    entry = sampled.mimicdb.entry
+    monkeypatch.setattr(sampled.mimicdb, "entry", lambda *at: read.append(at) or entry(*at))
+    new = [f"m/n{n}" for n in range(300)]
+    sampled.mimicdb.record_all("b", [Entry(key, 1, NS, "n") for key in new])
+    sampled.look.changed("b", Difference(new, [], [], 0))
+    assert (len(read), sampled.look.needs("b", "m/")) == (100, True)
+
+
 def test_of_what_comes_beside_what_others_write_s3_is_asked(s3, sampled):
     sampled.mimicdb.record("b", Entry("m/written", 1, 90 * NS, "w", meta=MODE))
     sampled.look.changed("b", Difference(["m/written"], [], [], 0))
