@@ -74,6 +74,7 @@ class StandingFile:
         # The kernel had pages of its version before it was opened: these outlive the version, until
         # the kernel is told (Kernel.followed).
         self.pages_before = False
+        self.in_kernel = -1  # what `moves` was when the kernel opened it last
         self.seen: LatelySeen | None = None  # when it was opened; replaced in one step
         self._views: set[HandleView] = set()  # of the handles that it has
 

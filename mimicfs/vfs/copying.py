@@ -26,13 +26,18 @@ class WholeCopier:
     def copy_whole(self, old: File, new: File, cancellation: Cancellation) -> Entry:
         """Copy the object of *old* onto *new*, an empty file; return what S3 has then. Raises
         PosixError EOPNOTSUPP where a copy within S3 would not be the same."""
-        if new.size or old.apart or new.apart:
+        if old is new:
             raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
-        if not old.size or old.dirty or old.entry is None or old is new:
-            raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
-        if new.entry is None or not new.dirty:
-            self._s3_has_no_other(new, cancellation)
-        entry, content = cancellation.wait(self._s3.pool.submit(self._copied, old, old.entry, new))
+        # Not while `adopt` waits for *new*: another thread may copy the other way.
+        with old.still(cancellation):
+            if new.size or old.apart or new.apart:
+                raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
+            if not old.size or old.dirty or old.entry is None:
+                raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
+            if new.entry is None or not new.dirty:
+                self._s3_has_no_other(new, cancellation)
+            copied = self._s3.pool.submit(self._copied, old, old.entry, new)
+            entry, content = cancellation.wait(copied)
         new.adopt(entry, content, put=True)
         return entry
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -24,7 +24,7 @@ from mimicfs.sync import Syncer
 from mimicfs.vfs.claims import RenameClaim, RenameClaims
 from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes
-from mimicfs.vfs.intents import KeyTree
+from mimicfs.vfs.intents import Copy, KeyTree
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.nodes import Node, NodeKind, slot_of
 from mimicfs.vfs.renames import Rename, Renames, is_alike, is_quiet, stored_now
@@ -188,7 +188,7 @@ class Mover:
         with ExitStack() as leaves:
             with self._claims.held(cancellation, old, new) as claim:
                 rename = self._renamed(cancellation, node, (old, new), claim, leaves)
-            self._go_along(node, rename)  # files that were opened meanwhile
+            self._go_along(node, rename, {})  # files that were opened meanwhile
             if node is not None:
                 self._inodes.move(node, target.parent, target.component)
         if rename.late:  # the kernel may not know yet what others did at the old place
@@ -209,19 +209,20 @@ class Mover:
         self._know_all(cancellation, old)
         rename = self._renames.begin(cancellation, old, new)
         rename.ahead = lambda: {file.key: file for file in self._standing(node, rename.new)}
+        along: dict[str, File] = {}
         try:
             rename.copy(cancellation)
             for _ in self._open_below(node, rename.old, cancellation):
                 pass  # so that nobody waits below the directory for a large file that is being sent
             leaves.enter_context(self._handles.departures.leaving(node, cancellation))
-            self._go_along(node, rename, cancellation, settled=False)
+            self._go_along(node, rename, along, cancellation, settled=False)
             rename.settle(cancellation)
             while not claim.holds(cancellation):  # somebody else may have renamed it meanwhile
                 rename.settle(cancellation)
-            self._go_along(node, rename, cancellation)  # before the originals are deleted
+            self._go_along(node, rename, along, cancellation)  # before the originals are deleted
             rename.commit()
         except BaseException:
-            self._go_back(node, rename)
+            self._go_back(rename, along)
             self._undo(rename)
             raise
         rename.delete(partial(claim.holds, cancellation), claim.was_lost)
@@ -238,26 +239,49 @@ class Mover:
         self,
         node: Node | None,
         rename: Rename,
+        along: dict[str, File],
         cancellation: Cancellation = NEVER,
         *,
         settled: bool = True,
     ) -> None:
-        """Let open files below *node* stand on their copies. Until the rename is *settled*, a new
-        file stays where the new place has a copy of what had its name before, and a file whose
-        object others have replaced stays, too. Raises Interrupted."""
+        """Let open files below *node* stand on their copies, and add them to *along* by their keys
+        in it. Until the rename is *settled*, a new file stays where the new place has a copy of
+        what had its name before, and a file whose object others have replaced stays, too. Raises
+        Interrupted."""
         for file, name in self._open_below(node, rename.old, cancellation):
             copy = rename.copies.get(name)
             of_it = copy is not None and file.entry is not None and copy.original == file.etag
             if settled or of_it or (copy is None and file.entry is None):
                 self._stand(file, rename.new, name, copy.copy if copy and of_it else "")
+                along[name] = file
 
-    def _go_back(self, node: Node | None, rename: Rename) -> None:
-        """Let the files stand on the originals again, except those that were uploaded to the new
-        place: their bytes stay there."""
-        for file, name in self._open_below(node, rename.new):
-            copy = rename.copies.get(name)
-            if file.entry is None or (copy is not None and copy.copy == file.etag):
-                self._stand(file, rename.old, name, copy.original if copy is not None else "")
+    def _go_back(self, rename: Rename, along: Mapping[str, File]) -> None:
+        """Let the files that went *along* stand on the originals again. What they have uploaded to
+        the new place meanwhile, also those that are closed by now, is copied back; if S3 refuses
+        that, or others have changed the original, the bytes stay there."""
+        for name, file in along.items():
+            with file.still(NEVER):
+                copy = rename.copies.get(name)
+                if file.entry is None or (copy is not None and copy.copy == file.etag):
+                    original = copy.original if copy is not None else ""
+                    if _stands_in(rename.new, file):
+                        self._stand(file, rename.old, name, original)
+                elif not file.apart:
+                    self._bring_back(rename, name, file, file.entry)
+
+    def _bring_back(self, rename: Rename, name: str, file: File, uploaded: Entry) -> None:
+        """Replace an original by what *file* has *uploaded* to the new place."""
+        key, copy = rename.old.prefix + name, rename.copies.get(name)
+        now = self._mimicdb.entry(rename.old.bucket, key)
+        if (now.etag if now is not None else "") != (copy.original if copy is not None else ""):
+            return
+        try:
+            back = self._s3.copy((rename.new.bucket, uploaded), rename.old.bucket, key, None)
+        except MimicError as exc:
+            log.error("s3://%s/%s is not copied back: %s", rename.new.bucket, uploaded.key, exc)
+            return
+        rename.copies[name] = Copy(back.etag, uploaded.etag, back.mtime_ns, back.meta)
+        file.move(rename.old.bucket, key, back)
 
     def _open_below(
         self, node: Node | None, tree: KeyTree, cancellation: Cancellation = NEVER

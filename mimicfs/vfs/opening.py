@@ -327,7 +327,12 @@ class OpenFiles(HandleTable):
         keep_cache = self._kernel.has_pages(node, entry)
         if self._users[file] == 1:
             file.pages_before = keep_cache
+        # Pages that are of this file, whatever version it has become. If they were dropped now,
+        # what a WRITE has put there a moment ago could be zeros in them once it is done: the kernel
+        # may read them anew before the WRITE comes here.
+        keep_cache = keep_cache or (file.in_kernel == file.moves and bool(node.pages_etag))
         if not flags & NOT_READ:
+            file.in_kernel = file.moves
             self._open[handle].view.got = keep_cache and file.hand_out_pages()
             self._kernel.reads(node, entry)
         return Opened(handle, keep_cache, quiet=not flags & WRITES)

@@ -13,7 +13,7 @@ from support.proxy import Fail, Hold
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.entry import Scope
-from mimicfs.errors import UploadFailed
+from mimicfs.errors import Interrupted, UploadFailed
 from mimicfs.files import segment
 from mimicfs.files.journal import Journal
 from mimicfs.posix import ROOT_INO, Caller, Cancellation
@@ -277,6 +277,60 @@ def test_a_copy_within_s3_onto_a_file_waits_for_its_upload_that_is_on_its_way(
     wait_until(lambda: fs.pending() == (0, 0))
     found = client.get_object(Bucket=bucket, Key="target")["Body"].read()
     assert found == b"source, and more"
+
+
+def test_an_open_does_not_drop_the_pages_of_a_file_that_is_being_written(
+    fs, mimicdb, bucket, proxy
+):
+    saved(fs, "a", b"first")
+    wait_until(lambda: fs.pending() == (0, 0))
+    before = mimicdb.entry(bucket, "a").etag
+    ino, gone = fs.lookup(CALLER, ROOT_INO, b"a").ino, Cancellation()
+    handle = fs.open(CALLER, ino, os.O_WRONLY | os.O_APPEND).handle
+    with proxy.rule(Hold(puts, answers=True)) as hold, ThreadPoolExecutor(1) as pool:
+        fs.write(CALLER, handle, 5, memoryview(b"1"), append=True)
+        synced = pool.submit(fs.fsync, CALLER._replace(cancellation=gone), handle)
+        assert hold.reached.wait(20)
+        gone.cancel()
+        with pytest.raises(Interrupted):
+            synced.result(20)
+        fs.write(CALLER, handle, 6, memoryview(b"2"), append=True)
+    wait_until(lambda: mimicdb.entry(bucket, "a").etag != before)
+    opened = fs.open(CALLER, ino, os.O_RDONLY)
+    assert opened.keep_cache
+    for each in (handle, opened.handle):
+        fs.release(each)
+
+
+def test_a_copy_within_s3_is_of_its_source_as_it_was_when_that_is_written_meanwhile(
+    fs, client, bucket, proxy
+):
+    saved(fs, "source", b"source")
+    wait_until(lambda: fs.pending() == (0, 0))
+    ino = fs.lookup(CALLER, ROOT_INO, b"source").ino
+    source, writer = (fs.open(CALLER, ino, flags).handle for flags in (os.O_RDONLY, os.O_WRONLY))
+    target = fs.create(CALLER, ROOT_INO, b"target", 0o644, os.O_WRONLY)[1].handle
+    turn = fs._handles.file(writer)._change
+
+    def write():
+        fs.write(CALLER, writer, 6, memoryview(b", and more"), append=False)
+        fs.fsync(CALLER, writer)
+
+    copying = Hold(lambda request: request.kind == "COPY")
+    with proxy.rule(copying), ThreadPoolExecutor(2) as pool:
+        copied = pool.submit(fs.copy_file_range, CALLER, source, 0, target, 0, 100)
+        assert copying.reached.wait(20)
+        written = pool.submit(write)
+        wait_until(lambda: written.done() or bool(turn._waiting))
+        copying.release()
+        assert copied.result(20) == 6
+        written.result(20)
+    for each in (source, writer, target):
+        fs.release(each)
+    found = [
+        client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in ("target", "source")
+    ]
+    assert found == [b"source", b"source, and more"]
 
 
 def test_what_s3_refuses_is_tried_again_with_all_it_says(

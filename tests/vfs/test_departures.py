@@ -387,3 +387,36 @@ def test_an_append_to_what_others_replace_before_it_is_copied_is_behind_that(
         copying.release()
     fs.fsync(CALLER, appender)
     assert client.get_object(Bucket=bucket, Key="e/a")["Body"].read() == b"theirs1"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_an_open_file_uploads_while_a_rename_fails_is_at_the_old_place(
+    fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str, closed: bool
+) -> None:
+    handle = fs.open(CALLER, inos["a"], os.O_WRONLY | os.O_APPEND).handle
+    gone, first, listing = Cancellation(), Hold(_is("COPY", "e/s/c")), _last_listing()
+    caller = CALLER._replace(cancellation=gone)
+    with proxy.rule(listing), proxy.rule(first), ThreadPoolExecutor(1) as pool:
+        renaming = pool.submit(fs.rename, caller, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert first.reached.wait(10)
+        _append(fs, handle, b"1")
+        first.release()
+        assert listing.reached.wait(10)
+        fs.fsync(CALLER, handle)
+        _release_if(fs, handle, closed)
+        gone.cancel()
+        listing.release()
+        with pytest.raises(Interrupted):
+            renaming.result(30)
+    if not closed:
+        _append(fs, handle, b"2")
+    _release_if(fs, handle, not closed)
+    listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+    assert [each["Key"] for each in listed] == ["d/", "d/a", "d/b", "d/s/c"]
+    found = client.get_object(Bucket=bucket, Key="d/a")["Body"].read()
+    assert found == (b"d/a1" if closed else b"d/a12")
+
+
+def _release_if(fs: VFS, handle: int, condition: bool) -> None:
+    if condition:
+        fs.release(handle)
