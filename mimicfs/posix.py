@@ -8,17 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeVar
 
+from mimicfs.baton import Baton
 from mimicfs.errors import Interrupted
 
 T = TypeVar("T")
 
 ROOT_INO = 1  # the inode number of the root directory
 
-_READS_S = 0.001  # so long a request waits for the thread that brings: some pieces of its work
-_BRINGS_S = 0.002  # so long that thread waits where requests come and come
 
 # Flags of rename (linux/fs.h).
 RENAME_NOREPLACE = 1
@@ -155,81 +153,6 @@ class Cancellation:
             with self._lock:
                 if woken.set in self._wake:
                     self._wake.remove(woken.set)
-
-
-class Baton:
-    """Has one of two threads work at a time: the one that reads requests, and the one that brings
-    what is about to be read. Otherwise each would give up the interpreter's lock in every system
-    call, about 14 times a file, the other one would take it, and both would wake on another core.
-
-    Nobody depends on it: who has not got it after a moment works without it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # whoever has it works
-        self._call = threading.Lock()  # free: the thread that brings is called
-        self._call.acquire()
-        # Each of these is written by one thread, but `brings_later` by both.
-        self._reads = False  # the thread that reads requests has the lock
-        self._brings = False  # the thread that brings has it
-        self._read_waits = False
-        self.brings_later = False  # the thread that brings waits until the other one sleeps
-        self.at_work = False  # the thread that brings does not wait for anything else
-
-    def wakes(self) -> None:
-        """The thread that reads requests has woken. It waits until the other one pauses."""
-        self._reads = self._lock.acquire(blocking=False)
-        if not self._reads:
-            self._read_waits = True
-            self._reads = self._lock.acquire(timeout=_READS_S)
-            self._read_waits = False
-
-    def sleeps(self) -> None:
-        """The thread that reads requests has none, and is about to sleep."""
-        if self._reads:
-            self._reads = False
-            self._lock.release()
-        if self.brings_later:
-            self.brings_later = False
-            with suppress(RuntimeError):  # called already
-                self._call.release()
-
-    def begins(self) -> None:
-        """The thread that brings has something to do. It waits until the other one sleeps."""
-        self.at_work = True
-        self._brings = self._lock.acquire(blocking=False)
-        if not self._brings:
-            self._asks()
-            self._brings = self._lock.acquire(blocking=False)  # it may have slept meanwhile
-            self._waits()
-
-    def pauses(self) -> None:
-        """The thread that brings can let the other one work now."""
-        if self._read_waits:
-            self._asks()
-            self._let_go()
-            self._waits()
-
-    def ends(self) -> None:
-        """The thread that brings waits for S3."""
-        self.at_work = False
-        self._let_go()
-
-    def _let_go(self) -> None:
-        if self._brings:
-            self._brings = False
-            self._lock.release()
-
-    def _asks(self) -> None:
-        """Have the other thread call this one when it sleeps."""
-        self._call.acquire(blocking=False)  # it was called when it did not wait any more
-        self.brings_later = True
-
-    def _waits(self) -> None:
-        if not self._brings:
-            self._call.acquire(timeout=_BRINGS_S)
-            self._brings = self._lock.acquire(blocking=False)
-        self.brings_later = False
 
 
 # Called with the bytes of a READ, or the error; with None if the caller is to call `read` for them.

@@ -27,6 +27,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from mimicfs.errors import Interrupted, MountError, PosixError, Unlisted
 from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
@@ -327,12 +328,21 @@ class Server:
         self._asked[unique] = opcode, caller.pid
         self._waiting[unique] = cancellation
         self._session.busy.begin(_directories(request))
+        work = self._close if opcode == Opcode.FLUSH else self._work
         try:
-            pool.submit(lambda: self._work(operation, caller, unique, request, missing))
+            pool.submit(lambda: work(operation, caller, unique, request, missing))
         except RuntimeError as exc:  # the pool has no thread, and no more can start
             self._session.fail(unique, self._failed(PosixError(errno.ENOMEM, str(exc)), opcode))
             del self._waiting[unique], self._asked[unique]
             self._session.busy.end(_directories(request))
+
+    def _close(self, *flush: Any) -> None:
+        """As `_work`, of a FLUSH: the workers that have one and the reading thread take turns."""
+        self._fs.baton.joins()
+        try:
+            self._work(*flush)
+        finally:
+            self._fs.baton.leaves()
 
     def _work(
         self,

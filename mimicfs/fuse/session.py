@@ -19,6 +19,7 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mimicfs.baton import Baton
 from mimicfs.errors import MountError
 from mimicfs.fuse import mounting
 from mimicfs.fuse.abi import (
@@ -38,7 +39,6 @@ from mimicfs.fuse.abi import (
 from mimicfs.fuse.busy import Busy
 from mimicfs.fuse.handed import Handed
 from mimicfs.fuse.mounting import MountOptions
-from mimicfs.posix import Baton
 from mimicfs.signals import drain
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ _SMALL = 512  # bytes of an answer
 # How often we try to read before we sleep in poll: about 100 us, the time in which a process that
 # walks a tree comes back with the next request. To be woken costs both sides more than that.
 _SPINS = 100
-_SOON = 30  # of these, how many while another thread waits until this one sleeps
+_SOON = 30  # of these, how many while others wait until this one sleeps, or for S3
 _IDLE = 2  # of these, how often the file system may prepare something: each time a little
 # The features that we ask for, as far as the kernel offers them. EXPLICIT_INVAL_DATA and not AUTO:
 # pages are dropped exactly when `data_changed` says so. With AUTO every moved mtime dropped them,
@@ -199,9 +199,8 @@ class Session:
                 return bytes(self._buffer[:size]) if size else None
 
     def _soon(self, spins: int) -> bool:
-        """Whether to look for the next request though others are at work: the next one of the same
-        program comes soon, and the other thread waits until this one sleeps."""
-        return spins > _SPINS - _SOON and self.baton.brings_later
+        """Whether to look for the next request though others are at work."""
+        return spins > _SPINS - _SOON and self.baton.comes_soon(len(self.elsewhere))
 
     def _poll(self) -> None:
         self.baton.sleeps()

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from mimicfs.baton import Baton
 from mimicfs.errors import PosixError, Unlisted
 from mimicfs.posix import (
     RENAME_EXCHANGE,
@@ -23,7 +24,6 @@ from mimicfs.posix import (
     ROOT_INO,
     Answered,
     Attr,
-    Baton,
     Caller,
     DirEntry,
     NewAttr,

@@ -1,7 +1,11 @@
 """How many requests run at once."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+from support.mounts import wait_until
+
+from mimicfs.baton import Baton
 from mimicfs.s3.requests.pool import RequestPool
 
 
@@ -40,3 +44,21 @@ def test_where_no_more_threads_can_start_those_that_there_are_do_what_was_submit
         second = pool.submit(str, 2)
         goes_on.set()
         assert (first.result(10), second.result(10)) == (True, "2")
+
+
+def test_whoever_waits_to_be_one_of_them_lets_others_work():
+    baton, goes_on = Baton(), threading.Event()
+
+    def close():
+        baton.joins()
+        return pool.here(str, 3)
+
+    with RequestPool(1, baton) as pool, ThreadPoolExecutor(1) as workers:
+        first = pool.submit(goes_on.wait, 10)
+        closed = workers.submit(close)
+        wait_until(lambda: baton.comes_soon(1))
+        assert baton._lock.acquire(timeout=10)
+        baton._lock.release()
+        goes_on.set()
+        assert (first.result(10), closed.result(10)) == (True, "3")
+        workers.submit(baton.leaves).result(10)

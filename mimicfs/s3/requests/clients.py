@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mimicfs import __version__
+from mimicfs.baton import Baton
 from mimicfs.config.sizes import SMALL
 from mimicfs.config.values import S3Options, redacted
 from mimicfs.entry import Entry
 from mimicfs.errors import ConfigError, CredentialsError
 from mimicfs.mimicdb import Mirror
-from mimicfs.posix import Baton
 from mimicfs.private import seen_by_others
 from mimicfs.s3.requests.addressing import Addressing
 from mimicfs.s3.requests.believing import Believer, must_be_a_delete_result
@@ -75,8 +75,9 @@ class Clients:
 
     def __init__(self, options: S3Options, mimicdb: Mirror) -> None:
         self.mimicdb = mimicdb
-        self.pool = RequestPool(options.connections)
-        self.baton = Baton()  # of the thread that gets small objects
+        # of the thread that gets small objects, and of those that close files
+        self.baton = Baton(workers=not mimicdb.asks)
+        self.pool = RequestPool(options.connections, self.baton)
         self.requests: Counter[str] = Counter()
         self.capabilities = Capabilities(
             mimicdb,
@@ -201,7 +202,9 @@ class Clients:
         from mimicfs.s3.transport.http import Transport
 
         bundle: str | None = self._session.get_config_variable("ca_bundle")
-        return Transport(self._options, bundle, self.limits)
+        transport = Transport(self._options, bundle, self.limits)
+        transport.baton = self.baton
+        return transport
 
     @cached_property
     def _client(self) -> Any:

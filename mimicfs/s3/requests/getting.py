@@ -21,9 +21,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
+from mimicfs.baton import Baton
 from mimicfs.entry import Entry
 from mimicfs.errors import S3Unavailable
-from mimicfs.posix import Baton
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.believing import believed
 from mimicfs.s3.requests.content import bare_etag

@@ -10,16 +10,20 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from mimicfs.baton import Baton
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class RequestPool(ThreadPoolExecutor):
-    """*size* threads. No more calls than that run at once, those of `here` included."""
+    """*size* threads. No more calls than that run at once, those of `here` included. A thread that
+    waits to be one of them lets others have *baton*."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, baton: Baton | None = None) -> None:
         super().__init__(size, thread_name_prefix="s3")
         self._slots = threading.Semaphore(size)
+        self._baton = baton or Baton()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return super().submit(self.here, fn, *args, **kwargs)
@@ -27,8 +31,13 @@ class RequestPool(ThreadPoolExecutor):
     def here(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what *fn* returns, called in this thread, which is none of the pool: for a caller
         that nothing interrupts."""
-        with self._slots:
+        if not self._slots.acquire(blocking=False):
+            with self._baton.resting():
+                self._slots.acquire()
+        try:
             return fn(*args, **kwargs)
+        finally:
+            self._slots.release()
 
     def _adjust_thread_count(self) -> None:
         """Begin a thread for what was submitted, if none is idle. If no more threads can begin,

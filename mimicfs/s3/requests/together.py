@@ -26,9 +26,9 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from mimicfs.baton import Baton
 from mimicfs.config.values import S3Options
 from mimicfs.errors import MimicError, S3Unavailable
-from mimicfs.posix import Baton
 from mimicfs.s3.mimicking.learning import Learner
 from mimicfs.s3.requests.pool import RequestPool
 from mimicfs.s3.requests.rules import Rules

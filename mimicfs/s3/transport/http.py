@@ -36,6 +36,7 @@ from botocore.exceptions import (
 from botocore.httpsession import URLLib3Session, get_cert_path
 from botocore.utils import get_environ_proxies
 
+from mimicfs.baton import Baton
 from mimicfs.config.values import S3Options
 from mimicfs.s3.transport.advice import UNREADABLE
 from mimicfs.s3.transport.answers import decoded, readable
@@ -112,6 +113,7 @@ class Transport:
     ) -> None:
         self._options = options
         self._limits = limits or Limits(options)
+        self.baton = Baton()  # of the threads that wait for answers
         self._ca_bundle = ca_bundle
         self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()  # protects what is below, and the making of contexts
@@ -210,6 +212,7 @@ class Transport:
             return idle
         scheme, _, place = host.partition("://")
         connection = self._new(scheme == "https", place)
+        connection.baton = self.baton
         try:
             connection.connect()
         except BROKEN as exc:
@@ -321,6 +324,7 @@ class Connection(http.client.HTTPConnection):
         self._ends = 0.0
         self.sent = 0  # bytes of the body
         self.body_failed = False  # the body itself has raised the error
+        self.baton = Baton()  # of the thread that waits for an answer
 
     def answer_to(
         self, method: str, target: str, headers: dict[str, Any], body: Any
@@ -476,7 +480,8 @@ class _Incoming(io.RawIOBase):
     def _receive(self, buffer: Any, limit_s: float) -> int:
         if self._sock.gettimeout() != limit_s:  # each change is a system call
             self._sock.settimeout(limit_s)
-        return self._sock.recv_into(buffer)
+        with self._connection.baton.resting():
+            return self._sock.recv_into(buffer)
 
     def _fill(self, buffer: Any) -> int:
         """Fill *buffer*; with less at the end, or where nothing came for a while. (The kernel
