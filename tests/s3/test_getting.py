@@ -170,17 +170,20 @@ def test_what_the_mirror_must_be_changed_for_holds_up_no_other_object(
     assert now.meta == {"mode": "33188"}
 
 
-def test_a_version_that_is_gone_is_an_error_and_the_mirror_knows_the_next_one(
-    s3: S3, mimicdb: Mirror, client: Any, bucket: str, known: list[Entry]
+def test_a_version_that_is_gone_is_an_error_after_one_request_and_the_mirror_knows_the_next_one(
+    s3: S3, mimicdb: Mirror, client: Any, bucket: str, known: list[Entry], proxy: Proxy
 ) -> None:
     client.put_object(Bucket=bucket, Key="a", Body=b"another")
     client.delete_object(Bucket=bucket, Key="b")
+    proxy.counted()
     first, second, third = at_once(s3, bucket, known)
     with pytest.raises(ObjectChanged):
         first.result()
     with pytest.raises(KeyNotFound):
         second.result()
     assert third.result() == b"c" * 9
+    assert (proxy.counted()["GET"], s3.requests["GET"]) == (3, 3)
+    assert s3.figures()["calls"]["GetObject"] == 3
     now = mimicdb.entry(bucket, "a")
     assert now is not None
     assert (now.size, now.etag) == (7, hashlib.md5(b"another").hexdigest())
@@ -291,6 +294,35 @@ def test_the_bytes_are_those_of_the_object_whatever_the_first_answer_is_like(
         assert [each.result() for each in found] == [b"a" * 9, b"b" * 9, b"c" * 9]
     assert found[1].alone == alone
     assert [each.result() for each in at_once(s3, bucket, known)] == [b"a" * 9, b"b" * 9, b"c" * 9]
+
+
+GONE = b"<Error><Code>NoSuchKey</Code></Error>"
+IN_CHUNKS = b"HTTP/1.1 404 N\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(GONE) + GONE
+
+
+@pytest.mark.parametrize(
+    ("text", "ends", "requests"),
+    [
+        (IN_CHUNKS + b"\r\n0\r\n\r\n", False, 3),
+        (b"HTTP/1.1 404 N\r\nContent-Length: %d\r\n\r\n" % len(GONE) + GONE, False, 3),
+        (b"HTTP/1.1 412 P\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", False, 3),
+        (IN_CHUNKS, True, 4),  # not all of it has come
+        (b"HTTP/1.1 404 N\r\nContent-Length: 0\r\n\r\n", False, 4),  # perhaps not S3's
+    ],
+)
+def test_the_word_of_s3_that_a_version_is_gone_needs_no_other_request(
+    s3: S3, bucket: str, known: list[Entry], proxy: Proxy, text: bytes, ends: bool, requests: int
+) -> None:
+    with proxy.rule(Written(text, ends=ends)):
+        found = at_once(s3, bucket, known)
+        if requests == 3:
+            with pytest.raises((KeyNotFound, ObjectChanged)):
+                found[1].result()
+        else:
+            assert found[1].result() == b"b" * 9
+        assert (found[0].result(), found[2].result()) == (b"a" * 9, b"c" * 9)
+    assert proxy.counted()["GET"] == requests
+    assert s3.requests["GET"] == requests
 
 
 def test_one_object_waits_for_new_credentials_and_not_all(

@@ -80,7 +80,8 @@ class S3(Clients):
         """Gets small objects together."""
         from mimicfs.s3.requests.getting import Getter
 
-        return self._one("getter", lambda ways: Getter(ways, self.own_keys.seen, self.baton))
+        told = (self.own_keys.seen, self._given, self.baton)
+        return self._one("getter", lambda ways: Getter(ways, *told))
 
     @property
     def copies_parts(self) -> bool:

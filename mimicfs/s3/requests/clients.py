@@ -30,6 +30,7 @@ from mimicfs.s3.requests.addressing import Addressing
 from mimicfs.s3.requests.believing import Believer, must_be_a_delete_result
 from mimicfs.s3.requests.capabilities import Capabilities
 from mimicfs.s3.requests.layers import (
+    GivenRefusals,
     Layer,
     do_not_ask_first,
     leave_sums_to_us,
@@ -87,6 +88,7 @@ class Clients:
         )
         self._options = options
         self._addressing = Addressing(options, self.capabilities)
+        self._given = GivenRefusals()
         self._unlearned: Ask  # the client's calls, of which nobody learns; made with `_client`
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
 
@@ -236,6 +238,7 @@ class Clients:
             Believer,
             with_params(self.pinned),
             with_params(rules.sent),
+            self._given.layer,
             self.limits.in_turn,
             self._traffic.observed,
             self._addressing.layer(self._moves_to_host),

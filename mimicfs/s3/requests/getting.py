@@ -7,7 +7,8 @@ older than need be only makes more of it stand, Mirror.record.)
 
 A plain answer with the right version, length and checksum is taken, and the mirror learns from it;
 in the pool, where the mirror must be changed for that: somebody else may be changing it for long.
-Whatever else S3 says is found out by asking once more, as for any other object (S3.read_into).
+That S3 has not this version is told to whoever asks for any other object (S3.read_into). Whatever
+else S3 says is found out by asking once more like that.
 
 Threading: any thread calls `get` and `close`; see together.py.
 """
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from mimicfs.baton import Baton
@@ -27,13 +29,19 @@ from mimicfs.errors import S3Unavailable
 from mimicfs.s3.requests import checksums
 from mimicfs.s3.requests.believing import believed
 from mimicfs.s3.requests.content import bare_etag
+from mimicfs.s3.requests.layers import GivenRefusals
 from mimicfs.s3.requests.together import Together, UnderWay, Ways, end
+from mimicfs.s3.transport.answers import decoded
 from mimicfs.s3.transport.calls import CallParams
-from mimicfs.s3.transport.plain import PlainAnswer
+from mimicfs.s3.transport.errors import refusal_as_error
+from mimicfs.s3.transport.plain import PlainAnswer, answer_in, refusal
 
 log = logging.getLogger(__name__)
 
 _SPARE = 16  # of so many connections, one is left to others
+_READ = 80 << 10  # bytes of a refusal that are read
+# The codes by which S3 says that it has not what was asked for, by status.
+_GONE = {404: ("NoSuchKey",), 412: ("PreconditionFailed", "412")}
 
 
 class SmallGet(NamedTuple):
@@ -66,15 +74,22 @@ class _GetUnderWay(UnderWay):
 
 class Getter(Together[_GetUnderWay]):
     """Gets by *ways*, whose learner learns from the answers. *seen* is told of each, and of its
-    bucket."""
+    bucket. *given* takes S3's word that it has not what was asked for to whoever deals with it."""
 
     _awaited = True
 
-    def __init__(self, ways: Ways, seen: Callable[[str, CallParams], None], baton: Baton) -> None:
+    def __init__(
+        self,
+        ways: Ways,
+        seen: Callable[[str, CallParams], None],
+        given: GivenRefusals,
+        baton: Baton,
+    ) -> None:
         connections = ways.options.connections
         most = connections - max(1, connections // _SPARE)
         super().__init__(ways, "GetObject", most, "s3-gets", baton=baton)
         self._told = seen
+        self._given = given
         self._calls: deque[tuple[Future[None], Callable[[], None]]] = deque()
 
     def get(self, gets: Sequence[SmallGet]) -> None:
@@ -119,7 +134,13 @@ class Getter(Together[_GetUnderWay]):
         return each.get.otherwise
 
     def _again(self, each: _GetUnderWay, *, unsure: bool) -> Callable[[], None]:
-        return each.get.otherwise
+        error = _gone(each.come)
+        return each.get.otherwise if error is None else partial(self._told_by, each, error)
+
+    def _told_by(self, each: _GetUnderWay, error: Exception) -> None:
+        """Have whoever asks for any other object deal with *error*, instead of asking."""
+        with self._given.given(each.params, error):
+            each.get.otherwise()
 
     def _begin_group(self, bucket: str, group: Sequence[_GetUnderWay]) -> None:
         since = self._learner.number_before_read(bucket)
@@ -168,6 +189,19 @@ class Getter(Together[_GetUnderWay]):
         """End *each*, in the pool."""
         self._learns(each, writes=True)
         each.get.has_come()
+
+
+def _gone(come: bytes) -> Exception | None:
+    """Return the refusal that has *come*, if it says that S3 has not this version; None: it may be
+    about something else, or not all of it is here."""
+    if refusal(come) not in _GONE:
+        return None
+    try:
+        status, headers, said = answer_in(come, "GET")
+    except (OSError, HTTPException):
+        return None
+    found = refusal_as_error("GetObject", status, headers, decoded(headers, said, _READ))
+    return found if found.response["Error"]["Code"] in _GONE[status] else None
 
 
 def _nobody(*_: Any) -> Any:

@@ -1,15 +1,20 @@
-"""How the layers that a call of a boto3 client passes are stacked, and hooks of botocore that
-change a request on its way. Pure; no state."""
+"""How the layers that a call of a boto3 client passes are stacked, a layer that answers by itself
+what was answered already, and hooks of botocore that change a request on its way. The only state
+belongs to one thread each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mimicfs.s3.requests.checksums import md5_of
 from mimicfs.s3.transport.calls import Ask
 
 Layer = Callable[[Ask], Ask]
+
+_VERSION = ("Bucket", "Key", "IfMatch")  # what says which version of an object is asked for
 
 
 def through(layers: Sequence[Layer], ask: Ask) -> Ask:
@@ -37,6 +42,40 @@ def taught(client: Any) -> Any:
     sign_with_sessions(client)
     know_filters_of_ceph(client)
     return client
+
+
+class GivenRefusals:
+    """Refusals of S3 that have come already, otherwise than by a call: the call that asks for the
+    same object in the same thread gets it, and asks nobody."""
+
+    def __init__(self) -> None:
+        self._mine = _Mine()
+
+    @contextmanager
+    def given(self, asked: Mapping[str, Any], refusal: Exception) -> Iterator[None]:
+        """Within, *refusal* is what S3 says to a GetObject of *asked*, once."""
+        self._mine.refusal = (asked, refusal)
+        try:
+            yield
+        finally:
+            self._mine.refusal = None
+
+    def layer(self, ask: Ask) -> Ask:
+        def call(operation: str, params: dict[str, Any]) -> Any:
+            found = self._mine.refusal
+            if found is None or operation != "GetObject":
+                return ask(operation, params)
+            asked, refusal = found
+            if any(params.get(name) != asked[name] for name in _VERSION):
+                return ask(operation, params)
+            self._mine.refusal = None
+            raise refusal
+
+        return call
+
+
+class _Mine(threading.local):
+    refusal: tuple[Mapping[str, Any], Exception] | None = None
 
 
 def do_not_ask_first(request: Any, **_: Any) -> None:

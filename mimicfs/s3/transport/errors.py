@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from http.client import responses
+from typing import Any
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
@@ -12,6 +15,7 @@ from mimicfs import errors
 from mimicfs.config.masking import masked
 from mimicfs.errors import MimicError, S3Error
 from mimicfs.s3.transport.advice import about_clock, about_closed, about_connection, about_tls
+from mimicfs.s3.transport.answers import error_of
 
 # By S3's error code (the API reference, "Error responses"); HEAD answers have the status. A code
 # that is not here has the class of its status; a status that is not here is an S3Error, EIO.
@@ -253,3 +257,19 @@ def _one_line(exc: Exception) -> str:
 
 def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def refusal_as_error(
+    operation: str, status: int, headers: Mapping[str, str], said: bytes
+) -> boto.ClientError:
+    """Return the error that botocore would raise after an answer with the body *said*."""
+    error = error_of(said)
+    answer: Any = {
+        "Error": {"Code": str(status), "Message": responses.get(status, ""), **error},
+        "ResponseMetadata": {
+            "HTTPStatusCode": status,
+            "HTTPHeaders": headers,
+            "RequestId": headers.get("x-amz-request-id", ""),
+        },
+    }
+    return boto.ClientError(answer, operation)

@@ -167,6 +167,18 @@ def whole_answer(data: bytes, method: str) -> PlainAnswer | None:
     return PlainAnswer(io.RawIOBase(), status, headers, length, data[end.end() :])
 
 
+def answer_in(data: bytes, method: str) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body of the answer to *method* that is in *data*, also if it comes
+    in chunks. Raises OSError or HTTPException if there is more to come, or if it is no answer."""
+    answer = answer_from(_Joined(data, io.BytesIO()), method)  # type: ignore[arg-type]
+    try:
+        said = answer.read()
+    finally:
+        answer.close()
+    headers = answer.joined if isinstance(answer, PlainAnswer) else joined(answer.getheaders())
+    return answer.status, headers, said
+
+
 def refusal(data: bytes) -> int:
     """Return the status with which *data* begins, if it refuses the request; else 0. (S3 refuses in
     chunks, of which `whole_answer` knows nothing.)"""

@@ -24,7 +24,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import responses
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -40,6 +39,7 @@ from mimicfs.s3.transport.answers import decoded, error_of
 from mimicfs.s3.transport.backoff import RETRIED, backoff_s
 from mimicfs.s3.transport.calls import Ask
 from mimicfs.s3.transport.credentials import EXPIRED, Credentials
+from mimicfs.s3.transport.errors import refusal_as_error
 from mimicfs.s3.transport.http import BROKEN, Transport, network_error
 from mimicfs.s3.transport.plain import PlainAnswer, request_head
 from mimicfs.s3.transport.signing import Signer
@@ -243,7 +243,7 @@ class Wire:
         try:
             if found.status // 100 != 2:
                 said = decoded(found.headers, found.rest(_ERROR_MAX), _ERROR_MAX)
-                error = _refusal(operation, found.status, found.headers, said)
+                error = refusal_as_error(operation, found.status, found.headers, said)
                 raise self._refused(request, error)
             answer = _answer(found.status, found.headers, self._told[operation])
             if operation == "GetObject":
@@ -484,17 +484,3 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 def _status_of(error: ClientError) -> int:
     return error.response["ResponseMetadata"]["HTTPStatusCode"]
-
-
-def _refusal(operation: str, status: int, headers: dict[str, str], said: bytes) -> ClientError:
-    """Return the error that botocore would raise."""
-    error = error_of(said)
-    answer: Any = {
-        "Error": {"Code": str(status), "Message": responses.get(status, ""), **error},
-        "ResponseMetadata": {
-            "HTTPStatusCode": status,
-            "HTTPHeaders": headers,
-            "RequestId": headers.get("x-amz-request-id", ""),
-        },
-    }
-    return ClientError(answer, operation)
