@@ -156,9 +156,17 @@ def calls(
             each("warm/x")
         calls.unlink("warm/x renamed")
         calls.rmdir("warm")
+        _have_connections(store.client)  # to greet Redis on a new one takes four packets
         send = AbstractConnection.send_packed_command
         monkeypatch.setattr(AbstractConnection, "send_packed_command", calls.sent(send))
         yield calls
+
+
+def _have_connections(client: Any) -> None:
+    """See to it that nobody makes one who finds that threads in the background have the others."""
+    pool = client.connection_pool
+    for each in [pool.get_connection() for _ in range(6)]:
+        pool.release(each)
 
 
 def _traces(calls: _Calls, directory: str) -> dict[str, str]:
