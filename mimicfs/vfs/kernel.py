@@ -61,6 +61,12 @@ class Kernel:
         return bool(entry.etag) and node.pages_etag == entry.etag
 
     @staticmethod
+    def has_pages_of(node: Node, file: File) -> bool:
+        """Whether the pages that the kernel may have of *node* are those of *file*, which is open,
+        whatever version that has become."""
+        return bool(node.pages_etag) and file.in_kernel == file.moves
+
+    @staticmethod
     def reads(node: Node, entry: Entry) -> None:
         """Note that the kernel is going to have pages of *node*, of the version *entry*."""
         node.pages_etag = entry.etag
@@ -345,7 +351,8 @@ class Kernel:
             elif (entry is None or not file.follows) and file.expire(deleted=entry is None):
                 self.replaced(node)
             return
-        if node.pages_etag and node.pages_etag == etag:
+        own = file is not None and self.has_pages_of(node, file)
+        if own or (node.pages_etag and node.pages_etag == etag):
             self._kernel.attr_changed(node.ino)
         else:
             node.pages_etag = ""

@@ -330,7 +330,7 @@ class OpenFiles(HandleTable):
         # Pages that are of this file, whatever version it has become. If they were dropped now,
         # what a WRITE has put there a moment ago could be zeros in them once it is done: the kernel
         # may read them anew before the WRITE comes here.
-        keep_cache = keep_cache or (file.in_kernel == file.moves and bool(node.pages_etag))
+        keep_cache = keep_cache or self._kernel.has_pages_of(node, file)
         if not flags & NOT_READ:
             file.in_kernel = file.moves
             self._open[handle].view.got = keep_cache and file.hand_out_pages()

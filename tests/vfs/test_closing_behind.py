@@ -12,7 +12,7 @@ from support.mounts import wait_until
 from support.proxy import Fail, Hold
 
 from mimicfs.config.values import FileOptions, Target, VFSOptions
-from mimicfs.entry import Scope
+from mimicfs.entry import Difference, Scope
 from mimicfs.errors import Interrupted, UploadFailed
 from mimicfs.files import segment
 from mimicfs.files.journal import Journal
@@ -279,8 +279,8 @@ def test_a_copy_within_s3_onto_a_file_waits_for_its_upload_that_is_on_its_way(
     assert found == b"source, and more"
 
 
-def test_an_open_does_not_drop_the_pages_of_a_file_that_is_being_written(
-    fs, mimicdb, bucket, proxy
+def test_neither_an_open_nor_a_refresh_drops_the_pages_of_a_file_that_is_being_written(
+    fs, mimicdb, bucket, proxy, monkeypatch
 ):
     saved(fs, "a", b"first")
     wait_until(lambda: fs.pending() == (0, 0))
@@ -296,6 +296,10 @@ def test_an_open_does_not_drop_the_pages_of_a_file_that_is_being_written(
             synced.result(20)
         fs.write(CALLER, handle, 6, memoryview(b"2"), append=True)
     wait_until(lambda: mimicdb.entry(bucket, "a").etag != before)
+    dropped = []
+    monkeypatch.setattr(fs._kernel._kernel, "data_changed", dropped.append, raising=False)
+    fs._kernel.changed(bucket, Difference([], ["a"], [], 0))
+    assert dropped == []
     opened = fs.open(CALLER, ino, os.O_RDONLY)
     assert opened.keep_cache
     for each in (handle, opened.handle):
