@@ -85,10 +85,7 @@ class Chunks:
 
 def joined(chunks: list[Chunk], offset: int, end: int) -> bytes | memoryview:
     """Return the bytes from *offset* to *end* of *chunks*, which follow each other."""
-    pieces = [
-        memoryview(chunk.buffer)[max(0, offset - chunk.start) : end - chunk.start]
-        for chunk in chunks
-    ]
+    pieces = [chunk.view()[max(0, offset - chunk.start) : end - chunk.start] for chunk in chunks]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

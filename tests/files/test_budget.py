@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 
 from mimicfs.files.budget import Budget
+from mimicfs.files.chunks import Chunk, joined
 
 MIB = 1 << 20
 
@@ -52,6 +53,14 @@ def test_what_a_thread_frees_stays_in_no_arena_of_malloc() -> None:
     budget._huge = True
     assert isinstance(budget.buffer(MIB), mmap.mmap)
     assert [len(budget.buffer(size)) for size in (300 << 10, MIB - 1)] == [512 << 10, MIB]
+
+
+def test_what_a_buffer_has_behind_its_chunk_is_in_no_answer() -> None:
+    chunks = [Chunk(0, 300, bytearray(512)), Chunk(300, 400, bytearray(256))]
+    for chunk, filling in zip(chunks, (b"a", b"b"), strict=True):
+        chunk.buffer[:] = filling * len(chunk.buffer)
+    assert bytes(joined(chunks, 290, 400)) == b"a" * 10 + b"b" * 100
+    assert bytes(joined(chunks[:1], 290, 400)) == b"a" * 10
 
 
 def test_small_buffers_and_those_of_a_system_without_huge_pages_are_plain() -> None:
