@@ -1,7 +1,8 @@
 """One open file, and the cache on disk.
 
 file       one open file, which all of its handles share
-changing   changes of an open file         appending  appends whose base was replaced meanwhile
+content    what is stored with its object  changing   changes of an open file
+appending  appends whose base was replaced meanwhile
 standing   the version in S3 and the staging file that an open file consists of
 states     the states of an open file, and every transition between them
 view       what a handle knows of its file, and which changes through it are still meant

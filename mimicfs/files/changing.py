@@ -1,6 +1,6 @@
 """Changing an open file: bytes go to its staging file, and S3 is told later.
 
-The second layer of a File (file.py, which has the theory and the locks). A thread that changes the
+The third layer of a File (file.py, which has the theory and the locks). A thread that changes the
 file has its turn.
 """
 
@@ -15,6 +15,7 @@ from mimicfs import metadata
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
+from mimicfs.files.content import ContentFile
 from mimicfs.files.journal import Journal
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import size_max
@@ -22,7 +23,6 @@ from mimicfs.files.origin import Origin
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
-from mimicfs.files.standing import StandingFile
 from mimicfs.files.states import Event, State
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import Job, Uploader
@@ -31,11 +31,10 @@ from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
 
 
-class ChangingFile(StandingFile):
-    """The same, which may be changed. Where *entry* is None, it is dirty from the start. The next
-    upload stores *content*. *absent*: S3 must still have no such object when the file is uploaded.
-    *exclusive*: not even appends may go behind what is there. *staging* is what a mount that died
-    has left of it (recovery.py)."""
+class ChangingFile(ContentFile):
+    """The same, which may be changed. Where *entry* is None, it is dirty from the start. *absent*:
+    S3 must still have no such object when the file is uploaded. *exclusive*: not even appends may
+    go behind what is there. *staging* is what a mount that died has left of it (recovery.py)."""
 
     def __init__(
         self,
@@ -53,11 +52,9 @@ class ChangingFile(StandingFile):
         exclusive: bool = False,
         staging: Staging | None = None,
     ) -> None:
-        super().__init__(s3, options, budget, bucket, key, entry, reader)
+        super().__init__(s3, options, budget, bucket, key, entry, content, reader)
         self._journal = journal
         self._change = Turn()
-        self.content = content
-        self._mtime_said = False  # set by somebody, after the last change
         self.refused = False  # S3 did not take the bytes, and they were not changed since
         self.lost: UploadFailed | None = None  # what flush raises of a file that is lost
         self._based = False  # some of the staged bytes are those of the version `entry`
@@ -98,6 +95,7 @@ class ChangingFile(StandingFile):
             found.st_size, record.base, staging.ranges(), partial=record.partial
         )
         self._based = self.entry is not None
+        self._said = {**record.meta}  # what of it S3 had, nobody knows
 
     def write(
         self,
@@ -324,11 +322,6 @@ class ChangingFile(StandingFile):
             closed=self.promised,
         )
 
-    def set_meta(self, updates: Mapping[str, str]) -> None:
-        """Store *updates* as user metadata with the next upload."""
-        with self._lock:
-            self.content = self.content._replace(meta={**self.content.meta, **updates})
-
     def change_meta(
         self, change: Callable[[Mapping[str, str]], dict[str, str]], mtime_ns: int | None = None
     ) -> bool:
@@ -340,7 +333,7 @@ class ChangingFile(StandingFile):
                 return False
             meta = change(self.content.meta)
             with self._lock:
-                self.content = self.content._replace(meta=meta)
+                self._say(meta)
                 if mtime_ns is not None:
                     self.mtime_ns, self._mtime_said = mtime_ns, True
             if self.dirty:
@@ -400,6 +393,8 @@ class ChangingFile(StandingFile):
             self._check()
         if self._staging is not None:
             self._check_place(place)
+            if self.state is State.CLEAN:
+                self._learn_again(cancellation, cut=keep == 0)
             return self._staging
         while True:
             origin = self._origin
@@ -441,18 +436,6 @@ class ChangingFile(StandingFile):
             self._origin.fetch(holes, staging, cancellation)
             with self._lock:
                 self._layout.fetched(holes)
-
-    def _learn_content(
-        self, origin: Origin, cancellation: Cancellation, *, cut: bool = False
-    ) -> None:
-        content = origin.content(self.key, cancellation, cut=cut)
-        unknown = origin.entry.meta is None
-        if content is not None and unknown and metadata.is_special(content.meta):
-            # Nobody knew when it was opened: a new open finds, say, where the link points to.
-            raise ObjectChanged(f"{self._about}: is no regular file")
-        with self._lock:
-            if content is not None and self._origin is origin:
-                self.content = content._replace(meta={**content.meta, **self.content.meta})
 
     def _job(self, staging: Staging, cancellation: Cancellation) -> Job:
         """Return what is to be uploaded. (No earlier upload that was given up may still be on its

@@ -12,9 +12,9 @@ Where all changes are appends (O_APPEND), another version that somebody puts the
 they go behind it (appending.py). Where nobody has got a byte of its version and none was written,
 a file follows what others put there.
 
-A File has three layers, each a class that knows nothing of the next: what it stands on and how it
-is read (standing.py), how it is changed (changing.py), and here how the bytes go to S3 and what
-happens to the object meanwhile.
+A File has four layers, each a class that knows nothing of the next: what it stands on and how it
+is read (standing.py), what is stored with it (content.py), how it is changed (changing.py), and
+here how the bytes go to S3 and what happens to the object meanwhile.
 
 An upload of bytes that are partly those of a version in S3 replaces only that version. An upload of
 a new file replaces nothing. An upload of a file that was cut to nothing before replaces what is
@@ -37,7 +37,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mimicfs import metadata
@@ -108,7 +108,7 @@ class File(ChangingFile):
         begun = None
         try:
             staging = self._staging
-            if self.lost is None and self.dirty and staging is not None:
+            if self.lost is None and self.dirty and staging is not None and self._sight is None:
                 self._behind = cancellation
                 begun = self._upload.begin_small(self._job(staging, cancellation), cancellation)
             return begun
@@ -173,6 +173,9 @@ class File(ChangingFile):
                     begun = None
                     self._upload.settle(cancellation)
                     staging = self._rebased(staging, cancellation)
+                if begun is None:
+                    with suppress(ObjectChanged):  # then the upload says so
+                        self._learn_again(cancellation, cut=not self._based)
                 job = begun.job if begun is not None else self._job(staging, cancellation)
                 return staging, *self._upload.upload(job, cancellation, begun)
             except MimicError as exc:
@@ -193,7 +196,7 @@ class File(ChangingFile):
         none."""
         about = (self.bucket, self.key)
         try:
-            entry, content = cancellation.wait(self._s3.pool.submit(self._s3.head, *about))
+            entry, content = cancellation.wait(self._s3.pool.submit(self._s3.kept.of, *about))
         except KeyNotFound as exc:
             raise self._deleted() from exc
         self._upload.give_up()
@@ -209,7 +212,7 @@ class File(ChangingFile):
             partial=entry.size > 2 * self._options.part_size,
         )
         if self.entry is not None:
-            content = content._replace(meta={**content.meta, **self.content.meta})
+            content = self._with_said(content)
         seen = self.is_seen()
         with self._lock:  # at once: a reader must not find the new version under the old bytes
             old = self._put_on(origin)
@@ -251,7 +254,7 @@ class File(ChangingFile):
             if self.content != told:
                 return False
             self._happens(Event.STORED)
-            self.promised = False
+            self.promised, self._said = False, {}
             return True
 
     def _failed(self, staging: Staging, exc: MimicError) -> UploadFailed:
@@ -432,6 +435,7 @@ class File(ChangingFile):
                 return
             with self._lock:
                 self._happens(Event.STORED)
+                self._said, self._sight = {}, None
                 self._layout, self.mtime_ns = Layout(entry.size), entry.mtime_ns
                 staging, self._staging = self._staging, None
             if staging is not None:

@@ -64,12 +64,15 @@ class Origin:
         except KeyNotFound as exc:
             raise self._deleted() from exc
 
-    def content(self, key: str, cancellation: Cancellation, *, cut: bool) -> Content | None:
+    def content(
+        self, key: str, cancellation: Cancellation, *, cut: bool, anew: bool = False
+    ) -> Content | None:
         """Return what else is stored with the object *key*, so that a change of its bytes keeps it.
         *cut*: none of its bytes stay, so any version will do, and None means that it is gone.
-        Raises ObjectChanged where it is another version."""
+        *anew*: nothing that is remembered will do. Raises ObjectChanged where it is another
+        version."""
         kept = self._s3.kept
-        known = kept.remembered(self._bucket, self.entry) if cut else None
+        known = kept.remembered(self._bucket, self.entry) if cut and not anew else None
         if known is not None:
             return known
         try:

@@ -351,6 +351,8 @@ class Kernel:
             elif (entry is None or not file.follows) and file.expire(deleted=entry is None):
                 self.replaced(node)
             return
+        if file is not None and entry is not None and etag and file.etag == etag:
+            file.seen_anew(entry)
         own = file is not None and self.has_pages_of(node, file)
         if own or (node.pages_etag and node.pages_etag == etag):
             self._kernel.attr_changed(node.ino)

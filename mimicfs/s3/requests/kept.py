@@ -28,6 +28,7 @@ from mimicfs import metadata
 from mimicfs.config.values import Buckets
 from mimicfs.entry import Entry, name_of
 from mimicfs.errors import NOTHING_SAID, AccessDenied, KeyNotFound, MimicError, S3Error
+from mimicfs.merging import SAME_TIME_NS
 from mimicfs.s3.requests.content import (
     STANDARD,
     Content,
@@ -66,7 +67,8 @@ class Kept:
         # held while a bucket is asked: one question serves all callers
         self._asking = threading.Lock()
         self._lock = threading.Lock()  # protects what is known
-        self._known: OrderedDict[tuple[str, str, str], Content] = OrderedDict()
+        # with the time at which S3 has stored it
+        self._known: OrderedDict[tuple[str, str, str], tuple[Content, int]] = OrderedDict()
         self._acls: dict[str, bool] = {}  # by bucket: whether its objects have ACLs
 
     def of(self, bucket: str, key: str) -> tuple[Entry, Content]:
@@ -87,16 +89,19 @@ class Kept:
         return content
 
     def remembered(self, bucket: str, entry: Entry) -> Content | None:
-        """Return the content that this process knows to be stored with the version *entry*."""
+        """Return the content that this process knows to be stored with the version *entry*. One
+        that has another time was copied onto itself since, maybe with other content."""
         with self._lock:
-            return self._known.get((bucket, entry.key, entry.etag)) if entry.etag else None
+            found = self._known.get((bucket, entry.key, entry.etag)) if entry.etag else None
+        content, stored_ns = found or (None, 0)
+        return content if abs(stored_ns - entry.mtime_ns) <= SAME_TIME_NS else None
 
     def written(self, bucket: str, entry: Entry, content: Content) -> None:
         """Note that S3 has stored *content* with the version *entry*."""
         if entry.etag:
             with self._lock:
                 shown = content._replace(headers=as_shown(content.headers))
-                self._known[bucket, entry.key, entry.etag] = shown
+                self._known[bucket, entry.key, entry.etag] = shown, entry.mtime_ns
                 self._known.move_to_end((bucket, entry.key, entry.etag))
                 while len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
