@@ -16,24 +16,22 @@ helping    the text of --help              completing   answers a shell that com
 advice     advice that needs a look at the account
 places     the bucket and key that a path in a mount shows
 progress   the progress of a command, and Ctrl-C
-text       values as people read them
+text       values as people read them    leaving    the end of a command
 """
 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import sys
 import traceback
-from contextlib import suppress
 from io import TextIOWrapper
-from typing import NoReturn
 
 import click
 
 from mimicfs import errors
 from mimicfs.cli.helping import CONTEXT, Program
+from mimicfs.cli.leaving import leave
 from mimicfs.cli.text import one_line
 from mimicfs.config import peers
 from mimicfs.errors import MimicError
@@ -97,7 +95,7 @@ def _run() -> None:
         code = cli(standalone_mode=False)  # so the code that a command gives ctx.exit comes back
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
-        _leave(130)
+        leave(130)
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         sys.exit(exc.exit_code)
@@ -106,40 +104,18 @@ def _run() -> None:
         sys.exit(exc.exit_code)
     except MimicError as exc:
         click.echo(f"mimicfs: {one_line(exc)}", err=True)
-        if isinstance(exc, errors.Interrupted) or not _is_printed():
-            _leave(exit_code(exc))
-        sys.exit(exit_code(exc))
+        leave(exit_code(exc))
     except OSError as exc:
         if not _is_of_output(exc):
             raise
         click.echo(f"mimicfs: standard output: {exc.strerror}", err=True)
-        _leave(1)
+        leave(1)
 
 
 def _is_of_output(exc: OSError) -> bool:
     """Whether it was printing that failed. (If nobody reads any more, click ends quietly.)"""
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
     return frames[-1].f_code is click.echo.__code__
-
-
-def _is_printed() -> bool:
-    """Whether standard output has taken everything."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once after Ctrl-C, when everything is closed. The interpreter would wait for the
-    threads of requests for which nobody waits any more: for a silent S3, until its time limit. It
-    would also try again to print text that cannot be printed."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it
-            stream.flush()
-    os._exit(code)
 
 
 def _is_mount_call(arguments: list[str]) -> bool:

@@ -12,6 +12,7 @@ import click
 from mimicfs import errors
 from mimicfs.cli.advice import advised
 from mimicfs.cli.helping import ManyOptions
+from mimicfs.cli.leaving import leave
 from mimicfs.cli.options import (
     PlainPath,
     completes_mount_points,
@@ -76,6 +77,7 @@ def mount_at(settled: Settled, target: Target, point: Path) -> None:
             logs.set_up_by(settings, foreground=True)
             manager = ServiceManager(os.environ.pop("NOTIFY_SOCKET", ""))
             serve_at(settings, target, point, choices, lambda: None, manager)
+            leave(0)
         else:
             start_daemon(settings, target, point, choices)
             if settings.ui:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from support.mounts import run, succeed, unmounted, wait_until
+from support.proxy import Hold
 from support.signals import to_another_thread
 
 from mimicfs.backends.sqlite import SQLite
@@ -136,6 +137,26 @@ def test_a_signal_ends_a_mount_at_once_where_nothing_that_is_open_was_changed(
         with pytest.raises(OSError, match="not connected"):
             os.stat("a", dir_fd=here)
     os.close(here)
+
+
+def test_a_signal_ends_the_process_while_s3_does_not_answer_a_reader(
+    mount_at, client, bucket, proxy
+):
+    client.put_object(Bucket=bucket, Key="a", Body=b"old")
+    mount = mount_at(f"s3://{bucket}")
+    reads = "import os, sys; os.read(os.open(sys.argv[1], os.O_RDONLY), 3)"
+    command = [sys.executable, "-c", reads, str(mount.path / "a")]
+    holds = Hold(lambda request: request.kind == "GET")
+    with (
+        proxy.rule(holds) as hold,
+        subprocess.Popen(command, stderr=subprocess.DEVNULL) as reader,
+    ):
+        assert hold.reached.wait(20)
+        (mount.path / "b").write_bytes(b"new")
+        mount.process.send_signal(signal.SIGTERM)
+        assert mount.process.wait(20) == 0  # the answer is held for 30 seconds
+        assert reader.wait(20) == 1
+    assert body(client, bucket, "b") == b"new"
 
 
 def test_a_signal_waits_for_what_was_stored_through_a_mapping(mount_at, client, bucket):
