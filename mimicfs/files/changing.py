@@ -393,8 +393,6 @@ class ChangingFile(ContentFile):
             self._check()
         if self._staging is not None:
             self._check_place(place)
-            if self.state is State.CLEAN:
-                self._learn_again(cancellation, cut=keep == 0)
             return self._staging
         while True:
             origin = self._origin
@@ -460,6 +458,7 @@ class ChangingFile(ContentFile):
             self._based = True
             if self._only_appended:  # what it has is no longer to go behind a version of others
                 self._layout.arrived(entry.size)
+            self._heard()
         if self.dirty:
             self._redescribe()
 

@@ -1,23 +1,30 @@
 """What is stored with the object of an open file besides its bytes; each upload stores it again.
 
-The second layer of a File (file.py, which has the theory and the locks). S3 is asked before the
-first change of the bytes, and again once the mirror has seen the same version anew: a chmod by
-another mount, or a copy of the object onto itself, changes what is stored, and no ETag.
+The second layer of a File (file.py, which has the theory and the locks). A chmod by another mount,
+tags, or a copy of the object onto itself change what is stored, and no ETag. So S3 is asked before
+the first change of the bytes, and again before an upload if the last answer is older than two
+seconds, or the mirror has seen the same version anew.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
+import math
+import time
 from collections.abc import Mapping
 
 from mimicfs import metadata
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
-from mimicfs.errors import ObjectChanged
+from mimicfs.errors import AccessDenied, ObjectChanged, PosixError
 from mimicfs.files.origin import Origin
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.standing import StandingFile
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Content
+
+log = logging.getLogger(__name__)
 
 
 class ContentFile(StandingFile):
@@ -42,13 +49,19 @@ class ContentFile(StandingFile):
         # The mirror has the version that the file stands on as this, which was not known when it
         # was asked what is stored with that.
         self._sight: Entry | None = None
+        self._heard_s = -math.inf  # when S3 was asked, or has stored it for us (time.monotonic)
 
     def seen_anew(self, entry: Entry) -> None:
-        """Note that the mirror has, as *entry*, the version that the file stands on. If that was
-        changed by us, its metadata is what we know."""
+        """Note that the mirror has, as *entry*, the version that the file stands on. Where S3 has
+        stored that anew, it has another time, or other metadata than we know."""
         with self._lock:
-            if entry.meta is None or entry.meta != self.content.meta:
+            known = self.entry
+            if known is None or (entry.mtime_ns, entry.meta) != (known.mtime_ns, self.content.meta):
                 self._sight = entry
+
+    def _heard(self) -> None:
+        """Note that S3 has just stored what is known. `_lock` is held."""
+        self._heard_s = time.monotonic()
 
     def set_meta(self, updates: Mapping[str, str]) -> None:
         """Store *updates* as user metadata with the next upload."""
@@ -71,28 +84,45 @@ class ContentFile(StandingFile):
 
     def _learn_content(self, origin: Origin, cancellation: Cancellation, *, cut: bool) -> None:
         """Learn what is stored with the object, so that the next upload stores it again. *cut*: as
-        Origin.content says. Raises ObjectChanged."""
+        Origin.content says. Raises ObjectChanged, PosixError ESTALE."""
         sight, self._sight = self._sight, None
         try:
-            content = origin.content(self.key, cancellation, cut=cut, anew=sight is not None)
+            heard = origin.content(self.key, cancellation, cut=cut, anew=sight is not None)
         except BaseException:
             self._sight = self._sight or sight
             raise
-        unknown = origin.entry.meta is None
-        if content is not None and unknown and metadata.is_special(content.meta):
-            # Nobody knew when it was opened: a new open finds, say, where the link points to.
-            raise ObjectChanged(f"{self._about}: is no regular file")
+        if heard is None:
+            return
+        content, at_s = heard
+        self._check_regular(content)
         with self._lock:
-            if content is None or self._origin is not origin:
+            if self._origin is not origin:
                 return
             if self._sight is not None and self._sight.meta == content.meta:
                 self._sight = None  # the answer itself was the news
-            if cut and sight is None:  # maybe no answer: the mirror may know more than we remember
-                content = content._replace(meta={**content.meta, **self.content.meta})
-            self.content = self._with_said(content)
+            self.content, self._heard_s = self._with_said(content), at_s
+
+    def _check_regular(self, content: Content) -> None:
+        """Raise PosixError ESTALE if the object with *content* is, say, a link. Nobody knew when it
+        was opened, or others have made it one since: a new open finds where it points to."""
+        if metadata.is_special(content.meta) and not metadata.is_special(self.content.meta):
+            raise PosixError(errno.ESTALE, f"{self._about}: is no regular file")
+
+    @property
+    def _may_differ(self) -> bool:
+        """Whether others may have changed what is stored with the object since it was learned."""
+        known = self._sight is None and self._s3.kept.is_recent(self._heard_s)
+        return self._origin is not None and not known
 
     def _learn_again(self, cancellation: Cancellation, *, cut: bool) -> None:
-        """Do the same where others may have changed that since it was learned."""
+        """Do the same before an upload, where others may have changed it. Where S3 does not let us
+        ask, what is known is stored. Where it has another version, the upload says so."""
         origin = self._origin
-        if self._sight is not None and origin is not None:
+        if origin is None or not self._may_differ:
+            return
+        try:
             self._learn_content(origin, cancellation, cut=cut)
+        except ObjectChanged:
+            pass  # then the upload says so, or finds that it was ours
+        except AccessDenied as exc:
+            log.info("%s: what others have stored with it may be lost: %s", self._about, exc)

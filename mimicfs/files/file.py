@@ -37,7 +37,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mimicfs import metadata
@@ -108,7 +108,7 @@ class File(ChangingFile):
         begun = None
         try:
             staging = self._staging
-            if self.lost is None and self.dirty and staging is not None and self._sight is None:
+            if self.lost is None and self.dirty and staging is not None and not self._may_differ:
                 self._behind = cancellation
                 begun = self._upload.begin_small(self._job(staging, cancellation), cancellation)
             return begun
@@ -174,8 +174,7 @@ class File(ChangingFile):
                     self._upload.settle(cancellation)
                     staging = self._rebased(staging, cancellation)
                 if begun is None:
-                    with suppress(ObjectChanged):  # then the upload says so
-                        self._learn_again(cancellation, cut=not self._based)
+                    self._learn_again(cancellation, cut=not self._based)
                 job = begun.job if begun is not None else self._job(staging, cancellation)
                 return staging, *self._upload.upload(job, cancellation, begun)
             except MimicError as exc:
@@ -199,6 +198,7 @@ class File(ChangingFile):
             entry, content = cancellation.wait(self._s3.pool.submit(self._s3.kept.of, *about))
         except KeyNotFound as exc:
             raise self._deleted() from exc
+        self._check_regular(content)
         self._upload.give_up()
         start, end = self._layout.base, self.size
         self._check_size(entry.size + end - start)
@@ -217,6 +217,7 @@ class File(ChangingFile):
         with self._lock:  # at once: a reader must not find the new version under the old bytes
             old = self._put_on(origin)
             self.content, self._based = content, True
+            self._heard()
             self._staging, self._layout = new, layout
             self._moved(start, entry.size, seen=seen)
         if old is not None:
@@ -255,6 +256,7 @@ class File(ChangingFile):
                 return False
             self._happens(Event.STORED)
             self.promised, self._said = False, {}
+            self._heard()
             return True
 
     def _failed(self, staging: Staging, exc: MimicError) -> UploadFailed:
@@ -427,7 +429,8 @@ class File(ChangingFile):
             put = put or self._staging is not None
             self._stand_on(entry)
             with self._lock:
-                self.content = content
+                self.content = self._with_said(content)
+                self._heard()
                 if put and self._origin is not None:
                     self._origin.handed = True  # a program knows them, as if it had read them
             if self.dirty and self.size:

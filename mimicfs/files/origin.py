@@ -7,6 +7,7 @@ its lock. `_making` is a leaf.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from weakref import WeakSet
 
@@ -17,7 +18,8 @@ from mimicfs.files import transfer
 from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.staging import Staging
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.requests.client import S3
+from mimicfs.s3.requests.kept import Heard
 
 Span = tuple[int, int]
 _making = threading.Lock()  # held while the reader of an Origin is made, or given up
@@ -66,15 +68,16 @@ class Origin:
 
     def content(
         self, key: str, cancellation: Cancellation, *, cut: bool, anew: bool = False
-    ) -> Content | None:
+    ) -> Heard | None:
         """Return what else is stored with the object *key*, so that a change of its bytes keeps it.
         *cut*: none of its bytes stay, so any version will do, and None means that it is gone.
         *anew*: nothing that is remembered will do. Raises ObjectChanged where it is another
         version."""
         kept = self._s3.kept
-        known = kept.remembered(self._bucket, self.entry) if cut and not anew else None
+        known = kept.heard(self._bucket, self.entry) if cut and not anew else None
         if known is not None:
             return known
+        at_s = time.monotonic()
         try:
             asked = self._s3.pool.submit(kept.of, self._bucket, key)
             found, content = cancellation.wait(asked)
@@ -84,7 +87,7 @@ class Origin:
             raise self._deleted() from exc
         if found.etag != self.entry.etag and not cut:
             raise ObjectChanged.since_opened(f"s3://{self._bucket}/{key}")
-        return content
+        return Heard(content, at_s)
 
     @property
     def reader(self) -> Reader:

@@ -342,6 +342,8 @@ class Kernel:
             # A file and a link are never the same inode: the kernel must look the name up.
             self._name_changed(node.parent, node.slot)
         file = node.file
+        if file is not None and entry is not None and etag and file.etag == etag:
+            file.seen_anew(entry)
         if file is not None and file.shrunk and file.etag == etag:
             return  # the kernel is told when it is closed
         if file is not None and not file.dirty and file.etag != etag:
@@ -351,8 +353,6 @@ class Kernel:
             elif (entry is None or not file.follows) and file.expire(deleted=entry is None):
                 self.replaced(node)
             return
-        if file is not None and entry is not None and etag and file.etag == etag:
-            file.seen_anew(entry)
         own = file is not None and self.has_pages_of(node, file)
         if own or (node.pages_etag and node.pages_etag == etag):
             self._kernel.attr_changed(node.ino)

@@ -90,9 +90,10 @@ class Copier:
         if content is not None:
             tagging = content.headers.get("Tagging", "")
             self._s3.kept.make_tagged(bucket, copy, tagging, "copy-tags")
-        told = content or self._s3.kept.remembered(from_bucket, entry)
-        if told is not None:
-            self._s3.kept.written(bucket, copy, told)
+        if content is not None:
+            self._s3.kept.written(bucket, copy, content)
+        elif (heard := self._s3.kept.heard(from_bucket, entry)) is not None:
+            self._s3.kept.written(bucket, copy, *heard)
         in_place = (from_bucket, entry.key) == (bucket, key)
         if not in_place and not self._is_surely(copy, entry):
             try:

@@ -8,8 +8,8 @@ of those of the old name.
 
 S3 keeps none of it when an object is overwritten, and a copy keeps no ACL. So S3 is asked before it
 would be lost: by one HEAD; for the tags, if the HEAD counts some; for the ACL, if the bucket has
-ACLs at all (asked once for each bucket: most have none since 2023). This process remembers what it
-has written itself.
+ACLs at all (asked once for each bucket: most have none since 2023). What S3 has answered, and what
+this process has written itself, counts for two seconds: others may change it, and no ETag shows it.
 
 Threading: any thread. `_asking` protects what is known of buckets, `_lock` what is remembered of
 objects.
@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from mimicfs import metadata
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LATELY_S = 2.0  # for so long it counts; the times of two sights of one version may differ so much
 _REMEMBERED = 4096  # objects
 _GRANTS = {
     "FULL_CONTROL": "GrantFullControl",
@@ -57,6 +59,18 @@ _ENFORCED = "BucketOwnerEnforced"
 _BROKEN = 500  # the status of some servers (moto) when they are asked for the ACL of some objects
 
 
+class Heard(NamedTuple):
+    """What is stored with a version of an object, as S3 has said at *at_s* (time.monotonic)."""
+
+    content: Content
+    at_s: float
+
+
+class _Known(NamedTuple):
+    heard: Heard
+    stored_ns: int  # when S3 has stored it, as S3 says
+
+
 class Kept:
     """The content that is stored with the objects of *s3*, or is to be by the rules of
     *buckets*."""
@@ -64,23 +78,24 @@ class Kept:
     def __init__(self, s3: S3, buckets: Buckets) -> None:
         self._s3 = s3
         self._buckets = buckets
+        self.lately_s = LATELY_S
         # held while a bucket is asked: one question serves all callers
         self._asking = threading.Lock()
         self._lock = threading.Lock()  # protects what is known
-        # with the time at which S3 has stored it
-        self._known: OrderedDict[tuple[str, str, str], tuple[Content, int]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str], _Known] = OrderedDict()  # the newest last
         self._acls: dict[str, bool] = {}  # by bucket: whether its objects have ACLs
 
     def of(self, bucket: str, key: str) -> tuple[Entry, Content]:
         """Return the entry of *key* as S3 has it now, and all content stored with it. Raises
         KeyNotFound."""
+        at_s = time.monotonic()
         entry, content, tags = self._s3.head_counting(bucket, key)
         if tags:
             content = content.tagged(self.tags(bucket, key))
-        grants, certain = self._grants(bucket, entry)
+        grants, certain = self._asked_grants(bucket, entry.key)
         content = content._replace(headers={**content.headers, **grants})
         if certain:
-            self.written(bucket, entry, content)
+            self.written(bucket, entry, content, at_s)
         return entry, content
 
     def content_of(self, bucket: str, key: str) -> Content:
@@ -89,19 +104,36 @@ class Kept:
         return content
 
     def remembered(self, bucket: str, entry: Entry) -> Content | None:
-        """Return the content that this process knows to be stored with the version *entry*. One
-        that has another time was copied onto itself since, maybe with other content."""
-        with self._lock:
-            found = self._known.get((bucket, entry.key, entry.etag)) if entry.etag else None
-        content, stored_ns = found or (None, 0)
-        return content if abs(stored_ns - entry.mtime_ns) <= SAME_TIME_NS else None
+        """Return the content that this process knows to be stored with the version *entry*."""
+        heard = self.heard(bucket, entry)
+        return heard.content if heard is not None else None
 
-    def written(self, bucket: str, entry: Entry, content: Content) -> None:
-        """Note that S3 has stored *content* with the version *entry*."""
+    def heard(self, bucket: str, entry: Entry) -> Heard | None:
+        """Return the same, and when it was heard, if that was lately. A version that has another
+        time, or other metadata, was copied onto itself since."""
+        with self._lock:
+            known = self._known.get((bucket, entry.key, entry.etag)) if entry.etag else None
+        if known is None or not self.is_recent(known.heard.at_s):
+            return None
+        if abs(known.stored_ns - entry.mtime_ns) > SAME_TIME_NS:
+            return None
+        meta = {name.lower(): value for name, value in known.heard.content.meta.items()}
+        return known.heard if entry.meta in (None, meta) else None
+
+    def is_recent(self, at_s: float) -> bool:
+        """Whether what was heard at *at_s* still counts."""
+        return time.monotonic() - at_s < self.lately_s
+
+    def written(
+        self, bucket: str, entry: Entry, content: Content, at_s: float | None = None
+    ) -> None:
+        """Note that S3 has stored *content* with the version *entry*, as was heard at *at_s*
+        (None: now)."""
         if entry.etag:
+            shown = content._replace(headers=as_shown(content.headers))
+            heard = Heard(shown, time.monotonic() if at_s is None else at_s)
             with self._lock:
-                shown = content._replace(headers=as_shown(content.headers))
-                self._known[bucket, entry.key, entry.etag] = shown, entry.mtime_ns
+                self._known[bucket, entry.key, entry.etag] = _Known(heard, entry.mtime_ns)
                 self._known.move_to_end((bucket, entry.key, entry.etag))
                 while len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
@@ -233,19 +265,19 @@ class Kept:
     def grants(self, bucket: str, entry: Entry) -> dict[str, str]:
         """Return the ACL of the version *entry* as parameters of a write; {} if it is the usual
         one, or cannot be read. Raises S3Error if S3 does not say."""
-        grants, _ = self._grants(bucket, entry)
-        return grants
-
-    def _grants(self, bucket: str, entry: Entry) -> tuple[dict[str, str], bool]:
-        """Return the same, and whether it is certain."""
         known = self.remembered(bucket, entry)
         if known is not None:
             found = (name for name in _GRANTS.values() if name in known.headers)
-            return {name: known.headers[name] for name in found}, True
+            return {name: known.headers[name] for name in found}
+        grants, _ = self._asked_grants(bucket, entry.key)
+        return grants
+
+    def _asked_grants(self, bucket: str, key: str) -> tuple[dict[str, str], bool]:
+        """Return the ACL of *key* as S3 has it now, in the same way, and whether it is certain."""
         if not self._has_acls(bucket):
             return {}, True
         try:
-            return _as_parameters(self._s3.call("get_object_acl", bucket, entry.key)), True
+            return _as_parameters(self._s3.call("get_object_acl", bucket, key)), True
         except S3Error as exc:
             broken = exc.status == _BROKEN
             if isinstance(exc, NOTHING_SAID) and not broken:
