@@ -95,7 +95,8 @@ class ChangingFile(ContentFile):
             found.st_size, record.base, staging.ranges(), partial=record.partial
         )
         self._based = self.entry is not None
-        self._said = {**record.meta}  # what of it S3 had, nobody knows
+        self._only_appended = self._only_appended or record.appended
+        self._said = {**self.content.meta}  # what of it S3 had, nobody knows
 
     def write(
         self,
@@ -115,7 +116,7 @@ class ChangingFile(ContentFile):
         with self._change.taken(cancellation):
             place = ChosenPlace(view or HandleView(), offset, offset + len(data))
             staging = self._staged_anew(cancellation, place)
-            self._only_appended = False
+            self._not_only_appended()
             self._write(staging, offset, data, cancellation)
         return len(data)
 
@@ -130,9 +131,10 @@ class ChangingFile(ContentFile):
                 return False
             if view.outdated or not staging.takes_at_once(offset, len(data)):
                 return False
-            view.got = True
+            if self._only_appended and self.entry is not None:
+                return False
+            view.got, self._only_appended = True, False
             self._write(staging, offset, data, NEVER)
-            self._only_appended = False
             return True
         except PosixError as exc:
             if exc.errno == errno.ENOSPC:  # the next try says which disk is meant
@@ -217,7 +219,7 @@ class ChangingFile(ContentFile):
             end = min(end, self.size)
             if start >= end:
                 return
-            self._only_appended = False
+            self._not_only_appended()
             self._note_change(staging)
             self._upload.changed(start, end)
             staging.zero(start, end)
@@ -244,7 +246,7 @@ class ChangingFile(ContentFile):
             staging = self._staged_anew(cancellation, place, keep=None if extend else size)
             if extend and size <= self.size:
                 return
-            self._only_appended = False
+            self._not_only_appended()
             self._note_change(staging)
             self._upload.changed(size, self._size_max)
             staging.truncate(size)
@@ -299,6 +301,14 @@ class ChangingFile(ContentFile):
                 self._upload.begin(self._job(staging, cancellation))
             self._upload.ahead(self._layout.front, cancellation)
 
+    def _not_only_appended(self) -> None:
+        """Note, also on disk, that other bytes are about to be changed than are added at the end:
+        the next mount must not put them behind what others have stored meanwhile."""
+        if self._only_appended:
+            self._only_appended = False
+            if self.dirty and self.entry is not None:
+                self._redescribe()
+
     def _note_change(self, staging: Staging) -> None:
         """Note on disk, before the first byte is changed, what the bytes are to become."""
         if self.state is State.CLEAN:
@@ -315,6 +325,7 @@ class ChangingFile(ContentFile):
             self.etag,
             layout.base,
             layout.partial,
+            self._only_appended and bool(self.etag),
             self._s3.endpoint,
             content.content_type,
             content.meta,

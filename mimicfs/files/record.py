@@ -36,6 +36,9 @@ class Record(NamedTuple):
     etag: str = ""
     base: int = 0
     partial: bool = False  # only what was changed is in the file
+    appended: bool = (
+        False  # nothing was changed but bytes added at the end: they may go behind others
+    )
     endpoint: str = ""
     content_type: str = ""
     meta: Mapping[str, str] = {}
@@ -56,7 +59,7 @@ class Record(NamedTuple):
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("bucket", "key", "etag", "endpoint", "content_type", "sent", "zeros"), str),
     **dict.fromkeys(("base", "sent_size", "noted", "checksum", "created_ns"), int),
-    **dict.fromkeys(("partial", "unchanged", "closed"), bool),
+    **dict.fromkeys(("partial", "appended", "unchanged", "closed"), bool),
     **dict.fromkeys(("meta", "headers"), dict),
     "uploads": list,
 }

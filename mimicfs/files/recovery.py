@@ -195,6 +195,10 @@ def _settle(
         staging.remove()
     elif mine:
         _upload(s3, journal, options, record, now, staging)
+    elif now is not None and record.appended:
+        # It goes behind what others have put there, whose metadata stays.
+        base = now._replace(etag=record.etag, size=record.base)
+        _upload(s3, journal, options, record._replace(meta={}), base, staging)
     else:
         _keep(journal, orphan)
 

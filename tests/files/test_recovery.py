@@ -551,3 +551,56 @@ def test_recovery_goes_on_after_an_error_that_nobody_has_foreseen(
     assert again.wait(20)
     recovering.close()
     assert "is not uploaded yet; mimicfs tries again" in caplog.text
+
+
+# What was only appended to, and replaced since
+
+
+def test_what_was_only_appended_goes_behind_what_others_have_put_there(files, client, left, caplog):
+    files.put("key", b"old\n")
+    file = files.open("key")
+    file.append(memoryview(b"mine\n"), Cancellation())
+    file.secure()
+    stood = {"mode": "33152", "own": "theirs"}
+    client.put_object(
+        Bucket=files.bucket, Key="key", Body=b"theirs, longer\n", Metadata=stood, Tagging="a=b"
+    )
+    journal = left()
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == b"theirs, longer\nmine\n"
+    head = client.head_object(Bucket=files.bucket, Key="key")
+    assert {name: head["Metadata"][name] for name in stood} == stood
+    assert head["TagCount"] == 1
+    assert (recovered(journal), next_mount(files, journal)) == ({}, 0)
+    assert stored(client, files.bucket) == b"theirs, longer\nmine\n"
+
+
+@pytest.mark.parametrize("change", ["write", "truncate", "zero"])
+@pytest.mark.parametrize("first", ["append", "change"])
+def test_what_was_changed_otherwise_does_not(files, client, left, caplog, change, first):
+    files.put("key", b"old\n")
+    file = files.open("key")
+    appends = lambda: file.append(memoryview(b"mine\n"), Cancellation())  # noqa: E731
+    changes = {
+        "write": lambda: file.write(0, memoryview(b"O"), Cancellation()),
+        "truncate": lambda: file.truncate(2, Cancellation()),
+        "zero": lambda: file.zero(0, 2, Cancellation()),
+    }[change]
+    for do in (appends, changes) if first == "append" else (changes, appends):
+        do()
+        file.secure()
+    client.put_object(Bucket=files.bucket, Key="key", Body=b"theirs")
+    journal = left()
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == b"theirs"
+    assert list(recovered(journal)) == ["key"]
+
+
+def test_what_was_appended_to_what_others_have_deleted_is_kept(files, client, left, caplog):
+    files.put("key", b"old\n")
+    file = files.open("key")
+    file.append(memoryview(b"mine\n"), Cancellation())
+    client.delete_object(Bucket=files.bucket, Key="key")
+    journal = left()
+    assert next_mount(files, journal) == 0
+    assert recovered(journal) == {"key": b"old\nmine\n"}

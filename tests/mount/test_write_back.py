@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import sqlite3
+import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +76,29 @@ def test_an_append_to_what_others_replaced_is_seen_under_the_name_at_once(mount_
     assert log.read_bytes() == b"another\nmine\n"
     wait_until(lambda: in_s3(client, bucket) == {"log": len("another\nmine\n")})
     assert client.get_object(Bucket=bucket, Key="log")["Body"].read() == b"another\nmine\n"
+
+
+def test_an_append_that_was_closed_outlives_kill_9_whatever_others_put_there(
+    mount_at, client, bucket, proxy
+):
+    mount = mount_at(f"s3://{bucket}", "--write-back")
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    fd = os.open(mount.path / "log", os.O_RDWR | os.O_APPEND)
+    assert os.read(fd, 99) == b"first\n"
+    client.put_object(Bucket=bucket, Key="log", Body=b"another\n")
+    with proxy.rule(Hold(lambda request: puts(request) and request.key == "log")) as hold:
+        os.write(fd, b"mine\n")
+        os.close(fd)  # S3 has not seen it
+        assert (mount.path / "log").read_bytes() == b"another\nmine\n"
+        assert hold.reached.wait(20)
+        client.put_object(Bucket=bucket, Key="log", Body=b"again\n", Metadata={"mode": "33152"})
+        mount.process.kill()
+        mount.process.wait()
+    subprocess.run(["fusermount3", "-u", "-z", str(mount.path)], check=True, timeout=10)
+    again = mount_at(f"s3://{bucket}", "--write-back", name="again").path
+    wait_until(lambda: in_s3(client, bucket) == {"log": len("again\nmine\n")})
+    assert (again / "log").read_bytes() == b"again\nmine\n"
+    assert stat.S_IMODE((again / "log").stat().st_mode) == 0o600
 
 
 def test_umount_waits_for_what_is_not_uploaded_yet(mount_at, client, bucket, proxy):
