@@ -19,7 +19,7 @@ from mimicfs.files.reader import Budget, Reader
 from mimicfs.files.staging import Staging
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
-from mimicfs.s3.requests.kept import Heard
+from mimicfs.s3.requests.kept import StoredContent
 
 Span = tuple[int, int]
 _making = threading.Lock()  # held while the reader of an Origin is made, or given up
@@ -68,7 +68,7 @@ class Origin:
 
     def content(
         self, key: str, cancellation: Cancellation, *, cut: bool, anew: bool = False
-    ) -> Heard | None:
+    ) -> StoredContent | None:
         """Return what else is stored with the object *key*, so that a change of its bytes keeps it.
         *cut*: none of its bytes stay, so any version will do, and None means that it is gone.
         *anew*: nothing that is remembered will do. Raises ObjectChanged where it is another
@@ -87,7 +87,7 @@ class Origin:
             raise self._deleted() from exc
         if found.etag != self.entry.etag and not cut:
             raise ObjectChanged.since_opened(f"s3://{self._bucket}/{key}")
-        return Heard(content, at_s)
+        return StoredContent(content, at_s)
 
     @property
     def reader(self) -> Reader:

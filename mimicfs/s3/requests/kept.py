@@ -59,15 +59,15 @@ _ENFORCED = "BucketOwnerEnforced"
 _BROKEN = 500  # the status of some servers (moto) when they are asked for the ACL of some objects
 
 
-class Heard(NamedTuple):
+class StoredContent(NamedTuple):
     """What is stored with a version of an object, as S3 has said at *at_s* (time.monotonic)."""
 
     content: Content
     at_s: float
 
 
-class _Known(NamedTuple):
-    heard: Heard
+class _KnownContent(NamedTuple):
+    heard: StoredContent
     stored_ns: int  # when S3 has stored it, as S3 says
 
 
@@ -82,7 +82,9 @@ class Kept:
         # held while a bucket is asked: one question serves all callers
         self._asking = threading.Lock()
         self._lock = threading.Lock()  # protects what is known
-        self._known: OrderedDict[tuple[str, str, str], _Known] = OrderedDict()  # the newest last
+        self._known: OrderedDict[tuple[str, str, str], _KnownContent] = (
+            OrderedDict()
+        )  # the newest last
         self._acls: dict[str, bool] = {}  # by bucket: whether its objects have ACLs
 
     def of(self, bucket: str, key: str) -> tuple[Entry, Content]:
@@ -108,7 +110,7 @@ class Kept:
         heard = self.heard(bucket, entry)
         return heard.content if heard is not None else None
 
-    def heard(self, bucket: str, entry: Entry) -> Heard | None:
+    def heard(self, bucket: str, entry: Entry) -> StoredContent | None:
         """Return the same, and when it was heard, if that was lately. A version that has another
         time, or other metadata, was copied onto itself since."""
         with self._lock:
@@ -131,9 +133,9 @@ class Kept:
         (None: now)."""
         if entry.etag:
             shown = content._replace(headers=as_shown(content.headers))
-            heard = Heard(shown, time.monotonic() if at_s is None else at_s)
+            heard = StoredContent(shown, time.monotonic() if at_s is None else at_s)
             with self._lock:
-                self._known[bucket, entry.key, entry.etag] = _Known(heard, entry.mtime_ns)
+                self._known[bucket, entry.key, entry.etag] = _KnownContent(heard, entry.mtime_ns)
                 self._known.move_to_end((bucket, entry.key, entry.etag))
                 while len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
