@@ -134,6 +134,20 @@ class Mirror(Knowledge):
         self.member.beaten.append(locks.beaten)
         return locks
 
+    def newest(self, bucket: str, entry: Entry, generation: int) -> Entry:
+        """Return what the mirror has by now of the object *entry*, which it had at *generation* or
+        later. It is asked again only if it has changed since.
+
+        INVARIANT: the kernel gets no size from before a WRITE that was answered before it asked. It
+        would cut the file, and its page, to that, and the page would show a zero for what was
+        written once the next size is larger. A thread that shows an object of which no file is
+        dirty looks by this whether an upload has ended since *entry* was read.
+        """
+        if self.generation == generation:
+            return entry
+        now = self.entry(bucket, entry.key)
+        return now if now is not None and now.kind == OBJECT else entry
+
     # What S3 confirmed
 
     def record(self, bucket: str, entry: Entry, since: int | None = None) -> None:

@@ -50,7 +50,7 @@ from mimicfs.vfs.leaving import Leaving
 from mimicfs.vfs.locking import VFSLocks
 from mimicfs.vfs.making import Making
 from mimicfs.vfs.moves import Mover
-from mimicfs.vfs.nodes import Node, NodeKind, VersionNode, check_present
+from mimicfs.vfs.nodes import Node, NodeKind, VersionNode, check_present, parent_of
 from mimicfs.vfs.objectattributes import ObjectAttributes
 from mimicfs.vfs.opening import WRITES
 from mimicfs.vfs.ownership import Ownership
@@ -60,7 +60,7 @@ from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.smallfiles import SmallFiles
 from mimicfs.vfs.stored import StoredAttributes
 from mimicfs.vfs.table import Below
-from mimicfs.vfs.tree import Tree, parent_of
+from mimicfs.vfs.tree import Tree
 from mimicfs.vfs.vacated import Vacated
 from mimicfs.vfs.versions import VersionsTree
 from mimicfs.vfs.writeback import Pending

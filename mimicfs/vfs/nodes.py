@@ -208,6 +208,13 @@ class VersionNode(Node):
     version: Version  # the maker of the node sets it
 
 
+def parent_of(node: Node) -> Node:
+    """Return the directory of *node*. Raises PosixError ESTALE once it is unlinked."""
+    if node.parent is None:
+        raise PosixError(errno.ESTALE, f"inode {node.ino}")
+    return node.parent
+
+
 def check_present(node: Node) -> None:
     """Raise PosixError EROFS if *node* shows the past."""
     if node.is_past:

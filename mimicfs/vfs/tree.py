@@ -34,13 +34,12 @@ from mimicfs.vfs.handles import Handles
 from mimicfs.vfs.inodes import Inodes, number_of
 from mimicfs.vfs.justabsent import JustAbsent
 from mimicfs.vfs.kernel import asked
-from mimicfs.vfs.nodes import CONTROL_SLOT, Node, NodeKind, check_present, slot_of
+from mimicfs.vfs.nodes import CONTROL_SLOT, Node, NodeKind, check_present, parent_of, slot_of
 from mimicfs.vfs.readdir import ListedRow, Listing, Listings, first_fitting, index_of
 from mimicfs.vfs.rootattributes import RootAttributes
 from mimicfs.vfs.walking import Walking
 
 log = logging.getLogger(__name__)
-
 
 _SHOWN_MAX = 100_000  # directories whose time of listing is remembered
 _BUCKET_NAME_MAX = 63  # bytes (S3 user guide, "Bucket naming rules")
@@ -210,6 +209,7 @@ class Tree:
             return self._look_marker(directory)
         if is_own(component):
             raise PosixError(errno.ENOENT, "an auxiliary object of mimicfs")
+        generation = self._mimicdb.generation
         with asked(directory):
             place = (directory.bucket, directory.key, component)
             entry, below = self._mimicdb.lookup(*place)
@@ -223,7 +223,7 @@ class Tree:
             short = 4 * (len(key) + len(component)) < KEY_MAX  # in UTF-8
             too_long = not short and len(component.encode()) > self.name_max(directory)
             raise PosixError(errno.ENAMETOOLONG if too_long else errno.ENOENT, repr(name))
-        return component, lambda node: self._object_attr(node, entry)
+        return component, lambda node: self._object_attr(node, entry, generation)
 
     def _is_newly_away(self, directory: Node, component: str) -> bool:
         """Note that the kernel is going to hold as absent the directory *component*, whose node
@@ -242,12 +242,13 @@ class Tree:
         return name + "/", lambda node: self._bucket_attr(node, bucket.created_ns)
 
     def _look_marker(self, directory: Node) -> SlotFound:
+        generation = self._mimicdb.generation
         entry = self._mimicdb.entry(directory.bucket, directory.key) if directory.key else None
         if entry is None or entry.kind != OBJECT:  # nobody knows that it is there
             self._mimicdb.children(directory.bucket, directory.key, "", 1)
         if entry is None or not entry.size:
             raise PosixError(errno.ENOENT, "the content of a directory marker")
-        return "", lambda node: self._object_attr(node, entry)
+        return "", lambda node: self._object_attr(node, entry, generation)
 
     # Attributes
 
@@ -266,7 +267,8 @@ class Tree:
         file = file or node.file
         if file is not None:
             return self._file_attr(node, file)
-        return self._object_attr(node, self.entry(node))
+        generation = self._mimicdb.generation
+        return self._object_attr(node, self.entry(node), generation)
 
     def entry(self, node: Node) -> Entry:
         """Return what the mirror has of an object. Raises PosixError ENOENT; ESTALE where the name
@@ -296,10 +298,11 @@ class Tree:
     def _shown(self, bucket: str) -> Attributes:
         return self._attributes if self._buckets.of(bucket).keeps_metadata else self._plain
 
-    def _object_attr(self, node: Node, entry: Entry) -> Attr:
+    def _object_attr(self, node: Node, entry: Entry, generation: int) -> Attr:
         file = node.file
         if file is not None and file.dirty:
             return self._shown(node.bucket).of_file(node, file)
+        entry = self._mimicdb.newest(node.bucket, entry, generation)
         if entry.meta is None and node.parent is not None:
             self._look_first.check(node.bucket, node.parent.key, entry.key, entry)
         attr = self._shown(node.bucket).of_object(node.ino, entry)
@@ -382,24 +385,25 @@ class Tree:
                 self._walking.begins(directory.ino)
                 return made
         index = index_of(cookie)
-        fitting, nodes, asks = self._hold_rows(directory, listing, index, room, hold)
+        fitting, nodes, asks, at = self._hold_rows(directory, listing, index, room, hold)
         if not fitting:
             return []
         mtime_ns = self._created_ns(directory.bucket)
         if not cookie:
             self._walking.begins(directory.ino)
         found: list[DirEntry] = []
-        of_object = self._shown(directory.bucket).of_object
+        of_object, newest = self._shown(directory.bucket).of_object, self._mimicdb.newest
         unknown = self._unknown(directory, fitting, nodes, hold) if asks else set()
         for (name, slot, entry), node in zip(fitting, nodes, strict=True):
             index += 1
             if node in unknown:
                 attr = Attr(number_of(node), UNKNOWN_MODE, 0, 0, 0, 0)
             elif isinstance(node, Node) and (slot[-1:] == "/" or node.file is not None):
-                attr = self._row_attr(node, entry, mtime_ns)
+                attr = self._row_attr(node, entry, mtime_ns, at)
             else:
-                attr = of_object(number_of(node), entry)
-                if entry.meta:
+                now = newest(node.bucket, entry, at) if isinstance(node, Node) else entry
+                attr = of_object(number_of(node), now)
+                if now.meta:
                     self._note_special(directory, slot, attr)
             found.append(DirEntry(name, attr, listing.cookie(index)))
         rows = zip(fitting, nodes, strict=True)
@@ -415,9 +419,9 @@ class Tree:
 
     def _hold_rows(
         self, directory: Node, listing: Listing, index: int, room: tuple[int, int], hold: bool
-    ) -> tuple[list[ListedRow], list[Node | int], bool]:
-        """Return the rows from *index* on that fit in *room*, their nodes, and whether S3 may first
-        have to be asked what is stored with some of them.
+    ) -> tuple[list[ListedRow], list[Node | int], bool, int]:
+        """Return the rows from *index* on that fit in *room*, their nodes, whether S3 may first
+        have to be asked what is stored with some of them, and the generation of the mirror.
 
         From now on the kernel is told of changes of these nodes. It was not told of a change
         between reading the rows and making the nodes: then the rows are read again.
@@ -435,7 +439,7 @@ class Tree:
                 self._inodes.forget(number_of(node), 1)
             if self._mimicdb.generation == generation or _same(nodes, before):
                 self._coming.goes_on(listing, index + len(fitting), want)
-                return fitting, nodes, asks
+                return fitting, nodes, asks, generation
 
     def _unknown(
         self, directory: Node, rows: list[ListedRow], nodes: list[Node | int], hold: bool
@@ -457,9 +461,12 @@ class Tree:
         """Answer posix.FileSystem.idle."""
         return self._coming.idle()
 
-    def _row_attr(self, node: Node, entry: Entry, mtime_ns: int) -> Attr:
-        if node.file is not None:
-            return self._shown(node.bucket).of_file(node, node.file)
+    def _row_attr(self, node: Node, entry: Entry, mtime_ns: int, generation: int) -> Attr:
+        if (file := node.file) is not None:
+            return self._shown(node.bucket).of_file(node, file)
+        if not node.is_directory:  # the file was closed just now
+            entry = self._mimicdb.newest(node.bucket, entry, generation)
+            return self._shown(node.bucket).of_object(node.ino, entry)
         node.content = entry.kind == OBJECT and entry.size > 0
         return self._shown(node.bucket).of_directory(node.ino, entry, node.mtime_ns, mtime_ns)
 
@@ -482,13 +489,6 @@ class Tree:
         if any(type(each.attr) is PassingAttr for each in found):  # the kernel holds a page as one
             return [each._replace(attr=PassingAttr(*each.attr)) for each in found]
         return found
-
-
-def parent_of(node: Node) -> Node:
-    """Return the directory of *node*. Raises PosixError ESTALE once it is unlinked."""
-    if node.parent is None:
-        raise PosixError(errno.ESTALE, f"inode {node.ino}")
-    return node.parent
 
 
 def _same(nodes: list[Node | int], before: list[Node | int]) -> bool:

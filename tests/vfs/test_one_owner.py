@@ -321,3 +321,44 @@ def test_threads_that_change_one_name_have_one_file_of_it(fs, request, tmp_path)
     save(fs, b"x", b"old")
     Threads(fs, seed=7).run(request.config.getoption("rounds") or 3)
     assert not (tmp_path / "recovered").exists()
+
+
+def test_the_kernel_keeps_its_pages_of_what_it_has_written_in_the_moment_an_upload_ends(
+    fs, monkeypatch
+):
+    ino = save(fs, b"x", b"new")
+    fs.release(fs.open(CALLER, ino, os.O_RDONLY).handle)
+    handle = fs.open(CALLER, ino, os.O_WRONLY | os.O_APPEND).handle
+    kept = []
+    read = lambda: kept.append(fs.open(CALLER, ino, os.O_RDONLY).keep_cache)  # noqa: E731
+    for offset in (3, 5):
+        fs.write(CALLER, handle, offset, memoryview(b"er"), append=True)
+        before(monkeypatch, fs._handles, "_wrote", read)
+        fs.flush(CALLER, handle)
+    assert kept == [True, True]
+
+
+@pytest.mark.parametrize("how", ["lookup", "getattr", "listing", "row"])
+def test_the_kernel_gets_no_size_from_before_an_upload_that_ended_while_it_asked(
+    fs, monkeypatch, how
+):
+    ino = save(fs, b"x", b"new")
+    fs.lookup(CALLER, ROOT_INO, b"x")
+    handle = fs.open(CALLER, ino, os.O_WRONLY | os.O_APPEND).handle
+    fs.write(CALLER, handle, 3, memoryview(b"er"), append=True)
+
+    def uploaded():
+        fs.flush(CALLER, handle)
+        fs.release(handle)
+
+    if how in ("listing", "row"):
+        before(monkeypatch, fs._tree, "_created_ns" if how == "listing" else "_row_attr", uploaded)
+        listed = fs.readdir(CALLER, ROOT_INO, 0, 4096, 24, True)
+        sizes = [each.attr.size for each in listed if each.name == b"x"]
+    elif how == "lookup":
+        before(monkeypatch, fs._tree, "_object_attr", uploaded)
+        sizes = [fs.lookup(CALLER, ROOT_INO, b"x").size]
+    else:
+        before(monkeypatch, fs._tree, "_file_attr", uploaded)
+        sizes = [fs.getattr(CALLER, ino, None).size]
+    assert sizes == [5]
