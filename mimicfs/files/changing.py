@@ -95,7 +95,7 @@ class ChangingFile(ContentFile):
             found.st_size, record.base, staging.ranges(), partial=record.partial
         )
         self._based = self.entry is not None
-        self._only_appended = self._only_appended or record.appended
+        self._only_appended = record.appended
         self._said = {**self.content.meta}  # what of it S3 had, nobody knows
 
     def write(
@@ -472,6 +472,18 @@ class ChangingFile(ContentFile):
             self._heard()
         if self.dirty:
             self._redescribe()
+
+    def _put_in_place_of(self, old: Staging, new: Staging) -> None:
+        """Describe *new*, which the file has instead of *old* now, and remove that. If the mount is
+        killed in between, the next one must not upload both, one behind the other."""
+        old.stay_apart()
+        new.describe(self._record())
+        if self._layout.partial:
+            new.changed(self._layout.base, self._layout.size)
+        if self.promised:  # a power cut must not take it from both places
+            new.promise(self._record())
+            new.sync()
+        old.remove()
 
     def _redescribe(self) -> None:
         if self._staging is not None:

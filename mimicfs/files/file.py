@@ -223,13 +223,7 @@ class File(ChangingFile):
         if old is not None:
             old.close()
         self.set_meta(metadata.of_new_bytes(content.meta, self.mtime_ns))
-        new.describe(self._record())
-        if layout.partial:
-            new.changed(entry.size, layout.size)
-        if self.promised:  # a power cut must not take it from both places
-            new.promise(self._record())
-            new.sync()
-        staging.remove()
+        self._put_in_place_of(staging, new)
         return new
 
     def _uploaded(self, staging: Staging, entry: Entry, told: Content) -> None:
@@ -320,6 +314,8 @@ class File(ChangingFile):
                 if whole:
                     self._layout.fetched_all()
                 self._happens(Event.LEAVES)
+            if self._staging is not None:  # the bytes are of no object that gets this name
+                self._staging.stay_apart()
 
     def gone(self) -> None:
         """Note that the object was unlinked or replaced: the bytes are of no use to the next
@@ -493,6 +489,8 @@ class File(ChangingFile):
             if origin is not None:
                 origin.close()
             if staging is not None and unsaved:
+                if not self.promised:  # who was told of a refusal may have written others since
+                    staging.stay_apart()
                 staging.keep()
             elif staging is not None:
                 staging.remove()

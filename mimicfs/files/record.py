@@ -36,9 +36,7 @@ class Record(NamedTuple):
     etag: str = ""
     base: int = 0
     partial: bool = False  # only what was changed is in the file
-    appended: bool = (
-        False  # nothing was changed but bytes added at the end: they may go behind others
-    )
+    appended: bool = False  # only at the end: the bytes from *base* on may go behind others
     endpoint: str = ""
     content_type: str = ""
     meta: Mapping[str, str] = {}

@@ -107,6 +107,11 @@ def _recovered(s3: S3, journal: Journal, options: FileOptions, stopped: threadin
     def left_of(orphans: list[Orphan]) -> int:
         """Deal with the files of one object, the newest first: the name stood for that one. The
         others would be in its way, and are tried once it has come to its place."""
+        try:
+            _put_apart(journal, orphans)
+        except PosixError as exc:
+            log.error("%s: not dealt with yet: %s", _about(orphans[0], journal), exc)
+            return len(orphans)
         for done, orphan in enumerate(orphans):
             if not settled(orphan):
                 return len(orphans) - done
@@ -128,6 +133,16 @@ def _by_object(orphans: list[Orphan]) -> list[list[Orphan]]:
         place = (each.record.endpoint, each.bucket, each.key)
         found.setdefault(place, []).append(each)
     return list(found.values())
+
+
+def _put_apart(journal: Journal, orphans: list[Orphan]) -> None:
+    """Have what was appended before the newest of *orphans* was written stay apart from that, also
+    if this mount is killed meanwhile. It may go behind what was appended, too."""
+    newest, *others = orphans
+    for orphan in others if not newest.record.appended else ():
+        if orphan.record.appended and (staging := journal.resume(orphan)) is not None:
+            staging.stay_apart()
+            staging.keep()
 
 
 def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> bool:

@@ -16,6 +16,7 @@ its turn).
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 import time
@@ -23,11 +24,14 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from mimicfs.errors import PosixError
 from mimicfs.files import changes, disk, record
 from mimicfs.files.changes import Changes, FileChange
 from mimicfs.files.record import Record
 from mimicfs.files.room import Room
 from mimicfs.files.sums import Sums
+
+log = logging.getLogger(__name__)
 
 _SIZE_MAX = 1 << 63
 _SUFFIXES = (".json", ".new", ".ranges", ".data")  # in the order in which they are removed
@@ -118,6 +122,15 @@ class Staging:
                 if said.closed:
                     with disk.errors_of(self.path):
                         disk.fsync(self.path.parent)
+
+    def stay_apart(self) -> None:
+        """Write into the record, if it says otherwise, that the next mount is not to put the bytes
+        behind what it finds in S3. A disk that does not take that holds up nobody."""
+        try:
+            if self.record.appended:
+                self.describe(self.record._replace(appended=False))
+        except PosixError as exc:
+            log.warning("%s; the next mount may put it behind a newer version", exc)
 
     def note_upload(self, upload: str) -> None:
         """Write into the record that a multipart upload was begun, if there still is one."""

@@ -342,6 +342,10 @@ class Kernel:
             # A file and a link are never the same inode: the kernel must look the name up.
             self._name_changed(node.parent, node.slot)
         file = node.file
+        if file is not None and not file.apart and (file.bucket, file.key) != (node.bucket, key):
+            # A rename is under way, and it stands at its new place already: this is no news of it.
+            self._kernel.attr_changed(node.ino)
+            return
         if file is not None and entry is not None and etag and file.etag == etag:
             file.seen_anew(entry)
         if file is not None and file.shrunk and file.etag == etag:

@@ -258,7 +258,7 @@ class Mover:
     def _go_back(self, rename: Rename, along: Mapping[str, File]) -> None:
         """Let the files that went *along* stand on the originals again. What they have uploaded to
         the new place meanwhile, also those that are closed by now, is copied back; if S3 refuses
-        that, or others have changed the original, the bytes stay there."""
+        that, or others have changed the original, those bytes stay there."""
         for name, file in along.items():
             with file.still(NEVER):
                 copy = rename.copies.get(name)
@@ -270,18 +270,27 @@ class Mover:
                     self._bring_back(rename, name, file, file.entry)
 
     def _bring_back(self, rename: Rename, name: str, file: File, uploaded: Entry) -> None:
-        """Replace an original by what *file* has *uploaded* to the new place."""
-        key, copy = rename.old.prefix + name, rename.copies.get(name)
-        now = self._mimicdb.entry(rename.old.bucket, key)
-        if (now.etag if now is not None else "") != (copy.original if copy is not None else ""):
-            return
+        """Replace an original by what *file* has *uploaded* to the new place. If that cannot be,
+        the file stands at the old place on a version that is gone, as `_stand` says."""
+        key, copy, back = rename.old.prefix + name, rename.copies.get(name), None
+        old, new = (f"s3://{rename.old.bucket}/{key}", f"s3://{rename.new.bucket}/{uploaded.key}")
         try:
-            back = self._s3.copy((rename.new.bucket, uploaded), rename.old.bucket, key, None)
+            if self._etag_now(rename.old.bucket, key) == (copy.original if copy else ""):
+                back = self._s3.copy((rename.new.bucket, uploaded), rename.old.bucket, key, None)
+                rename.copies[name] = Copy(back.etag, uploaded.etag, back.mtime_ns, back.meta)
+            else:
+                log.error("%s is not copied back: others have changed %s", new, old)
         except MimicError as exc:
-            log.error("s3://%s/%s is not copied back: %s", rename.new.bucket, uploaded.key, exc)
-            return
-        rename.copies[name] = Copy(back.etag, uploaded.etag, back.mtime_ns, back.meta)
+            log.error("%s is not copied back: %s", new, exc)
         file.move(rename.old.bucket, key, back)
+
+    def _etag_now(self, bucket: str, key: str) -> str:
+        """Return the ETag of what S3 has as *key*: the mirror may not know what others have put
+        there. "": nothing."""
+        try:
+            return self._s3.head(bucket, key)[0].etag
+        except KeyNotFound:
+            return ""
 
     def _open_below(
         self, node: Node | None, tree: KeyTree, cancellation: Cancellation = NEVER

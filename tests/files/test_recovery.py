@@ -17,11 +17,12 @@ from support.mounts import wait_until
 from support.proxy import Fail, Hold
 
 from mimicfs.config.values import FileOptions
-from mimicfs.errors import Interrupted, PosixError
+from mimicfs.errors import Interrupted, PosixError, UploadFailed
 from mimicfs.files import journal as journal_module
-from mimicfs.files import recovery
+from mimicfs.files import multipart, recovery
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import recover
+from mimicfs.files.staging import Staging
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import Content
 
@@ -604,3 +605,133 @@ def test_what_was_appended_to_what_others_have_deleted_is_kept(files, client, le
     journal = left()
     assert next_mount(files, journal) == 0
     assert recovered(journal) == {"key": b"old\nmine\n"}
+
+
+def test_what_was_appended_is_there_once_if_the_mount_is_killed_while_it_goes_behind_others(
+    files, client, left, caplog, monkeypatch
+):
+    files.put("key", b"old\n")
+    file = files.open("key")
+    file.append(memoryview(b"mine\n"), Cancellation())
+    client.put_object(Bucket=files.bucket, Key="key", Body=b"theirs, longer\n")
+    journals, remove = [], Staging.remove
+
+    def killed(staging):
+        journals.append(left())
+        remove(staging)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "remove", killed)
+        file._rebased(file._staging, Cancellation())
+    [journal] = journals
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == b"theirs, longer\nmine\n"
+    assert list(recovered(journal)) == ["key"]
+
+
+def test_what_was_appended_goes_not_behind_what_replaced_the_file_in_the_same_mount(
+    files, client, left, caplog
+):
+    files.put("key", b"old\n")
+    file = files.open("key")
+    file.append(memoryview(b"mine\n"), Cancellation())
+    file.detach(Cancellation())  # another file is renamed over it
+    files.put("key", b"renamed")
+    journal = left()
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == b"renamed"
+    assert recovered(journal) == {"key": b"old\nmine\n"}
+
+
+def test_what_was_appended_goes_behind_others_though_it_was_not_unlinked_after_all(
+    files, client, left, caplog
+):
+    files.put("key", b"old\n")
+    file = files.open("key")
+    file.append(memoryview(b"mine\n"), Cancellation())
+    file.detach(Cancellation())
+    file.attach()
+    client.put_object(Bucket=files.bucket, Key="key", Body=b"theirs\n")
+    assert next_mount(files, left()) == 0
+    assert stored(client, files.bucket) == b"theirs\nmine\n"
+
+
+def test_what_s3_has_refused_goes_not_behind_what_was_written_later(
+    files, client, left, proxy, caplog
+):
+    files.put("key", b"old\n")
+    file = files.open("key")
+    file.append(memoryview(b"mine\n"), Cancellation())
+    with proxy.rule(Fail(is_put, 403, code="AccessDenied")), pytest.raises(UploadFailed):
+        file.flush(Cancellation())
+    file.close()
+    files.put("key", b"new\n")
+    journal = left()
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == b"new\n"
+    assert list(recovered(journal)) == ["key"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_appended_goes_not_behind_what_was_written_over_it_later(
+    files, client, left, caplog, killed, monkeypatch
+):
+    files.put("key", b"old\n")
+    for change in (
+        lambda file: file.append(memoryview(b"mine\n"), Cancellation()),
+        lambda file: file.truncate(0, Cancellation()),
+    ):
+        file = files.open("key")
+        change(file)
+        file.secure()
+    file.write(0, memoryview(b"new\n"), Cancellation())
+    journal = left()
+    if killed:  # between the two
+        settled, seen = recovery._settled, []
+
+        def settle_one(s3, journal, options, orphan, staging):
+            seen.append(orphan)
+            if len(seen) == 1:
+                return settled(s3, journal, options, orphan, staging)
+            staging.keep()
+            return False
+
+        with monkeypatch.context() as patch:
+            patch.setattr(recovery, "_settled", settle_one)
+            assert next_mount(files, journal) == 1
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == b"new\n"
+    assert list(recovered(journal)) == ["key"]
+
+
+def test_a_large_append_that_s3_has_is_there_once_though_its_etag_was_not_known(
+    files, client, held, left, caplog, monkeypatch
+):
+    monkeypatch.setattr(multipart, "etag_of", lambda parts: "")  # as with SSE-KMS
+    large = bytes(10 * MIB + 1)
+    files.put("key", large)
+    file = files.open("key")
+    file.append(memoryview(b"mine\n"), Cancellation())
+    file.secure()
+    held(file, is_completion)
+    journal = left()
+    assert next_mount(files, journal) == 0
+    assert stored(client, files.bucket) == large + b"mine\n"
+    assert (recovered(journal), os.listdir(journal.directory)) == ({}, [])
+
+
+def test_a_new_file_goes_not_behind_one_that_others_make_while_it_is_recovered(
+    files, client, proxy, left, caplog
+):
+    file = files.create("key", Content("text/plain", FILE), absent=True)
+    file.write(0, memoryview(b"mine"), Cancellation())
+    file.secure()
+    journal = left()
+    with proxy.rule(Hold(is_put)) as hold, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(next_mount, files, journal)
+        assert hold.reached.wait(30)
+        client.put_object(Bucket=files.bucket, Key="key", Body=b"theirs")
+        hold.release()
+        assert done.result(30) == 0
+    assert stored(client, files.bucket) == b"theirs"
+    assert recovered(journal) == {"key": b"mine"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from support.mounts import wait_until
 from support.proxy import Hold, Proxy, Request
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
+from mimicfs.entry import Difference, Entry
 from mimicfs.errors import Departing, Interrupted
 from mimicfs.files.journal import Journal
 from mimicfs.files.turn import Turn
@@ -28,7 +30,9 @@ from mimicfs.s3.requests.client import S3
 from mimicfs.sync import Syncer
 from mimicfs.vfs.departures import Departures
 from mimicfs.vfs.filesystem import VFS
+from mimicfs.vfs.inodes import Inodes
 from mimicfs.vfs.moves import Mover
+from mimicfs.vfs.nodes import Node
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
@@ -389,6 +393,45 @@ def test_an_append_to_what_others_replace_before_it_is_copied_is_behind_that(
     assert client.get_object(Bucket=bucket, Key="e/a")["Body"].read() == b"theirs1"
 
 
+@pytest.mark.parametrize("theirs", [b"", b"theirs"])
+@pytest.mark.parametrize("moved", ["directory", "file"])
+def test_news_of_the_old_name_are_not_of_an_open_file_that_stands_at_the_new_one(
+    fs: VFS,
+    inos: Inos,
+    mimicdb: Mirror,
+    client: Any,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    moved: str,
+    theirs: bytes,
+) -> None:
+    handle = fs.open(CALLER, inos["a"], os.O_RDWR | os.O_APPEND).handle
+    move = Inodes.move
+
+    def told_just_before(inodes: Inodes, node: Node, parent: Node, component: str) -> None:
+        if theirs:  # others have put another one there
+            etag = client.put_object(Bucket=bucket, Key="d/a", Body=theirs)["ETag"].strip('"')
+            mimicdb.record(bucket, Entry("d/a", len(theirs), time.time_ns(), etag, meta={}))
+            fs._kernel.changed(bucket, Difference(["d/a"], [], [], 0))
+        else:
+            fs._kernel.changed(bucket, Difference([], [], ["d/a"], 0))
+        move(inodes, node, parent, component)
+
+    monkeypatch.setattr(Inodes, "move", told_just_before)
+    old = (ROOT_INO, b"d") if moved == "directory" else (inos["d"], b"a")
+    fs.rename(CALLER, *old, ROOT_INO, b"e", 0)
+    key, name = ("e/a", b"a") if moved == "directory" else ("e", b"e")
+    opened = fs.open(CALLER, inos["a"], os.O_RDONLY).handle
+    _append(fs, handle, b"1")
+    assert bytes(fs.read(CALLER, opened, 0, 99)) == b"d/a1"
+    for each in (handle, opened):
+        fs.flush(CALLER, each)
+        fs.release(each)
+    assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"d/a1"
+    above = inos["d"] if moved == "directory" else ROOT_INO
+    assert fs.lookup(CALLER, above, name).ino == inos["a"]
+
+
 @pytest.mark.parametrize("closed", [False, True])
 def test_what_an_open_file_uploads_while_a_rename_fails_is_at_the_old_place(
     fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str, closed: bool
@@ -415,6 +458,41 @@ def test_what_an_open_file_uploads_while_a_rename_fails_is_at_the_old_place(
     assert [each["Key"] for each in listed] == ["d/", "d/a", "d/b", "d/s/c"]
     found = client.get_object(Bucket=bucket, Key="d/a")["Body"].read()
     assert found == (b"d/a1" if closed else b"d/a12")
+
+
+def test_what_others_put_at_the_old_place_unseen_stays_there_when_a_rename_fails(
+    fs: VFS,
+    appender: int,
+    proxy: Proxy,
+    client: Any,
+    bucket: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gone, first, listing = Cancellation(), Hold(_is("COPY", "e/s/c")), _last_listing()
+    caller = CALLER._replace(cancellation=gone)
+    with proxy.rule(listing), proxy.rule(first), ThreadPoolExecutor(1) as pool:
+        renaming = pool.submit(fs.rename, caller, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert first.reached.wait(10)
+        _append(fs, appender, b"1")
+        first.release()
+        assert listing.reached.wait(10)
+        fs.fsync(CALLER, appender)
+        client.put_object(Bucket=bucket, Key="d/a", Body=b"theirs")
+        gone.cancel()
+        listing.release()
+        with pytest.raises(Interrupted):
+            renaming.result(30)
+    _append(fs, appender, b"2")
+    fs.fsync(CALLER, appender)
+    d = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    again = fs.open(CALLER, fs.lookup(CALLER, d, b"a").ino, os.O_RDONLY).handle
+    assert bytes(fs.read(CALLER, again, 0, 99)) == b"theirs2"
+    fs.release(again)
+    found = {
+        key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in ("d/a", "e/a")
+    }
+    assert found == {"d/a": b"theirs2", "e/a": b"d/a1"}
+    assert f"others have changed s3://{bucket}/d/a" in caplog.text
 
 
 def _release_if(fs: VFS, handle: int, condition: bool) -> None:
