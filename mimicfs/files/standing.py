@@ -7,6 +7,7 @@ turn: reading goes on during an upload.
 from __future__ import annotations
 
 import errno
+import math
 import threading
 import time
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 
+_WAY_S = 1.0  # how long a WRITE may take from the kernel's pages to us, on a busy machine
 _MOMENT_S = 0.05  # a program that opens a file asks for its attributes next
 
 
@@ -75,6 +77,10 @@ class StandingFile:
         # the kernel is told (Kernel.followed).
         self.pages_before = False
         self.in_kernel = -1  # what `moves` was when the kernel opened it last
+        # When the kernel was last told to drop its pages (time.monotonic), and whether a READ may
+        # have been answered since. Any thread sets them.
+        self._dropped_s = -math.inf
+        self._read_anew = False
         self.seen: LatelySeen | None = None  # when it was opened; replaced in one step
         self._views: set[HandleView] = set()  # of the handles that it has
 
@@ -82,6 +88,23 @@ class StandingFile:
         """Note that the handle with *view* is of this file from now on."""
         with self._lock:
             self._views.add(view)
+
+    def dropping(self) -> None:
+        """Note that the kernel is about to drop its pages of the file, maybe beside a writer."""
+        now_s = time.monotonic()
+        if now_s - self._dropped_s >= _WAY_S:
+            self._read_anew = False
+        self._dropped_s = now_s
+
+    @property
+    def lately_dropped(self) -> bool:
+        """Whether the kernel may have dropped pages while a WRITE that is here now was on its
+        way, and have read them anew before that."""
+        return self._read_anew and time.monotonic() - self._dropped_s < _WAY_S
+
+    def dropped_again(self) -> None:
+        """Note that it has dropped them once more since, before that WRITE is answered."""
+        self._read_anew = False
 
     def left_by(self, view: HandleView) -> None:
         with self._lock:
@@ -139,7 +162,7 @@ class StandingFile:
     ) -> bytes | memoryview:
         """Return up to *size* bytes; less only at the end. Raises ObjectChanged once the
         version that the file stands on, or the one that *view* has seen, is gone from S3."""
-        self.shown = True
+        self.shown = self._read_anew = True
         if view is not None:
             view.got = True
         found = self._read(offset, size, cancellation)
@@ -209,7 +232,7 @@ class StandingFile:
         self, offset: int, size: int, view: HandleView | None = None
     ) -> bytes | memoryview | None:
         """Return the same if that needs no wait, otherwise None."""
-        self.shown = True
+        self.shown = self._read_anew = True
         if view is not None:
             view.got = True
         found = self._read_cached(offset, size)

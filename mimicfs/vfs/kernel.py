@@ -120,7 +120,7 @@ class Kernel:
         for each in node.also:
             self.grew(each)
         if node.parent is not None:
-            self._kernel.data_changed(node.ino)
+            self._drop_pages(node)
             self._name_changed(node.parent, node.slot)
             self._listing_changed(node.parent.ino)
 
@@ -143,14 +143,26 @@ class Kernel:
         """Correct the pages of *node*: the appended bytes are not where the kernel has put them in
         its pages."""
         node.pages_etag = ""
-        self._kernel.data_changed(node.ino)
+        self._drop_pages(node)
 
     def drops(self, node: Node, *, writing: bool) -> None:
         """As `grew`; returns when the kernel has dropped the pages, which whoever is answered next
         may read. *writing*: a WRITE waits for this, but not for long, as the kernel may keep the
         last page of it locked. That one it reads anew; those before are dropped by then."""
         node.pages_etag = ""
+        if node.file is not None:
+            node.file.dropping()
         self._kernel.drop_data(node.ino, _WRITING_S if writing else _DROPS_S)
+
+    def drops_again(self, node: Node) -> None:
+        """As `drops`, before a WRITE is answered: the kernel may have read its pages of the present
+        version anew after it had put into them what is written, and before that came here."""
+        self._kernel.drop_data(node.ino, _WRITING_S)
+
+    def _drop_pages(self, node: Node) -> None:
+        if node.file is not None:
+            node.file.dropping()
+        self._kernel.data_changed(node.ino)
 
     def changed_by(self, through: Node, node: Node) -> None:
         """Note that a program has changed the bytes of the file of *node* by the inode of
@@ -163,10 +175,10 @@ class Kernel:
     def gives_up_pages(self, nodes: Iterable[Node]) -> bool:
         """Have the kernel write, and then give up, its pages of *nodes*. Return whether it has done
         so."""
-        inos = [node.ino for node in nodes]
-        for ino in inos:
-            self._kernel.data_changed(ino)
-        return not inos or self.told(_PAGES_S)
+        given_up = list(nodes)
+        for node in given_up:
+            self._drop_pages(node)
+        return not given_up or self.told(_PAGES_S)
 
     def attributes_changed(self, node: Node) -> None:
         """Tell the kernel that the mode, owner, size or times of *node* have changed."""
@@ -361,8 +373,7 @@ class Kernel:
         if own or (node.pages_etag and node.pages_etag == etag):
             self._kernel.attr_changed(node.ino)
         else:
-            node.pages_etag = ""
-            self._kernel.data_changed(node.ino)
+            self.grew(node)
 
     def distrusted(self, directory: Node) -> None:
         """Distrust what the kernel has of *directory* and all below it: it may be wrong."""

@@ -362,3 +362,28 @@ def test_the_kernel_gets_no_size_from_before_an_upload_that_ended_while_it_asked
         before(monkeypatch, fs._tree, "_file_attr", uploaded)
         sizes = [fs.getattr(CALLER, ino, None).size]
     assert sizes == [5]
+
+
+@pytest.mark.parametrize("append", [True, False])
+@pytest.mark.parametrize(("read", "again"), [(True, 1), (False, 0)])
+def test_pages_that_were_dropped_and_read_before_a_write_came_here_are_dropped_once_more(
+    fs, monkeypatch, append, read, again
+):
+    ino = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    fs.read(CALLER, handle, 0, 99)
+    node = fs.inodes.get(ino)
+
+    dropped = []
+
+    def others():  # the kernel has the bytes in its page already, and sends the WRITE
+        fs._kernel.grew(node)
+        if read:
+            fs.read(CALLER, handle, 0, 99)
+        monkeypatch.setattr(fs._kernel._kernel, "drop_data", lambda *told: dropped.append(told[0]))
+
+    before(monkeypatch, node.file, "append" if append else "write", others)
+    fs.write(CALLER, handle, 3, memoryview(b"er"), append=append)
+    fs.write(CALLER, handle, 5, memoryview(b"!"), append=append)
+    assert dropped == [ino] * again
+    fs.release(handle)
