@@ -41,6 +41,7 @@ def store(request, state, tmp_path, monkeypatch):
 @pytest.fixture
 def watch(store, monkeypatch, capfd):
     """Run the command to its end; return its exit code, and what it printed."""
+    monkeypatch.setattr("mimicfs.cli.leave", sys.exit)  # this process goes on
 
     def run(*more, url="s3://b"):
         monkeypatch.setattr(sys, "argv", ["mimicfs", "watch", *store[0], "--once", *more, url])
