@@ -93,23 +93,24 @@ def moving(store: RedisBackend, bucket: str) -> Iterator[Callable[[int], None]]:
     slot = client.keyslot(store._tag(bucket))
     here = client.get_node_from_key(store._tag(bucket))
     there = next(node for node in client.get_primaries() if node != here)
-    nodes = {node: redis.Redis(host=node.host, port=node.port) for node in (here, there)}
-    ids = {node: it.execute_command("CLUSTER MYID").decode() for node, it in nodes.items()}
+    # (Before redis-py 8, a node is no key of a dict.)
+    nodes = {node.name: redis.Redis(host=node.host, port=node.port) for node in (here, there)}
+    ids = {name: it.execute_command("CLUSTER MYID").decode() for name, it in nodes.items()}
 
     def move(count: int) -> None:
-        keys = nodes[here].execute_command("CLUSTER GETKEYSINSLOT", slot, count)
+        keys = nodes[here.name].execute_command("CLUSTER GETKEYSINSLOT", slot, count)
         for key in keys:
             place = (there.host, there.port, "", 0, 5000, "KEYS", key)
-            assert nodes[here].execute_command("MIGRATE", *place) == b"OK"
+            assert nodes[here.name].execute_command("MIGRATE", *place) == b"OK"
 
-    nodes[there].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[here])
-    nodes[here].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[there])
+    nodes[there.name].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[here.name])
+    nodes[here.name].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[there.name])
     try:
         yield move
     finally:
         move(1000)
         for node in (there, here):
-            nodes[node].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[there])
+            nodes[node.name].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[there.name])
         for connection in nodes.values():
             connection.close()
 
@@ -241,6 +242,45 @@ def test_a_transaction_whose_connection_breaks_or_is_refused_is_begun_anew(
     assert first.apply("b", [Entry("d", 1)]) == set()
     assert first.scan("b") == [Entry("a", 1), Entry("b", 1), Entry("d", 1)]
     assert [change.first for change in first.changes("b", 0)] == ["a", "b", "d"]
+
+
+def test_a_connection_that_watches_keys_is_not_made_anew_by_a_check_of_its_health(
+    two_of_one: tuple[RedisBackend, RedisBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_of_one
+    first.apply("b", [Entry("a", 1)])
+    prepare, prepared = transactions._apply, itertools.count()
+
+    def late(watch: Any, *args: Any) -> Any:
+        plan = prepare(watch, *args)
+        if next(prepared) == 0:
+            second.apply("b", [Entry("b", 1)])
+            second.client.client_kill_filter(_type="normal", skipme=True)
+            watch._connection.health_check_interval = 1
+            watch._connection.next_health_check = 0.0
+        return plan
+
+    monkeypatch.setattr(transactions, "_apply", late)
+    assert first.apply("b", [Entry("c", 1)]) == set()
+    assert [change.first for change in first.changes("b", 0)] == ["a", "b", "c"]
+
+
+def test_nobody_waits_for_a_redis_that_answers_looks_and_no_changes(
+    two_of_one: tuple[RedisBackend, RedisBackend],
+) -> None:
+    first, second = two_of_one
+    first.apply("b", [Entry("a", 1)])
+    pool = first.client.connection_pool
+    pool.connection_kwargs["socket_timeout"] = 0.1
+    pool.disconnect()
+    pool.reset()
+    second.client.client_pause(20_000, all=False)
+    try:
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            first.apply("b", [Entry("b", 1)])
+    finally:
+        second.client.client_unpause()
+    assert first.scan("b") == [Entry("a", 1)]
 
 
 def test_a_log_that_grows_while_a_transaction_is_prepared_was_not_cut(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import WatchError
@@ -89,7 +89,7 @@ class Transactions:
                 first, behind, *chunks = pipe.execute()
             now = [*(first or [b""]), *behind[:more]]
             whole = now == starts
-            pairs = [pair for chunk in chunks for pair in chunk.items()]
+            pairs = [pair for chunk in chunks for pair in _pairs(chunk)]
             if whole and (len(behind) <= more or sum(name >= low for name, _ in pairs) >= limit):
                 return pairs
             if whole:
@@ -237,14 +237,18 @@ class Transactions:
         self, tag: str, plan: Callable[[Watch], tuple[T, list[RedisCommand]]], *also: str
     ) -> T:
         """Run the commands of *plan*. If the bucket (or a key of *also*) changed meanwhile, plan
-        and run anew. Return the result of *plan*."""
+        and run anew; and once if the connection broke. Return the result of *plan*."""
         keys = (f"{tag}:meta", f"{tag}:k", *also)
+        broken = False
         for attempt in range(_ATTEMPTS):
             try:
                 with watched(self._client, tag, *keys) as watch:
                     result, commands = plan(watch)
                     watch.change(commands)
-            except WatchError:
+            except WatchError as exc:
+                if broken and exc.__cause__ is not None:
+                    raise exc.__cause__ from None
+                broken |= exc.__cause__ is not None
                 time.sleep(random.uniform(0, min(attempt, 100) / 1000))
             else:
                 return result
@@ -432,6 +436,14 @@ def _logged(tag: str, origin: int, seq: int, lines: list[tuple[str, str]]) -> li
         line = (f"{number}-0", "f", first, "l", last, "o", origin)
         commands.append(("XADD", f"{tag}:log", "MAXLEN", "~", LOG_MAX, *line))
     return commands
+
+
+def _pairs(chunk: Mapping[bytes, bytes] | Sequence[bytes]) -> Iterable[tuple[bytes, bytes]]:
+    """Return names and records of the answer to HGETALL. (In a cluster, redis-py before 8 gives the
+    answers of a transaction as they come.)"""
+    return (
+        chunk.items() if isinstance(chunk, Mapping) else zip(chunk[::2], chunk[1::2], strict=True)
+    )
 
 
 def _seq_of(tag: str) -> RedisCommand:

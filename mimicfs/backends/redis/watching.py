@@ -27,7 +27,7 @@ class Watch(Protocol):
 
     def ask(self, *commands: RedisCommand) -> list[Any]:
         """Return the answers to *commands*. Raises WatchError if the keys are not watched any
-        more, as does `change`."""
+        more, as does `change`; its cause is the error of the connection, if that is why."""
 
     def change(self, commands: Sequence[RedisCommand]) -> None:
         """Run *commands* in one step if no key has changed. Comes after a look, and ends the
@@ -88,15 +88,18 @@ class ConnectionWatch:
         """Return the answers to what is sent while the keys are watched, which ends with the
         connection."""
         try:
-            return self._answers(commands, raw=raw)
+            # A check of its health may connect anew, and a new connection watches nothing.
+            return self._answers(commands, raw=raw, check_health=False)
         except (redis.ConnectionError, redis.TimeoutError) as exc:
             raise redis.WatchError("the connection broke while keys were watched") from exc
 
-    def _answers(self, commands: Sequence[RedisCommand], *, raw: bool = False) -> list[Any]:
+    def _answers(
+        self, commands: Sequence[RedisCommand], *, raw: bool = False, check_health: bool = True
+    ) -> list[Any]:
         """Return the answers to *commands*, in one round trip; if *raw*, as they come, with the
         refusals among them."""
         packed = self._connection.pack_commands(commands)
-        self._connection.send_packed_command(packed)
+        self._connection.send_packed_command(packed, check_health=check_health)
         try:
             found = [self._answer("" if raw else str(name)) for name, *_ in commands]
         except BaseException:
