@@ -203,10 +203,12 @@ class Mirror(Knowledge):
             return
         if entry is None:
             self.announce(bucket, Difference([], [], [key] if old else [], 0))
-        elif old is None:
-            self.announce(bucket, Difference([key], [], [], 0))
+            return
+        asked = entry.meta is not None  # a listing does not show it
+        if old is None:
+            self.announce(bucket, Difference([key], [], [], 0, asked))
         else:
-            self.announce(bucket, Difference([], [key], [], 0))
+            self.announce(bucket, Difference([], [key], [], 0, asked))
 
     def learned(self, bucket: str, seen: Sequence[Entry], since: int) -> None:
         """Believe *seen*, which S3 showed when it was asked about each key after number *since*,

@@ -126,12 +126,16 @@ class FirstLook:
         if difference is None:
             with self._lock:
                 self._verdicts.clear()
+                for where in self._asking:
+                    self._doubtful.setdefault(where, {})
             return
-        if not self._verdicts:
+        if not (self._verdicts or self._asking):
             return
         for key in (*difference.added, *difference.changed):
             where = (bucket, _directory_of(key))
             verdict = self._verdicts.get(where)
+            if verdict is None and where in self._asking:
+                verdict = Verdict(False)  # as may be found now, from what was there before
             if verdict is None or verdict.rich:
                 continue
             # A listing may bring a million keys, of which no more are read than are remembered.
@@ -168,7 +172,7 @@ class FirstLook:
             found = None  # there are enough plain ones since
         if found is not None and not found.rich:
             with self._lock:
-                self._doubtful[where] = {}  # it may have been listed since
+                self._doubtful.setdefault(where, {})  # it may have been listed since
         if found is None and self._is_like_the_others(where):
             found = Verdict(False)
         self._remember(where, found)

@@ -219,6 +219,25 @@ def test_what_another_mount_has_found_a_moment_ago_is_not_noted_as_plain(s3, mon
     assert two.look.needs("b", "m/")
 
 
+@pytest.mark.parametrize("told", [Difference(["m/rich"], [], [], 0), None], ids=["key", "any"])
+def test_what_comes_while_a_directory_is_sampled_is_asked_about(s3, monkeypatch, told):
+    mount = Mount(filled(Memory()), s3)
+    mount.mimicdb.record_all("b", [Entry(f"m/{n}plain", n, n * NS, "e") for n in range(1, 10)])
+    look = s3.look
+
+    def late(bucket, key):
+        if key == "m/5plain":
+            mount.mimicdb.record("b", Entry("m/rich", 1, 80 * NS, "r"))  # a LIST showed it
+            mount.look.changed("b", told)
+        return look(bucket, key)
+
+    monkeypatch.setattr(s3, "look", late)
+    mount.looks_at("m/5plain")
+    assert mount.look.needs("b", "m/")
+    mount.looks_at("m/rich")
+    assert (mount.look.needs("b", "m/"), s3.asked) == (True, 5)
+
+
 MODE = {"mode": "33152"}
 
 
@@ -277,6 +296,16 @@ def test_of_what_comes_beside_what_others_write_s3_is_asked(s3, sampled):
 def test_a_mode_that_s3_shows_by_chance_makes_a_plain_directory_rich(s3, sampled, at_s, asked):
     sampled.mimicdb.record("b", Entry("m/2plain", 2, at_s * NS, "e", meta=MODE))
     sampled.look.changed("b", Difference([], ["m/2plain"], [], 0, asked))
+    sampled.looks_at("m/3plain")
+    assert sampled.look.needs("b", "m/")
+    assert sampled.mimicdb.note_of("b", "m/") == "rich"
+
+
+def test_a_mode_that_a_read_shows_makes_a_plain_directory_rich(s3, sampled):
+    """Of an object of the same second as the newest, too: many are uploaded in one."""
+    sampled.mimicdb.subscribe(sampled.look.changed)
+    read = Entry("m/9plain", 9, 9 * NS, "e", meta=MODE)
+    sampled.mimicdb.repair("b", read.key, read, sampled.mimicdb.seq("b"))
     sampled.looks_at("m/3plain")
     assert sampled.look.needs("b", "m/")
     assert sampled.mimicdb.note_of("b", "m/") == "rich"
