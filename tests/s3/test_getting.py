@@ -152,6 +152,21 @@ def test_what_became_known_after_a_group_was_sent_is_not_overridden_by_what_it_s
     assert mimicdb.entry(bucket, "c") is None
 
 
+def test_a_refusal_does_not_override_what_became_known_after_it_was_asked_for(
+    s3: S3, mimicdb: Mirror, client: Any, bucket: str, known: list[Entry], proxy: Proxy
+) -> None:
+    client.delete_object(Bucket=bucket, Key="b")
+    with proxy.rule(Hold(gets, answers=True)) as hold:
+        [found] = at_once(s3, bucket, known[1:2])
+        assert hold.reached.wait(10)
+        client.put_object(Bucket=bucket, Key="b", Body=b"newer")
+        newer = recorded(mimicdb, client, bucket, "b")
+        hold.release()
+        with pytest.raises(KeyNotFound):
+            found.result()
+    assert mimicdb.entry(bucket, "b") == newer
+
+
 def test_what_the_mirror_must_be_changed_for_holds_up_no_other_object(
     s3: S3, mimicdb: Mirror, bucket: str, known: list[Entry], tmp_path: Path
 ) -> None:

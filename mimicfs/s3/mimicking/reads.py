@@ -28,6 +28,7 @@ from mimicfs.s3.mimicking.shown import (
     status_of,
 )
 from mimicfs.s3.transport.calls import Answer, Params
+from mimicfs.s3.transport.errors import EarlierRefusal
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ class Reads:
         try:
             answer = yield operation, params
         except ClientError as exc:
-            if not self._hooked(operation):
+            if isinstance(exc, EarlierRefusal):
+                since = exc.since
+            if since is not None and not self._hooked(operation):
                 with learning():
                     yield from self._refused(params, exc, since)
             raise

@@ -33,7 +33,7 @@ from mimicfs.s3.requests.layers import GivenRefusals
 from mimicfs.s3.requests.together import Together, UnderWay, Ways, end
 from mimicfs.s3.transport.answers import decoded
 from mimicfs.s3.transport.calls import CallParams
-from mimicfs.s3.transport.errors import refusal_as_error
+from mimicfs.s3.transport.errors import EarlierRefusal, refusal_as_error
 from mimicfs.s3.transport.plain import PlainAnswer, answer_in, refusal
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Getter(Together[_GetUnderWay]):
         return each.get.otherwise
 
     def _again(self, each: _GetUnderWay, *, unsure: bool) -> Callable[[], None]:
-        error = _gone(each.come)
+        error = _gone(each.come, each.since)
         return each.get.otherwise if error is None else partial(self._told_by, each, error)
 
     def _told_by(self, each: _GetUnderWay, error: Exception) -> None:
@@ -191,9 +191,10 @@ class Getter(Together[_GetUnderWay]):
         each.get.has_come()
 
 
-def _gone(come: bytes) -> Exception | None:
-    """Return the refusal that has *come*, if it says that S3 has not this version; None: it may be
-    about something else, or not all of it is here."""
+def _gone(come: bytes, since: int | None) -> Exception | None:
+    """Return the refusal that has *come* of a request that was sent after number *since*, if it
+    says that S3 has not this version; None: it may be about something else, or not all of it is
+    here."""
     if refusal(come) not in _GONE:
         return None
     try:
@@ -201,7 +202,8 @@ def _gone(come: bytes) -> Exception | None:
     except (OSError, HTTPException):
         return None
     found = refusal_as_error("GetObject", status, headers, decoded(headers, said, _READ))
-    return found if found.response["Error"]["Code"] in _GONE[status] else None
+    is_gone = found.response["Error"]["Code"] in _GONE[status]
+    return EarlierRefusal(found, since) if is_gone else None
 
 
 def _nobody(*_: Any) -> Any:

@@ -273,3 +273,12 @@ def refusal_as_error(
         },
     }
     return boto.ClientError(answer, operation)
+
+
+class EarlierRefusal(boto.ClientError):
+    """*found*, which has come otherwise than by the call that it is raised to. The request for it
+    was sent after change number *since* of the bucket became known (None: nobody knows which)."""
+
+    def __init__(self, found: boto.ClientError, since: int | None) -> None:
+        super().__init__(found.response, found.operation_name)
+        self.since = since
