@@ -83,7 +83,8 @@ class AskingReader:
             if not together:
                 self._ask(0, size, needed=False)
                 return None
-            return self._small_get(size) if self._budget.take(self, size, needed=False) else None
+            chunk = self._with_memory(0, size, needed=False)
+            return None if chunk is None else self._small_get(chunk)
 
     def close(self) -> None:
         """Give up all chunks; those on their way are dropped when they arrive."""
@@ -141,10 +142,23 @@ class AskingReader:
 
     # The rest runs under the lock.
 
-    def _small_get(self, size: int) -> SmallGet:
+    def _with_memory(self, start: int, end: int, needed: bool) -> Chunk | None:
+        """Return a chunk with a buffer; None: there is no room for it, and it is not *needed*.
+        Raises OSError or MemoryError where the system has no memory for what is needed."""
+        size = end - start
+        if not self._budget.take(self, size, needed):
+            return None
+        try:
+            return Chunk(start, end, self._budget.buffer(size))
+        except (OSError, MemoryError):
+            self._budget.give(self, size)
+            if needed:
+                raise
+            return None
+
+    def _small_get(self, chunk: Chunk) -> SmallGet:
         from mimicfs.s3.requests.getting import SmallGet
 
-        chunk = Chunk(0, size, self._budget.buffer(size))
         chunk.future = Future()
         self._is_asked(chunk)
         came, otherwise = partial(self._has_come, chunk), partial(self._fetch, chunk)
@@ -155,9 +169,9 @@ class AskingReader:
         """Ask S3 for *start* to *end*, as far as no chunk has it, around the place *around*. None:
         there is no room for it."""
         start, end = self._chunks.free(start, min(end, self._entry.size), max(start, around))
-        if not self._budget.take(self, end - start, needed):
+        chunk = self._with_memory(start, end, needed)
+        if chunk is None:
             return None
-        chunk = Chunk(start, end, self._budget.buffer(end - start))
         try:
             chunk.future = self._s3.pool.submit(self._fetch, chunk)
         except BaseException:  # the pool is closed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.mounts import wait_until
 from support.proxy import Fail, Proxy
 
 from mimicfs.errors import ObjectChanged
@@ -221,3 +223,26 @@ def test_a_file_read_ahead_that_is_kept_asks_for_nothing(kept: Any) -> None:
     fetch_ahead(kept.s3, [kept.open("small")._origin.reader])
     assert kept.s3.requests == {}
     assert kept.budget.used == 0
+
+
+def test_where_the_system_has_no_memory_for_more_what_is_needed_is_read_and_nothing_is_counted(
+    kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random.Random(9).randbytes(4 * MIB + 1)
+    kept.put("large", data)
+    kept.put("other", data)
+    file, budget, most = kept.open("large"), kept.budget, [PIECE]
+    buffer = budget.buffer
+
+    def made(size: int) -> Any:
+        if size > most[0]:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return buffer(size)
+
+    monkeypatch.setattr(budget, "buffer", made)
+    assert read_through(file) == data
+    most[0] = 0
+    with pytest.raises(OSError, match="memory"):
+        read_through(kept.open("other"))
+    kept.close()
+    wait_until(lambda: budget.used == 0)

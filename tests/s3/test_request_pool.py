@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from support.mounts import wait_until
 
 from mimicfs.baton import Baton
@@ -44,6 +45,20 @@ def test_where_no_more_threads_can_start_those_that_there_are_do_what_was_submit
         second = pool.submit(str, 2)
         goes_on.set()
         assert (first.result(10), second.result(10)) == (True, "2")
+
+
+def test_what_was_refused_because_no_thread_can_start_is_not_done_later(monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    done = []
+    with RequestPool(2) as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError):
+                pool.submit(done.append, "refused")
+        pool.submit(done.append, "taken").result(10)
+    assert done == ["taken"]
 
 
 def test_whoever_waits_to_be_one_of_them_lets_others_work():

@@ -41,12 +41,15 @@ class RequestPool(ThreadPoolExecutor):
 
     def _adjust_thread_count(self) -> None:
         """Begin a thread for what was submitted, if none is idle. If no more threads can begin,
-        those that there are do it: it is in their queue already."""
+        those that there are do it: it is in their queue already. If there are none, it is done
+        never, as its caller is told."""
         try:
             super()._adjust_thread_count()
         except RuntimeError:
-            if not self._threads:
-                raise
+            if self._threads:
+                return
+            self._work_queue.get_nowait()  # under the lock of `submit`: it is the only one there
+            raise
 
     def begins(self) -> bool:
         """Begin one more call, if it may run now; return whether it may. It runs until `ended`."""
