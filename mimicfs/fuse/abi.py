@@ -296,3 +296,11 @@ UNKNOWN_INO = 0xFFFFFFFF  # libfuse's value for an unknown d_ino; 0 would mean "
 def aligned(size: int) -> int:
     """Return *size* rounded up to 8 (FUSE_REC_ALIGN)."""
     return size + 7 & ~7
+
+
+def title(opcode: int) -> str:
+    """Return the name of *opcode*, for people."""
+    try:
+        return Opcode(opcode).name
+    except ValueError:
+        return f"opcode {opcode}"

@@ -27,10 +27,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
+from queue import SimpleQueue
 from typing import Any
 
 from mimicfs.errors import Interrupted, MountError, PosixError, Unlisted
-from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode
+from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode, title
 from mimicfs.fuse.awaited import Awaited, Elsewhere
 from mimicfs.fuse.counts import Counts
 from mimicfs.fuse.killed import Killed
@@ -141,6 +142,7 @@ class Server:
         # programs have stored through mappings. False: it may not have written all.
         self.save_mapped: Callable[[], bool] = lambda: True
         self._deadline = float("inf")  # of stop, in time.monotonic()
+        self._stops: SimpleQueue[bool] = SimpleQueue()  # whether to unmount, before the end
 
     def limits(self) -> dict[str, int]:
         """Return the number of threads that each kind of waiting may have."""
@@ -155,12 +157,15 @@ class Server:
         self._session.elsewhere = Elsewhere(self._fs, self._waiting)
         if self._fs.quick:
             self._session.idle = self._operations.idle
+        # Before it is needed: when the end comes, no more threads may be able to start.
+        threading.Thread(target=self._stop, name="fuse-stop", daemon=True).start()
         try:
             while not self._ending and (request := receive()) is not None:
                 dispatch(request)
         finally:
             self._ending = True
             self._ended.set()
+            self._stops.put(False)
             self._session.baton.sleeps()
             self.when_ending()
             self._end()
@@ -178,7 +183,7 @@ class Server:
         self._packer.limit(YEAR_S if held else _UNLEASED_S)
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Unmount, and end `serve`. Returns at once.
+        """Unmount, and end `serve`, which has begun or will. Returns at once.
 
         New paths lead nowhere from now on. While something is being changed, or written bytes may
         not be saved, open files go on, for up to *timeout_s*. Then requests that still wait are
@@ -190,7 +195,7 @@ class Server:
         first = self._deadline == float("inf")
         self._deadline = min(self._deadline, time.monotonic() + timeout_s)
         if first:
-            threading.Thread(target=self._stop, name="fuse-stop", daemon=True).start()
+            self._stops.put(True)
 
     # One request
 
@@ -238,7 +243,7 @@ class Server:
             else:
                 self._session.fail(unique, errno.ENOSYS)
         except Exception:
-            log.exception("request %d (%s) failed", opcode, _title(opcode))
+            log.exception("request %d (%s) failed", opcode, title(opcode))
             if opcode not in (Opcode.FORGET, Opcode.BATCH_FORGET):
                 self._session.fail(unique, errno.EIO)
 
@@ -392,7 +397,7 @@ class Server:
         try:
             self._operations.undo(opcode, data)
         except Exception:
-            log.exception("giving back an undelivered answer to %s failed", _title(opcode))
+            log.exception("giving back an undelivered answer to %s failed", title(opcode))
 
     def _interrupt(self, unique: int, interrupted: int) -> None:
         """Cancel the request *interrupted*: the process that waits for it got a signal. The
@@ -416,6 +421,8 @@ class Server:
     # The end
 
     def _stop(self) -> None:
+        if not self._stops.get():
+            return
         try:
             self._session.unmount(lazy=True)
         except MountError as exc:
@@ -473,19 +480,12 @@ def _errno(exc: Exception, opcode: int) -> int:
     code = getattr(exc, "errno", None)
     if isinstance(code, int) and 0 < code <= _ERRNO_MAX:
         if code == errno.ENOENT and opcode in _LISTINGS:  # readdir(3) would take it for the end
-            log.error("%s: %s", _title(opcode), exc)
+            log.error("%s: %s", title(opcode), exc)
             return errno.EIO
-        log.debug("%s: %s", _title(opcode), exc)
+        log.debug("%s: %s", title(opcode), exc)
         return code
-    log.error("%s failed", _title(opcode), exc_info=exc)
+    log.error("%s failed", title(opcode), exc_info=exc)
     return errno.EIO
-
-
-def _title(opcode: int) -> str:
-    try:
-        return Opcode(opcode).name
-    except ValueError:
-        return f"opcode {opcode}"
 
 
 def _pools(workers: int) -> dict[Lane, Pool]:

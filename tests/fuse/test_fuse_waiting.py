@@ -209,6 +209,20 @@ def test_stop_ends_serve_and_the_mount(mount: Mount, client: Client, fs: MemFS) 
     assert client(os.listdir, mount.path) == []
 
 
+def test_stop_ends_the_mount_also_where_no_more_threads_can_start(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot_start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    wait_until(lambda: "fuse-stop" in {thread.name for thread in threading.enumerate()})
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot_start)
+        mount.server.stop()
+        assert mount.ended(10)
+    assert not os.path.ismount(mount.path)
+
+
 def test_stop_lets_open_files_finish(mount: Mount, client: Client, fs: MemFS) -> None:
     fs.make("file", b"x" * 10)
     client(uses.keep_open, mount.path / "file")
