@@ -121,8 +121,9 @@ class Reader(AskingReader):
                     return None
                 chunks = self._held(offset, end)
                 if chunks and all(chunk.ready for chunk in chunks):
+                    found = joined(chunks, offset, end)  # before any of them is passed, and dropped
                     self._go_ahead(self._stream(offset, end))
-                    return joined(chunks, offset, end)
+                    return found
         # The workers compare large reads with their checksums: they do so side by side.
         return self._read_kept(offset, end, wait=False) if end - offset <= _INLINE else None
 
@@ -151,7 +152,7 @@ class Reader(AskingReader):
             chunks = self._held(offset, end) if not (self._gone or self._closed) else []
             if not chunks or not all(chunk.ready or chunk.kept for chunk in chunks):
                 return []
-            return self._awaited(chunks, self._stream(offset, end))
+            return self._awaited(chunks, offset, end)
 
     def _chosen(self, offset: int, end: int) -> list[Chunk]:
         """Return the chunks from *offset* to *end*, ready or on their way."""
@@ -159,7 +160,11 @@ class Reader(AskingReader):
             if self._gone or self._closed:
                 raise self._why_not()
             stream = self._stream(offset, end)
-            return self._awaited(self._cover(offset, end, stream), stream)
+            chunks = self._cover(offset, end, stream)
+            for chunk in chunks:
+                chunk.waiting += 1
+            self._go_ahead(stream)
+            return chunks
 
     def _wait(self, chunk: Chunk, cancellation: Cancellation) -> None:
         try:
@@ -173,11 +178,12 @@ class Reader(AskingReader):
 
     # The rest runs under the lock.
 
-    def _awaited(self, chunks: list[Chunk], stream: Stream) -> list[Chunk]:
-        """Return *chunks*, for which a thread waits from now on."""
+    def _awaited(self, chunks: list[Chunk], offset: int, end: int) -> list[Chunk]:
+        """Return *chunks*, for which a thread waits from now on: a new stream drops none of
+        them."""
         for chunk in chunks:
             chunk.waiting += 1
-        self._go_ahead(stream)
+        self._go_ahead(self._stream(offset, end))
         return chunks
 
     def _stream(self, offset: int, end: int) -> Stream:

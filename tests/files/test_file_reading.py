@@ -406,3 +406,17 @@ def test_after_a_rename_reading_goes_on_at_the_new_key(
     client.delete_object(Bucket=files.bucket, Key="old")
     file.move(files.bucket, "new", moved)
     assert read_through(file) == data
+
+
+def test_a_read_far_behind_a_reader_that_has_come_to_the_end_has_its_bytes(
+    files: Any, calm: Cancellation
+) -> None:
+    data = random.Random(1).randbytes(8 * MIB)
+    files.put("key", data)
+    file = files.open("key")
+    assert read_through(file) == data
+    place = len(data) - 3 * MIB // 2
+    for offset in (place, place + 4 * KIB):  # the second one is answered from memory
+        assert file.read(offset, 4 * KIB, calm) == data[offset : offset + 4 * KIB]
+        cached = file.read_cached(offset, 4 * KIB)
+        assert cached in (None, data[offset : offset + 4 * KIB])
