@@ -21,13 +21,11 @@ class Missing(Exception):
     """A server is not installed."""
 
 
-def free_port(below: int = 65536) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < below:
-            return port
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def free_ports(count: int) -> int:
@@ -188,22 +186,24 @@ def redis_cluster(directory: Path) -> Iterator[int]:
     import redis as client
 
     with ExitStack() as stack:
-        ports = [free_port(55_536) for _ in range(3)]  # each has a second one, 10,000 above
+        first_port = free_ports(6)
+        ports = range(first_port, first_port + 3)  # each has a second one, 3 above
         for port in ports:
             options = ("--cluster-enabled", "yes", "--cluster-config-file", f"{port}.conf")
-            stack.enter_context(redis_at(directory, port, *options))
+            more = ("--cluster-port", str(port + 3))
+            stack.enter_context(redis_at(directory, port, *options, *more))
         nodes = [stack.enter_context(client.Redis(port=port)) for port in ports]
         for n, node in enumerate(nodes):
             first, last = n * 16384 // 3, (n + 1) * 16384 // 3 - 1
             node.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
             if n:
-                node.execute_command("CLUSTER MEET", "127.0.0.1", ports[0])
+                node.execute_command("CLUSTER MEET", "127.0.0.1", first_port, first_port + 3)
         deadline = time.monotonic() + START_S
         while not all(_is_whole(node) for node in nodes):
             if time.monotonic() > deadline:
                 raise RuntimeError("the nodes of the cluster did not find each other")
             time.sleep(0.05)
-        yield ports[0]
+        yield first_port
 
 
 def _is_whole(node: Any) -> bool:
