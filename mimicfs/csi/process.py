@@ -221,13 +221,21 @@ def _remove_but(kept: Path, directory: Path) -> None:
         if each == kept and any(each.iterdir()):
             continue
         if each.is_symlink() or not each.is_dir():
-            each.unlink()
+            each.unlink(missing_ok=True)
         elif each in kept.parents:
             _remove_but(kept, each)
         else:
-            shutil.rmtree(each)
+            shutil.rmtree(each, onerror=_unless_gone)
     if not any(directory.iterdir()):
         directory.rmdir()
+
+
+def _unless_gone(_: object, path: str, failure: tuple[Any, BaseException, Any]) -> None:
+    """Raise what kept *path* from being removed; unless the process has removed it: as the last
+    thing that it does, it closes its store."""
+    _, error, _ = failure
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def without(secrets: Mapping[str, str], text: str) -> str:
