@@ -9,7 +9,7 @@ import pytest
 from support.clients import plain
 from support.proxy import Fail, Hold, Replace
 
-from mimicfs.entry import LISTED, Entry
+from mimicfs.entry import LISTED, Difference, Entry
 from mimicfs.errors import AccessDenied, Interrupted, MalformedListing, NoSuchBucket, Unlisted
 from mimicfs.posix import Cancellation
 
@@ -49,7 +49,7 @@ def test_just_what_others_changed_is_found(syncer, mimicdb, client, bucket):
     client.delete_object(Bucket=bucket, Key="a")
     report = syncer.sync(bucket)
     assert (report.added, report.changed, report.deleted, report.unchanged) == (1, 1, 1, 1)
-    assert news == [(bucket, (["new"], ["b"], ["a"], 1))]
+    assert news == [(bucket, Difference(["new"], ["b"], ["a"], 1))]
     assert mimicdb.entry(bucket, "b").size == 6
 
 
