@@ -94,7 +94,11 @@ class Kept:
         entry, content, tags = self._s3.head_counting(bucket, key)
         if tags:
             content = content.tagged(self.tags(bucket, key))
-        grants, certain = self._asked_grants(bucket, entry.key)
+        lately = self.heard(bucket, entry)
+        if lately is not None:
+            grants, certain, at_s = _grants_in(lately.content), True, lately.at_s
+        else:
+            grants, certain = self._asked_grants(bucket, entry.key)
         content = content._replace(headers={**content.headers, **grants})
         if certain:
             self.written(bucket, entry, content, at_s)
@@ -269,8 +273,7 @@ class Kept:
         one, or cannot be read. Raises S3Error if S3 does not say."""
         known = self.remembered(bucket, entry)
         if known is not None:
-            found = (name for name in _GRANTS.values() if name in known.headers)
-            return {name: known.headers[name] for name in found}
+            return _grants_in(known)
         grants, _ = self._asked_grants(bucket, entry.key)
         return grants
 
@@ -323,6 +326,12 @@ class Kept:
         except MimicError as exc:
             log.debug("%s", exc)
             return False
+
+
+def _grants_in(content: Content) -> dict[str, str]:
+    """Return the parameters of *content* that are an ACL."""
+    found = (name for name in _GRANTS.values() if name in content.headers)
+    return {name: content.headers[name] for name in found}
 
 
 def _as_parameters(acl: Mapping[str, Any]) -> dict[str, str]:
