@@ -432,11 +432,10 @@ def test_news_of_the_old_name_are_not_of_an_open_file_that_stands_at_the_new_one
     assert fs.lookup(CALLER, above, name).ino == inos["a"]
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_what_an_open_file_uploads_while_a_rename_fails_is_at_the_old_place(
-    fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str, closed: bool
-) -> None:
-    handle = fs.open(CALLER, inos["a"], os.O_WRONLY | os.O_APPEND).handle
+@contextmanager
+def _interrupted_rename(fs: VFS, proxy: Proxy, handle: int) -> Iterator[None]:
+    """Within, d was copied to e, and the file of *handle* has uploaded b"1" there; then the rename
+    is interrupted."""
     gone, first, listing = Cancellation(), Hold(_is("COPY", "e/s/c")), _last_listing()
     caller = CALLER._replace(cancellation=gone)
     with proxy.rule(listing), proxy.rule(first), ThreadPoolExecutor(1) as pool:
@@ -446,11 +445,20 @@ def test_what_an_open_file_uploads_while_a_rename_fails_is_at_the_old_place(
         first.release()
         assert listing.reached.wait(10)
         fs.fsync(CALLER, handle)
-        _release_if(fs, handle, closed)
+        yield
         gone.cancel()
         listing.release()
         with pytest.raises(Interrupted):
             renaming.result(30)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_an_open_file_uploads_while_a_rename_fails_is_at_the_old_place(
+    fs: VFS, inos: Inos, proxy: Proxy, client: Any, bucket: str, closed: bool
+) -> None:
+    handle = fs.open(CALLER, inos["a"], os.O_WRONLY | os.O_APPEND).handle
+    with _interrupted_rename(fs, proxy, handle):
+        _release_if(fs, handle, closed)
     if not closed:
         _append(fs, handle, b"2")
     _release_if(fs, handle, not closed)
@@ -468,20 +476,8 @@ def test_what_others_put_at_the_old_place_unseen_stays_there_when_a_rename_fails
     bucket: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    gone, first, listing = Cancellation(), Hold(_is("COPY", "e/s/c")), _last_listing()
-    caller = CALLER._replace(cancellation=gone)
-    with proxy.rule(listing), proxy.rule(first), ThreadPoolExecutor(1) as pool:
-        renaming = pool.submit(fs.rename, caller, ROOT_INO, b"d", ROOT_INO, b"e", 0)
-        assert first.reached.wait(10)
-        _append(fs, appender, b"1")
-        first.release()
-        assert listing.reached.wait(10)
-        fs.fsync(CALLER, appender)
+    with _interrupted_rename(fs, proxy, appender):
         client.put_object(Bucket=bucket, Key="d/a", Body=b"theirs")
-        gone.cancel()
-        listing.release()
-        with pytest.raises(Interrupted):
-            renaming.result(30)
     _append(fs, appender, b"2")
     fs.fsync(CALLER, appender)
     d = fs.lookup(CALLER, ROOT_INO, b"d").ino
