@@ -7,9 +7,9 @@ speaks to the notifier, and nobody else sets `Node.pages_etag`, the version whos
 may have. The kernel needs not be told of a change that it has itself asked for.
 
 Threading: any thread; `changed` runs in the thread that merged the change. The kernel is told by
-the notifier's own thread, so nothing here waits for it except `told`, with a timeout. A thread that
-calls `told` holds no lock that an answer to a request needs; for the rest it may hold
-`OpenFiles._lock`.
+threads of the notifier, so nothing here waits for it except `told`, `drops` and `drops_again`, with
+a timeout. A thread that calls `told` holds no lock that an answer to a request needs; for the rest
+it may hold `OpenFiles._lock`.
 """
 
 from __future__ import annotations
