@@ -24,4 +24,5 @@ shelves    files of it that small objects share
 eviction   the space of the cache          direct     large reads and writes by O_DIRECT
 bringing   parts of it brought from the disk before they are read
 turn       a lock whose wait can be interrupted
+tools      what the open files of a mount share
 """

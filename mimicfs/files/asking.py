@@ -15,11 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mimicfs.config.sizes import SMALL
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged
-from mimicfs.files.budget import Budget
 from mimicfs.files.chunks import Chunk, Chunks
+from mimicfs.files.tools import Tools
 from mimicfs.s3.requests.client import S3
 
 if TYPE_CHECKING:
@@ -32,18 +31,10 @@ _IDLE_S = 1.0  # a reader that was idle for so long may lose what it has ahead
 class AskingReader:
     """Asks for the version *entry* of an object in *bucket*; with *version*, by that id."""
 
-    def __init__(
-        self,
-        s3: S3,
-        options: FileOptions,
-        budget: Budget,
-        bucket: str,
-        entry: Entry,
-        version: str = "",
-    ) -> None:
-        self._s3 = s3
-        self._options = options
-        self._budget = budget
+    def __init__(self, tools: Tools, bucket: str, entry: Entry, version: str = "") -> None:
+        self._s3 = tools.s3
+        self._options = tools.options
+        self._budget = budget = tools.budget
         self._bucket = bucket
         self._entry = entry
         self._version = version

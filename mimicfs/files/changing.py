@@ -12,23 +12,22 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from mimicfs import metadata
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.content import ContentFile
-from mimicfs.files.journal import Journal
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import size_max
 from mimicfs.files.origin import Origin
-from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.reader import Reader
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
 from mimicfs.files.states import Event, State
+from mimicfs.files.tools import Tools
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import Job, Uploader
 from mimicfs.files.view import ChosenPlace, HandleView
 from mimicfs.posix import NEVER, Cancellation
-from mimicfs.s3.requests.client import S3, Condition, Content
+from mimicfs.s3.requests.client import Condition, Content
 
 
 class ChangingFile(ContentFile):
@@ -38,10 +37,7 @@ class ChangingFile(ContentFile):
 
     def __init__(
         self,
-        s3: S3,
-        journal: Journal,
-        options: FileOptions,
-        budget: Budget,
+        tools: Tools,
         bucket: str,
         key: str,
         entry: Entry | None,
@@ -52,8 +48,7 @@ class ChangingFile(ContentFile):
         exclusive: bool = False,
         staging: Staging | None = None,
     ) -> None:
-        super().__init__(s3, options, budget, bucket, key, entry, content, reader)
-        self._journal = journal
+        super().__init__(tools, bucket, key, entry, content, reader)
         self._change = Turn()
         self.refused = False  # S3 did not take the bytes, and they were not changed since
         self.lost: UploadFailed | None = None  # what flush raises of a file that is lost
@@ -67,7 +62,7 @@ class ChangingFile(ContentFile):
         if staging is not None:
             self._resume(staging)
         elif entry is None:
-            self._staging = journal.stage(small=True)
+            self._staging = tools.journal.stage(small=True)
             try:
                 self._note_change(self._staging)
             except BaseException:
@@ -77,7 +72,7 @@ class ChangingFile(ContentFile):
     @cached_property
     def _upload(self) -> Uploader:
         """Made by the first who asks for it, and has the turn: most files are only read."""
-        return Uploader(self._s3, self._options, self._taken_all_the_same)
+        return Uploader(self._s3, self._tools.options, self._taken_all_the_same)
 
     @property
     def _uploads(self) -> bool:
@@ -263,7 +258,7 @@ class ChangingFile(ContentFile):
 
     @property
     def _size_max(self) -> int:
-        return size_max(self._options.part_size)
+        return size_max(self._tools.options.part_size)
 
     def _check_size(self, size: int) -> None:
         if size > self._size_max:
@@ -293,7 +288,7 @@ class ChangingFile(ContentFile):
     def _send_ahead(self, staging: Staging, cancellation: Cancellation) -> None:
         """Send the part that is written already of a large file that has no bytes of a version in
         S3."""
-        if self._layout.front < 2 * self._options.part_size or self._based:
+        if self._layout.front < 2 * self._tools.options.part_size or self._based:
             return
         if self.state is State.DIRTY:
             if not self._upload.begun:
@@ -424,8 +419,8 @@ class ChangingFile(ContentFile):
         size = origin.entry.size if keep is None else min(keep, origin.entry.size)
         if to_upload:
             self._learn_content(origin, cancellation, cut=keep == 0)
-        partial = to_upload and size > 2 * self._options.part_size
-        staging = self._journal.stage(small=not size)
+        partial = to_upload and size > 2 * self._tools.options.part_size
+        staging = self._tools.journal.stage(small=not size)
         try:
             if partial:
                 staging.truncate(size)

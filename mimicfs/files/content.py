@@ -15,14 +15,14 @@ import time
 from collections.abc import Mapping
 
 from mimicfs import metadata
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, ObjectChanged, PosixError
 from mimicfs.files.origin import Origin
-from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.reader import Reader
 from mimicfs.files.standing import StandingFile
+from mimicfs.files.tools import Tools
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.client import S3, Content
+from mimicfs.s3.requests.client import Content
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +32,14 @@ class ContentFile(StandingFile):
 
     def __init__(
         self,
-        s3: S3,
-        options: FileOptions,
-        budget: Budget,
+        tools: Tools,
         bucket: str,
         key: str,
         entry: Entry | None,
         content: Content,
         reader: Reader | None = None,
     ) -> None:
-        super().__init__(s3, options, budget, bucket, key, entry, reader)
+        super().__init__(tools, bucket, key, entry, reader)
         self.content = content
         # Metadata that programs have set (None: removed) and S3 does not have yet, by name.
         self._said: dict[str, str | None] = {}

@@ -207,9 +207,9 @@ class File(ChangingFile):
             entry,
             staging,
             (start, end),
-            self._journal,
+            self._tools.journal,
             lambda spans, to: origin.fetch(spans, to, cancellation),
-            partial=entry.size > 2 * self._options.part_size,
+            partial=entry.size > 2 * self._tools.options.part_size,
         )
         if self.entry is not None:
             content = self._with_said(content)
@@ -275,7 +275,7 @@ class File(ChangingFile):
         """Move the bytes to where their owner will look for them; return where that is."""
         record = Record(self.bucket, self.key, partial=self._layout.partial)
         orphan = Orphan(staging.as_file().stem, self.size, record)
-        return self._journal.recover(orphan)
+        return self._tools.journal.recover(orphan)
 
     def forsake(self) -> None:
         """Give the file up: others may have locked it by now, and rely on it. What S3 does not have

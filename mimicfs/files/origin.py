@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterable
 from weakref import WeakSet
 
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, ObjectChanged
 from mimicfs.files import transfer
-from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.reader import Reader
 from mimicfs.files.staging import Staging
+from mimicfs.files.tools import Tools
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.kept import StoredContent
 
 Span = tuple[int, int]
@@ -29,17 +28,9 @@ class Origin:
     """The version *entry* of an object in *bucket*."""
 
     def __init__(
-        self,
-        s3: S3,
-        options: FileOptions,
-        budget: Budget,
-        bucket: str,
-        entry: Entry,
-        reader: Reader | None = None,
+        self, tools: Tools, bucket: str, entry: Entry, reader: Reader | None = None
     ) -> None:
-        self._s3 = s3
-        self._options = options
-        self._budget = budget
+        self._tools = tools
         self._bucket = bucket
         self.entry = entry
         self.handed = False  # somebody has got bytes of it
@@ -62,7 +53,7 @@ class Origin:
         """Write the bytes of *spans* into *staging*. Raises ObjectChanged if they are gone."""
         place = (self._bucket, self.entry, spans, staging, cancellation)
         try:
-            transfer.fetch(self._s3, self._options, *place)
+            transfer.fetch(self._tools.s3, self._tools.options, *place)
         except KeyNotFound as exc:
             raise self._deleted() from exc
 
@@ -73,13 +64,14 @@ class Origin:
         *cut*: none of its bytes stay, so any version will do, and None means that it is gone.
         *anew*: nothing that is remembered will do. Raises ObjectChanged where it is another
         version."""
-        kept = self._s3.kept
+        s3 = self._tools.s3
+        kept = s3.kept
         known = kept.heard(self._bucket, self.entry) if cut and not anew else None
         if known is not None:
             return known
         at_s = time.monotonic()
         try:
-            asked = self._s3.pool.submit(kept.of, self._bucket, key)
+            asked = s3.pool.submit(kept.of, self._bucket, key)
             found, content = cancellation.wait(asked)
         except KeyNotFound as exc:
             if cut:
@@ -98,8 +90,7 @@ class Origin:
             with _making:
                 reader = self._reader
                 if reader is None:
-                    place = (self._bucket, self.entry)
-                    reader = Reader(self._s3, self._options, self._budget, *place)
+                    reader = Reader(self._tools, self._bucket, self.entry)
                     if self._closed:
                         reader.close()
                     self._reader = reader

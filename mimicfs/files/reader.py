@@ -24,17 +24,13 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
 from mimicfs.config.sizes import MIB
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import S3Error
 from mimicfs.files.asking import AskingReader
-from mimicfs.files.budget import Budget
 from mimicfs.files.chunks import BLOCK, Chunk, joined, rounded
 from mimicfs.files.streams import Stream, Stride
+from mimicfs.files.tools import Tools
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.client import S3
-
-__all__ = ["Budget", "Reader"]
 
 KIB = 1 << 10
 # one GET fetches an object up to this size; what is asked first from the start of one
@@ -52,16 +48,8 @@ _INLINE = 128 * KIB  # the thread that reads requests reads so much from the cac
 class Reader(AskingReader):
     """Reads the version *entry* of an object in *bucket*; by the id *version*, if that is given."""
 
-    def __init__(
-        self,
-        s3: S3,
-        options: FileOptions,
-        budget: Budget,
-        bucket: str,
-        entry: Entry,
-        version: str = "",
-    ) -> None:
-        super().__init__(s3, options, budget, bucket, entry, version)
+    def __init__(self, tools: Tools, bucket: str, entry: Entry, version: str = "") -> None:
+        super().__init__(tools, bucket, entry, version)
         self._streams: list[Stream] = []  # the one used last comes first
         self._stride = Stride()
         self._reads = 0

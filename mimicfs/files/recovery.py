@@ -32,6 +32,7 @@ from mimicfs.files.file import File
 from mimicfs.files.journal import Journal, Orphan
 from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
+from mimicfs.files.tools import Tools
 from mimicfs.posix import NEVER
 from mimicfs.s3.requests.client import S3, Content
 from mimicfs.s3.requests.ownkeys import is_zeros
@@ -89,20 +90,23 @@ def recover(
     another mount does so, that is waited for."""
     stopped = stopped or threading.Event()
     with journal.recovering(s3.endpoint, stopped) as ours:
-        return _recovered(s3, journal, options, stopped) if ours else 0
+        tools = Tools(s3, journal, options, Budget())
+        return _recovered(tools, stopped) if ours else 0
 
 
-def _recovered(s3: S3, journal: Journal, options: FileOptions, stopped: threading.Event) -> int:
+def _recovered(tools: Tools, stopped: threading.Event) -> int:
+    journal = tools.journal
+
     def settled(orphan: Orphan) -> bool:
         if stopped.is_set():
             return False
         endpoint = orphan.record.endpoint
-        if endpoint and endpoint != s3.endpoint:
+        if endpoint and endpoint != tools.s3.endpoint:
             log.warning(
                 "%s: not uploaded before somebody mounts %s", _about(orphan, journal), endpoint
             )
             return True
-        return _recover(s3, journal, options, orphan)
+        return _recover(tools, orphan)
 
     def left_of(orphans: list[Orphan]) -> int:
         """Deal with the files of one object, the newest first: the name stood for that one. The
@@ -122,7 +126,8 @@ def _recovered(s3: S3, journal: Journal, options: FileOptions, stopped: threadin
     if not orphans:
         return waiting
     # This is not done in the pool of S3: an upload in parts waits for that.
-    with ThreadPoolExecutor(options.requests_per_file, thread_name_prefix="recover") as pool:
+    at_once = tools.options.requests_per_file
+    with ThreadPoolExecutor(at_once, thread_name_prefix="recover") as pool:
         return waiting + sum(pool.map(left_of, _by_object(orphans)))
 
 
@@ -145,18 +150,18 @@ def _put_apart(journal: Journal, orphans: list[Orphan]) -> None:
             staging.keep()
 
 
-def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> bool:
+def _recover(tools: Tools, orphan: Orphan) -> bool:
     """Recover one file; return whether nothing is left to do."""
-    about = _about(orphan, journal)
+    about = _about(orphan, tools.journal)
     try:
-        staging = journal.resume(orphan)
+        staging = tools.journal.resume(orphan)
     except PosixError as exc:
         log.error("%s: not uploaded yet: %s", about, exc)
         return False
     if staging is None:
         return True  # a mount that knows nothing of `Journal.recovering` has it, or had it
     try:
-        return _settled(s3, journal, options, orphan, staging)
+        return _settled(tools, orphan, staging)
     except PosixError as exc:  # of the local disk
         log.error("%s: not dealt with yet: %s", about, exc)
         staging.keep()
@@ -167,13 +172,11 @@ def _recover(s3: S3, journal: Journal, options: FileOptions, orphan: Orphan) -> 
         return True
 
 
-def _settled(
-    s3: S3, journal: Journal, options: FileOptions, orphan: Orphan, staging: Staging
-) -> bool:
+def _settled(tools: Tools, orphan: Orphan, staging: Staging) -> bool:
     """Do the same with *orphan*, which is *staging*. Raises PosixError."""
-    about = _about(orphan, journal)
+    about = _about(orphan, tools.journal)
     try:
-        _settle(s3, journal, options, orphan, staging)
+        _settle(tools, orphan, staging)
         return True
     except UploadFailed as exc:
         log.error("%s", exc)
@@ -187,14 +190,12 @@ def _settled(
         raise
     except MimicError as exc:
         log.warning("%s: not uploaded: %s", about, exc)
-        _keep(journal, orphan)
+        _keep(tools.journal, orphan)
         return True
 
 
-def _settle(
-    s3: S3, journal: Journal, options: FileOptions, orphan: Orphan, staging: Staging
-) -> None:
-    record = staging.record
+def _settle(tools: Tools, orphan: Orphan, staging: Staging) -> None:
+    s3, journal, record = tools.s3, tools.journal, staging.record
     if record.damaged or not record.endpoint:
         kept_at = journal.recover(orphan._replace(record=record))
         why = record.damaged or "its record names no endpoint"
@@ -209,26 +210,19 @@ def _settle(
     if now is not None and _is_there(s3, record, now, staging, mine=mine):
         staging.remove()
     elif mine:
-        _upload(s3, journal, options, record, now, staging)
+        _upload(tools, record, now, staging)
     elif now is not None and record.appended:
         # It goes behind what others have put there, whose metadata stays.
         base = now._replace(etag=record.etag, size=record.base)
-        _upload(s3, journal, options, record._replace(meta={}), base, staging)
+        _upload(tools, record._replace(meta={}), base, staging)
     else:
         _keep(journal, orphan)
 
 
-def _upload(
-    s3: S3,
-    journal: Journal,
-    options: FileOptions,
-    record: Record,
-    now: Entry | None,
-    staging: Staging,
-) -> None:
+def _upload(tools: Tools, record: Record, now: Entry | None, staging: Staging) -> None:
     content = Content(record.content_type, record.meta, record.headers)
-    place = (Budget(), record.bucket, record.key, now, content)
-    file = File(s3, journal, options, *place, absent=now is None, staging=staging)
+    what = (record.bucket, record.key, now, content)
+    file = File(tools, *what, absent=now is None, staging=staging)
     try:
         file.flush(NEVER)
         log.warning("uploaded what a dead mount had written of s3://%s/%s", file.bucket, file.key)

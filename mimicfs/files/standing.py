@@ -13,17 +13,16 @@ import time
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import ObjectChanged, PosixError
 from mimicfs.files.layout import Layout
 from mimicfs.files.origin import Origin
-from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.reader import Reader
 from mimicfs.files.staging import Staging
 from mimicfs.files.states import Event, State, after
+from mimicfs.files.tools import Tools
 from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
-from mimicfs.s3.requests.client import S3
 
 _WAY_S = 1.0  # how long a WRITE may take from the kernel's pages to us, on a busy machine
 _MOMENT_S = 0.05  # a program that opens a file asks for its attributes next
@@ -42,18 +41,10 @@ class StandingFile:
     *reader* reads that version, if there is a reader yet."""
 
     def __init__(
-        self,
-        s3: S3,
-        options: FileOptions,
-        budget: Budget,
-        bucket: str,
-        key: str,
-        entry: Entry | None,
-        reader: Reader | None = None,
+        self, tools: Tools, bucket: str, key: str, entry: Entry | None, reader: Reader | None = None
     ) -> None:
-        self._s3 = s3
-        self._options = options
-        self._budget = budget
+        self._tools = tools
+        self._s3 = tools.s3
         self._lock = threading.Lock()  # protects all below, and the fields of the layers above
         self.state = State.CLEAN
         self.bucket = bucket
@@ -295,7 +286,7 @@ class StandingFile:
             raise ObjectChanged.since_opened(self._about)
 
     def _origin_of(self, entry: Entry, reader: Reader | None = None) -> Origin:
-        return Origin(self._s3, self._options, self._budget, self.bucket, entry, reader)
+        return Origin(self._tools, self.bucket, entry, reader)
 
     def _stand_on(self, entry: Entry, *, copied: bool = False) -> None:
         """Stand on *entry* from now on; *copied*: it has the bytes of the version before."""

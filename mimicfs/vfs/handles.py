@@ -99,12 +99,13 @@ class Handles(ClosingFiles):
         self._neighbours.close()
         self._securer.close()
         left = self._behind.close() if self._behind is not None else []
+        journal = self._tools.journal
         with self._lock:
             handles = list(self._open.values())
         failed: MimicError | None = None
         if left:
             about = f"S3 does not have {len(left)} closed files yet; the next mount uploads them"
-            failed = UploadFailed(about, errno=errno.EIO, kept_at=str(self._journal.directory))
+            failed = UploadFailed(about, errno=errno.EIO, kept_at=str(journal.directory))
         for node, file, *_ in handles:
             if file is None:
                 continue
@@ -114,7 +115,7 @@ class Handles(ClosingFiles):
             except MimicError as exc:
                 failed = failed or exc
             file.close()
-        self._journal.close()
+        journal.close()
         if failed is not None:
             raise failed
 
@@ -147,8 +148,8 @@ class Handles(ClosingFiles):
             "open": len(files),
             "unsaved": len(unsaved),
             "unsaved_bytes": sum(file.size for file in unsaved),
-            "read_ahead_bytes": self._budget.used,
-            "read_ahead_max": self._budget.limit,
+            "read_ahead_bytes": self._tools.budget.used,
+            "read_ahead_max": self._tools.budget.limit,
         }
 
     def unsaved(self, directory: Node) -> list[str]:

@@ -374,7 +374,7 @@ class OpenFiles(HandleTable):
 
     def open_version(self, node: Node, entry: Entry, version: str) -> Opened:
         """Open the version with the id *version*, which is *entry*."""
-        reader = Reader(self._s3, self._options, self._budget, node.bucket, entry, version)
+        reader = Reader(self._tools, node.bucket, entry, version)
         with self._lock:
             handle = self._add(node, None)
             self._open[handle] = self._open[handle]._replace(reader=reader)

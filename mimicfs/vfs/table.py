@@ -17,10 +17,12 @@ from typing import NamedTuple
 from mimicfs.config.values import FileOptions
 from mimicfs.entry import Entry
 from mimicfs.errors import PosixError
+from mimicfs.files.budget import Budget
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
-from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.reader import Reader
+from mimicfs.files.tools import Tools
 from mimicfs.files.view import HandleView
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3, Content
@@ -58,11 +60,10 @@ class HandleTable(ABC):
     def __init__(self, below: Below) -> None:
         self._mimicdb = below.mimicdb
         self._s3 = below.s3
-        self._journal = below.journal
         self._inodes = below.inodes
         self._kernel = below.kernel
-        self._options = below.options
-        self._budget = Budget(below.options.read_memory, below.cache)
+        budget = Budget(below.options.read_memory, below.cache)
+        self._tools = Tools(below.s3, below.journal, below.options, budget)
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
@@ -111,7 +112,7 @@ class HandleTable(ABC):
         return True
 
     def _reader(self, bucket: str, entry: Entry) -> Reader:
-        return Reader(self._s3, self._options, self._budget, bucket, entry)
+        return Reader(self._tools, bucket, entry)
 
     def _file(
         self,
@@ -124,19 +125,8 @@ class HandleTable(ABC):
         exclusive: bool = False,
     ) -> File:
         key = entry.key if entry is not None else node.key
-        return File(
-            self._s3,
-            self._journal,
-            self._options,
-            self._budget,
-            node.bucket,
-            key,
-            entry,
-            content,
-            reader,
-            absent=absent,
-            exclusive=exclusive,
-        )
+        what = (node.bucket, key, entry, content, reader)
+        return File(self._tools, *what, absent=absent, exclusive=exclusive)
 
     # Nodes that the kernel has opened for the File of another
 

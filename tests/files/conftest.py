@@ -11,9 +11,10 @@ from support.proxy import Proxy
 
 from mimicfs.config.values import FileOptions, S3Options
 from mimicfs.entry import Entry
+from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
-from mimicfs.files.reader import Budget
+from mimicfs.files.tools import Tools
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
@@ -88,8 +89,8 @@ class Files:
     def _file(
         self, key: str, entry: Entry | None, content: Content, *, absent: bool = False
     ) -> File:
-        parts = (self.s3, self.journal, self.options, self.budget)
-        file = File(*parts, self.bucket, key, entry, content, absent=absent)
+        tools = Tools(self.s3, self.journal, self.options, self.budget)
+        file = File(tools, self.bucket, key, entry, content, absent=absent)
         self._open.append(file)
         return file
 

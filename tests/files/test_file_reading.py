@@ -19,10 +19,11 @@ from mimicfs.backends.memory import Memory
 from mimicfs.config.values import FileOptions, S3Options
 from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, ObjectChanged, S3Error
+from mimicfs.files.budget import Budget
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.layout import Layout
-from mimicfs.files.reader import Budget
+from mimicfs.files.tools import Tools
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3, Content
@@ -357,8 +358,8 @@ def test_a_server_that_never_answers_does_not_hold_an_interrupted_reader(
         s3 = S3(S3Options(endpoint_url=url, attempts=1), Mirror(Memory()))
         options = FileOptions(staging=tmp_path / "staging")
         entry = Entry("key", 4 * MIB, etag="e")
-        parts = (s3, Journal.open(options.staging), options, Budget())
-        file, cancellation = File(*parts, "bucket", "key", entry, Content()), Cancellation()
+        tools = Tools(s3, Journal.open(options.staging), options, Budget())
+        file, cancellation = File(tools, "bucket", "key", entry, Content()), Cancellation()
         accepted: list[socket.socket] = []
 
         def interrupt() -> None:

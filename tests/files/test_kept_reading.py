@@ -15,9 +15,9 @@ from support.proxy import Fail, Proxy
 from mimicfs.errors import ObjectChanged
 from mimicfs.files.asking import fetch_ahead
 from mimicfs.files.blocks import BLOCK
+from mimicfs.files.budget import Budget
 from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
-from mimicfs.files.reader import Budget
 from mimicfs.posix import Cancellation
 
 KIB = 1 << 10

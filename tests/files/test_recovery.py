@@ -689,10 +689,10 @@ def test_what_was_appended_goes_not_behind_what_was_written_over_it_later(
     if killed:  # between the two
         settled, seen = recovery._settled, []
 
-        def settle_one(s3, journal, options, orphan, staging):
+        def settle_one(tools, orphan, staging):
             seen.append(orphan)
             if len(seen) == 1:
-                return settled(s3, journal, options, orphan, staging)
+                return settled(tools, orphan, staging)
             staging.keep()
             return False
 

@@ -31,7 +31,10 @@ from mimicfs.errors import (
     TooManyRequests,
 )
 from mimicfs.files.asking import fetch_ahead
-from mimicfs.files.reader import Budget, Reader
+from mimicfs.files.budget import Budget
+from mimicfs.files.journal import Journal
+from mimicfs.files.reader import Reader
+from mimicfs.files.tools import Tools
 from mimicfs.mimicdb import Mirror
 from mimicfs.s3.requests.client import S3
 from mimicfs.s3.requests.getting import SmallGet
@@ -530,10 +533,8 @@ def test_where_one_cannot_be_asked_for_those_before_it_are_not_waited_for(
     s3: S3, bucket: str, known: list[Entry], tmp_path: Path
 ) -> None:
     large = Entry("large", 65_537, etag="e")
-    budget = Budget()
-    readers = [
-        Reader(s3, FileOptions(tmp_path), budget, bucket, each) for each in (known[0], large)
-    ]
+    tools = Tools(s3, Journal(tmp_path), FileOptions(tmp_path), Budget())
+    readers = [Reader(tools, bucket, each) for each in (known[0], large)]
     s3.pool.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         fetch_ahead(s3, readers)

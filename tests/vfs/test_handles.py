@@ -308,7 +308,7 @@ def test_a_file_that_cannot_be_made_is_held_by_nobody(fs, monkeypatch):
         raise PosixError(errno.ENOSPC, "the disk is full")
 
     before = len(fs.inodes)
-    monkeypatch.setattr(fs._handles._journal, "stage", full)
+    monkeypatch.setattr(fs._handles._tools.journal, "stage", full)
     with pytest.raises(PosixError, check=lambda exc: exc.errno == errno.ENOSPC):
         fs.create(CALLER, ROOT_INO, b"new", 0o644, os.O_WRONLY)
     assert len(fs.inodes) == before
@@ -363,9 +363,9 @@ def test_what_was_unlinked_in_a_removed_directory_is_not_what_has_its_name_elsew
 
 def test_a_staging_file_is_made_under_no_lock_that_others_need(fs, monkeypatch):
     handles, seen = fs._handles, []
-    stage = handles._journal.stage
+    stage = handles._tools.journal.stage
     monkeypatch.setattr(
-        handles._journal,
+        handles._tools.journal,
         "stage",
         lambda **how: seen.append(handles._lock.locked()) or stage(**how),
     )
