@@ -35,6 +35,7 @@ from mimicfs.config.given import short_for
 from mimicfs.config.options import (
     BY_NAME,
     IN_BUCKETS,
+    URLS,
     WORDS_FOR_TRUE,
     WORDS_OF_FLAGS,
     GivenValue,
@@ -46,7 +47,7 @@ from mimicfs.config.options import (
     nearest,
 )
 from mimicfs.config.rules import KeyRule
-from mimicfs.config.values import bucket_named, has_secret
+from mimicfs.config.values import bucket_named, redacted
 from mimicfs.config.written import rules_in
 from mimicfs.errors import ConfigError
 
@@ -110,10 +111,8 @@ def read_config(path: Path, *, needed: bool) -> ConfigFile:
         raise ConfigError(f"{path}: larger than {_SIZE_MAX} bytes; is this a configuration file?")
     config = _parsed(path, text)
     secrets = [name for name in config.values if BY_NAME[name].kind is Kind.SECRET]
-    if "@" in str(config.values.get("store", ("",))[0]):
-        secrets.append("a password in store")
-    if has_secret(str(config.values.get("events", ("",))[0])):
-        secrets.append("a password in events")
+    urls = {name: config.values[name].value for name in sorted(URLS & config.values.keys())}
+    secrets += [f"a password in {name}" for name, url in urls.items() if redacted(url) != url]
     if secrets and status.st_mode & (stat.S_IRGRP | stat.S_IROTH):
         raise ConfigError(
             f"{path}: contains a secret ({secrets[0]}), and others can read it; chmod 600 {path}"

@@ -283,6 +283,11 @@ def test_later_words_win_and_a_value_may_have_a_comma() -> None:
          "FILE: contains a secret (a password in store), and others can read it; chmod 600 FILE"),
         (0o604, "[mount]\nevents = 'redis://:x@h#k'",
          "FILE: contains a secret (a password in events), and others can read it; chmod 600 FILE"),
+        (0o644, "store = 'redis://h/0?password=x'",
+         "FILE: contains a secret (a password in store), and others can read it; chmod 600 FILE"),
+        (0o644, "endpoint-url = 'https://u:x@h'",
+         ("FILE: contains a secret (a password in endpoint-url), and others can read it;"
+          " chmod 600 FILE")),
     ],
 )  # fmt: skip
 def test_a_file_that_others_can_change_or_spy_is_refused(
@@ -293,6 +298,15 @@ def test_a_file_that_others_can_change_or_spy_is_refused(
     with pytest.raises(ConfigError) as caught:
         settle({}, {"XDG_CONFIG_HOME": str(path.parent.parent)})
     assert str(caught.value).replace(str(path), "FILE") == says
+
+
+def test_others_may_read_a_file_without_a_secret_though_a_path_in_it_has_an_at_sign(
+    path: Path,
+) -> None:
+    path.write_text("store = 'sqlite:////mnt/me@home/mirror.db'")
+    path.chmod(0o644)
+    settings = settle({}, {"XDG_CONFIG_HOME": str(path.parent.parent)}).settings()
+    assert settings.store == "sqlite:////mnt/me@home/mirror.db"
 
 
 def test_a_file_of_somebody_else_is_refused(path: Path) -> None:
