@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -66,8 +65,10 @@ def _helper() -> Finding:
     found = shutil.which("fusermount3")
     if found is None:
         return Finding("fusermount3", FAIL, "not installed", "apt (or dnf) install fuse3")
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
-    version = said.stdout.strip().rpartition(" ")[2]
+    try:
+        version = mounting.version(found)
+    except MountError as exc:
+        return Finding("fusermount3", FAIL, str(exc), "install fuse3 anew")
     if os.geteuid() != 0 and not os.stat(found).st_mode & stat.S_ISUID:
         text = f"{found} {version} is not setuid root, so that only root can mount"
         return Finding("fusermount3", FAIL, text, f"chmod u+s {found}, as root")
@@ -155,6 +156,9 @@ def _to_be_made(name: str, directory: Path) -> Finding:
 def _exposed(directory: int) -> Iterator[str]:
     """Yield the names in *directory* that others could open, if they could enter it."""
     for name in os.listdir(directory):
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        try:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:  # a mount that runs makes and removes files there
+            continue
         if stat.S_IMODE(found.st_mode) & 0o077 and not stat.S_ISLNK(found.st_mode):
             yield name

@@ -24,15 +24,17 @@ def versions() -> str:
 
 def _fusermount_version() -> str:
     import shutil
-    import subprocess
+
+    from mimicfs.errors import MountError
+    from mimicfs.fuse import mounting
 
     found = shutil.which("fusermount3")
     if found is None:
         return "not installed (fusermount3; apt (or dnf) install fuse3)"
-    done = subprocess.run(
-        [found, "--version"], capture_output=True, text=True, timeout=10, check=False
-    )
-    return f"{done.stdout.rpartition(' ')[2].strip()} ({found})"
+    try:
+        return f"{mounting.version(found)} ({found})"
+    except MountError as exc:
+        return f"unknown ({exc})"
 
 
 def _version(name: str) -> str:

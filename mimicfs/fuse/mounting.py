@@ -99,6 +99,11 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     raise MountError(f"{mountpoint}: {said}")
 
 
+def version(helper: str) -> str:
+    """Return the version of *helper*, which is fusermount3. Raises MountError."""
+    return _run([helper, "--version"], {}).stdout.rpartition(" ")[2].strip()
+
+
 def device_number(mountpoint: Path) -> str | None:
     """Return "MAJOR:MINOR" of the FUSE file system on *mountpoint*, or None. Asks no daemon."""
     found = _on_top(mountpoint)
@@ -161,8 +166,7 @@ def _run(
             env=environment,
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             errors="replace",
             timeout=_FUSERMOUNT_TIMEOUT_S,

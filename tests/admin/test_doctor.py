@@ -21,7 +21,7 @@ from support.mounts import MIMICFS, run
 from support.proxy import Fail, Replace, Rule
 from support.standins import BareConditions, EqualParts, NoChecksums, NoDeleteObjects, StandIn
 
-from mimicfs.admin.doctor import machine
+from mimicfs.admin.doctor import _exposed, machine
 from mimicfs.backends.examine import examine_store
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.finding import FAIL, Finding
@@ -249,6 +249,20 @@ def test_directories_and_credentials_that_others_can_read(state, tmp_path, monke
     assert found[f"directory {state}"][0] == "fail"
     assert found[f"directory {state}"][2] == f"chmod 700 {state}"
     assert found["credentials file"][:2] == ("warn", f"{credentials}: other users can read it")
+
+
+def test_files_that_a_mount_removes_while_a_directory_is_looked_at_are_no_fault(tmp_path):
+    for name in "abc":
+        (tmp_path / name).touch(0o644)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        exposed = _exposed(fd)
+        first = next(exposed)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        assert (first in "abc", list(exposed)) == (True, [])
+    finally:
+        os.close(fd)
 
 
 def test_directories_that_cannot_be_made(tmp_path, monkeypatch):

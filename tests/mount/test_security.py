@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import ssl
 import stat
@@ -146,6 +147,19 @@ def test_a_password_on_the_command_line_is_refused(state, words):
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert "every user can see a password there (ps)" in result.stderr
     assert "secret-word" not in result.stderr
+
+
+def test_fusermount3_gets_no_secret_of_our_environment(state, tmp_path, monkeypatch):
+    seen, helper = tmp_path / "seen", tmp_path / "fusermount3"
+    helper.write_text(f'#!/bin/sh\nenv >>{seen}\nexec {shutil.which("fusermount3")} "$@"\n')
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
+    succeed("--version")
+    run("doctor", "--endpoint-url", "http://127.0.0.1:9")
+    said = seen.read_text()
+    assert said.count("LC_ALL=C\n") == 4  # two ask for its version, one mounts, one unmounts
+    assert SECRETS["AWS_SECRET_ACCESS_KEY"] not in said
 
 
 @moto
