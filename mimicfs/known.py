@@ -137,10 +137,6 @@ class Knowledge:
         exact = self.backend.exact
         return exact.get(bucket, key) is not None or exact.has_below(bucket, key)
 
-    def children_still(self, bucket: str, directory: str, limit: int) -> list[Entry]:
-        """Return the first children that the store, not a copy of it, has of *directory*."""
-        return self.backend.exact.children(bucket, directory, "", limit)
-
     # Scopes
 
     def cover(self, bucket: str, directory: str) -> Scope | None:

@@ -46,7 +46,7 @@ class AskingReader:
         self._gone = False  # the version can never be read again
         self._closed = False
 
-    def coming(self, offset: int, size: int) -> Future[None] | None:
+    def coming(self, offset: int) -> Future[None] | None:
         """Return the future of the request that brings all of a small object, if the bytes are on
         their way like that. Never waits."""
         if not self._chunks or self._entry.size > SMALL or not self._lock.acquire(blocking=False):

@@ -230,13 +230,13 @@ class StandingFile:
         self._check_view(view)
         return found
 
-    def coming(self, offset: int, size: int) -> Future[None] | None:
+    def coming(self, offset: int) -> Future[None] | None:
         """Return a future after which `read_cached` has the bytes, if they are on their way. Never
         waits."""
         origin = self._origin
         if origin is None or not self._stands_still(origin):
             return None
-        return origin.reader.coming(offset, size)
+        return origin.reader.coming(offset)
 
     def _check_view(self, view: HandleView | None) -> None:
         if view is not None and view.stale:

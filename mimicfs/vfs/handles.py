@@ -185,7 +185,7 @@ class Handles(ClosingFiles):
     def read_later(self, handle: int, offset: int, size: int, done: Answered) -> bool:
         """Have the thread that brings the bytes call *done*, as posix.FileSystem says."""
         file = self._handle(handle).file
-        coming = file.coming(offset, size) if file is not None else None
+        coming = file.coming(offset) if file is not None else None
         if coming is None:
             return False
         coming.add_done_callback(lambda each: done(self._come(each, handle, offset, size)))

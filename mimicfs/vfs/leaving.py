@@ -138,7 +138,7 @@ class Leaving:
         with ExitStack() as stack:
             slot = slot_of(component, directory=node.is_directory)
             stack.enter_context(self._handles.arriving(target, slot))
-            replaced = self._replacing.replaceable(caller, node, target, new_name, flags)
+            replaced = self._replacing.replaceable(node, target, new_name, flags)
             stack.enter_context(self._replacing.replacing(caller, node, replaced))
             if source is not target:
                 key = source.key + slot_of(old_component, directory=node.is_directory)

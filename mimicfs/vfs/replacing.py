@@ -228,9 +228,7 @@ class Replacing:
                 stack.enter_context(self._tree.removing(replaced))
             yield
 
-    def replaceable(
-        self, caller: Caller, node: Node, target: Node, name: bytes, flags: int
-    ) -> Node | None:
+    def replaceable(self, node: Node, target: Node, name: bytes, flags: int) -> Node | None:
         """Return the node at the new name, ready to be replaced. Raises the errors of POSIX."""
         try:
             replaced = self._tree.named(target, name)

@@ -538,7 +538,7 @@ def test_where_one_cannot_be_asked_for_those_before_it_are_not_waited_for(
     s3.pool.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         fetch_ahead(s3, readers)
-    assert readers[0].coming(0, 9) is None
+    assert readers[0].coming(0) is None
 
 
 def test_a_day_that_has_no_more_requests_is_told(

@@ -14,14 +14,14 @@ _NETWORK = "check --endpoint-url and the network"
 _REGION_IN = re.compile(r"//(?:[^/]+\.)?s3[.-]([a-z0-9-]+)\.amazonaws\.com")
 
 
-def about_clock(date: str, now_s: float | None = None) -> str:
+def about_clock(date: str) -> str:
     """Return what is wrong with the clock of this machine, by *date*, the header of an answer; ""
     if nothing is."""
     try:
         there = parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):
         return ""
-    ahead = (time.time() if now_s is None else now_s) - there
+    ahead = time.time() - there
     if abs(ahead) < _SKEW_S:
         return ""
     minutes = max(1, round(abs(ahead) / 60))
