@@ -17,6 +17,7 @@ from mimicfs.cli.helping import Group
 from mimicfs.cli.options import assembled, bucket_of, common, for_listeners, json_option
 from mimicfs.config.settled import Settled
 from mimicfs.config.values import EventOptions, Target, parse_target, redacted
+from mimicfs.human import printable
 from mimicfs.signals import of_end, wait_for_signal, woken_by_signals
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def remove(settings: Settings, url: str, queue: str) -> None:
     with _setting_up(settings, bucket_of(url), queue) as setup:
         done = setup.remove()
     for each in done:
-        click.echo(f"removed {each}")
+        click.echo(f"removed {printable(each)}")
     if not done:
         click.echo("nothing was there", err=True)
 
@@ -109,7 +110,7 @@ def check(settled: Settled, url: str, timeout: float, as_json: bool) -> None:
             f" {found['deleted_s']:.2f} s; told by {found['by']}"
         )
         if found["shortcoming"]:
-            click.echo(f"but: {found['shortcoming']}", err=True)
+            click.echo(printable(f"but: {found['shortcoming']}"), err=True)
 
 
 @events.command()

@@ -15,7 +15,7 @@ from mimicfs.cli.options import assembled, common, completes_urls, json_option
 from mimicfs.cli.progress import Interruptible
 from mimicfs.config.values import Target, parse_target
 from mimicfs.entry import NS
-from mimicfs.human import number_of
+from mimicfs.human import number_of, printable
 
 if TYPE_CHECKING:
     from mimicfs.config.values import Settings
@@ -156,7 +156,8 @@ class _Bar:
         if self._progress is None:
             return
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=None, what=what, rate="")
+            shown = printable(name)
+            self._tasks[name] = self._progress.add_task(shown, total=None, what=what, rate="")
         total = max(total, count) if total else None  # not 0: such a bar looks finished
         self._progress.update(self._tasks[name], completed=count, total=total, rate=rate)
 
@@ -167,7 +168,7 @@ class _Bar:
             return False
         if self._progress is not None:
             self._progress.stop()
-        name = f"s3://{doomed.bucket}/{doomed.prefix}"
+        name = printable(f"s3://{doomed.bucket}/{doomed.prefix}")
         text = f"{name}: S3 does not show {doomed.gone:,} of {doomed.known:,} known objects. Delete"
         # Ctrl-C ends the question.
         ours = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -184,9 +185,9 @@ def _print_report(report: Report, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report._asdict()))
         return
-    scope = f"s3://{report.bucket}/{report.prefix}"
+    scope = printable(f"s3://{report.bucket}/{report.prefix}")
     if report.error:
-        click.echo(f"{scope}: {report.error}", err=True)
+        click.echo(f"{scope}: {printable(report.error)}", err=True)
         return
     click.echo(
         f"{scope}: {number_of(report.keys, 'key')}, {report.added} added, {report.changed} changed,"

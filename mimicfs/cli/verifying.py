@@ -96,9 +96,9 @@ def _print_report(report: Verified, repair: bool, as_json: bool) -> None:
         del told["synced_ns"]
         click.echo(json.dumps({**told, "synced": synced, "repaired": repair}))
         return
+    scope = printable(f"s3://{report.bucket}/{report.prefix}")
     click.echo(
-        f"s3://{report.bucket}/{report.prefix}: {number_of(report.keys, 'key')} in S3,"
-        f" {report.known:,} in the"
+        f"{scope}: {number_of(report.keys, 'key')} in S3, {report.known:,} in the"
         f" mirror (synced {synced}): {report.missing} not in the mirror, {report.extra} not in"
         f" S3, {report.changed} differ{'; repaired' if repair and report.drift else ''}"
     )
