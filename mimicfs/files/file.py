@@ -338,9 +338,9 @@ class File(ChangingFile):
                 self._happens(Event.STAYS)
 
     def follow(self, entry: Entry) -> bool:
-        """Stand on *entry*, which somebody else has written, unless somebody has got bytes of the
-        old version (and the file does not `follows`) or has written some. Return whether it stands
-        on it."""
+        """Stand on *entry*, which somebody else has written, if the file is clean. Unless it
+        `follows`, nobody may have got bytes of the old version, or have staged some. Return whether
+        it stands on *entry*."""
         with self._change.at_once() as still, self._lock:
             if self.state is not State.CLEAN or self._origin is None:
                 return False
