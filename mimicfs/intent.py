@@ -22,6 +22,7 @@ from mimicfs.backends import Backend
 from mimicfs.backends.pending import DELETION, LEARNED, Begun, IntentStep, Unsettled
 from mimicfs.errors import StoreError
 from mimicfs.member import Member
+from mimicfs.stragglers import Stragglers
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class StoreIntent:
         self.contended: set[str] = set()
         self.taken = False  # by a call to which it was given
         self.unsure = False  # S3 may have done it, although it has refused it later
+        self.unheard = False  # S3 has not answered, and may do it yet
         self._whole: StoreIntent | None = None  # which is held as long as a part of it
 
     def part(self, keys: Sequence[str]) -> StoreIntent:
@@ -85,6 +87,7 @@ class StoreIntents:
 
     def __init__(self, backend: Backend, member: Member) -> None:
         self.resolve: Resolve | None = None  # the newest client's (learning.py)
+        self._stragglers = Stragglers()
         self._backend, self._member = backend, member
         self._numbers = count(1)
         # By token: those that a call of this process has in hand.
@@ -301,6 +304,8 @@ class StoreIntents:
         keys, intent.open = sorted(intent.open), set()
         if keys:
             unsure = unsure or intent.unsure
+            if intent.unheard:
+                self._stragglers.expect(intent.bucket, keys)
             found = self._backend.end(intent.bucket, keys, intent.token, unsure=unsure)
             self.found(intent, found)
 
@@ -363,7 +368,8 @@ class StoreIntents:
             self._due.clear()
             self._look()
             # A store that nobody shares has no session, whose beats would come here again.
-            again_s = _AGAIN_S if self._backend.private and self._is_undone() else None
+            undone = self._backend.private and (self._stragglers or self._is_undone())
+            again_s = _AGAIN_S if undone else None
 
     def _look(self) -> None:
         try:
@@ -387,6 +393,8 @@ class StoreIntents:
 
     def _look_after_all(self) -> None:
         self._end_late()
+        for bucket, key in self._stragglers.due():
+            self.end(self.begin(bucket, [key]), unsure=True)  # S3 is asked about it below
         members = self._member.others()
         others = {each.id for each in members if each.alive} - {self._member.id}
         buckets = {name for each in members if not each.alive for name in each.buckets}
@@ -436,7 +444,10 @@ class StoreIntents:
         with self._lock:
             self._buckets.setdefault(bucket, time.monotonic())
         self._backend.reap(bucket, lives)
-        for each in self._backend.unsettled(bucket):
+        left = self._backend.unsettled(bucket)
+        reaped = {row.key for row in rows if row.pending} - {row.key for row in left if row.pending}
+        self._stragglers.expect(bucket, reaped)
+        for each in left:
             if self.resolve is not None and self._is_due(bucket, each) and not self._over:
                 self.resolve(bucket, each.key)
         if self._asked:

@@ -16,9 +16,9 @@ from botocore.exceptions import ClientError
 from support import servers
 from support.clients import plain
 from support.mounts import costs, wait_until
-from support.proxy import Fail, Hold, Lose, Proxy, Request
+from support.proxy import Drop, Fail, Hold, Lose, Proxy, Request
 
-from mimicfs import intent
+from mimicfs import intent, stragglers
 from mimicfs.backends.open import open_store
 from mimicfs.backends.sessions import StoreSession, beat
 from mimicfs.entry import NS
@@ -214,6 +214,38 @@ def test_what_a_dead_mount_began_is_asked_of_s3_though_the_clock_of_the_store_is
         mimicdb.intents.look_after()
         entry = mimicdb.entry(bucket, "k")
         assert entry is not None and entry.size == 5
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_s3_does_for_a_dead_mount_after_it_was_asked_is_seen(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str, client: Any, times: int
+) -> None:
+    monkeypatch.setattr(stragglers, "FIRST_S", 0.05)
+    with writer(proxy, "memory:") as (_, mimicdb):
+        beat(mimicdb.backend, StoreSession("dead", "host", 7, "1", "/mnt", 0, 0, {}), 0)
+        mimicdb.backend.begin(bucket, ["k"], "dead:1", 300_000)
+        mimicdb.intents.look_everywhere()
+        for _ in range(times):
+            mimicdb.intents.look_after()
+        assert (mimicdb.entry(bucket, "k"), mimicdb.backend.unsettled(bucket)) == (None, [])
+        client.put_object(Bucket=bucket, Key="k", Body=b"there")  # S3 does it now
+        wait_until(lambda: mimicdb.intents.look_after() or mimicdb.entry(bucket, "k") is not None)
+
+
+def test_what_s3_does_after_its_caller_has_given_up_is_seen(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str, client: Any
+) -> None:
+    monkeypatch.setattr(stragglers, "FIRST_S", 0.05)
+    monkeypatch.setattr(intent, "_AGAIN_S", 0.05)
+    with writer(proxy, "memory:") as (writing, mimicdb):
+        lost = Drop(of("PUT", "k"))
+        lost.release()
+        with proxy.rule(lost), pytest.raises(Exception, match="onnection"):
+            writing.put_object(Bucket=bucket, Key="k", Body=b"there")
+        wait_until(lambda: mimicdb.backend.unsettled(bucket) == [])
+        assert mimicdb.entry(bucket, "k") is None
+        client.put_object(Bucket=bucket, Key="k", Body=b"there")  # S3 does it now
+        wait_until(lambda: mimicdb.entry(bucket, "k") is not None)
 
 
 def test_a_change_that_has_ended_and_that_the_store_has_again_is_asked_of_s3_at_once(

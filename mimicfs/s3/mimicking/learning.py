@@ -145,6 +145,7 @@ class Learner:
             raise
         except BaseException as exc:
             intent.unsure |= not isinstance(exc, _UNASKED) or bool(sent)
+            intent.unheard = intent.unsure
             with self._ending(operation, asked, intent):
                 self._undone(operation, asked, intent, heads)
                 self._look_soon(intent)
