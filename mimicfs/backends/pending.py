@@ -130,12 +130,25 @@ def reaped(text: str, now_ms: int, lives: Callable[[str], bool]) -> str:
     """Return the row without the tokens that are over their deadline, and those of which *lives* is
     not true."""
     row = _parsed(text)
-    kept = {
-        token: [began_ms, deadline_ms]
-        for token, (began_ms, deadline_ms) in row.tokens.items()
-        if deadline_ms > now_ms and lives(token)
-    }
-    return text if kept == row.tokens else json.dumps(_PendingRow(fresh(), True, kept))
+    over = set(_over(row, now_ms, lives))
+    kept = {token: times for token, times in row.tokens.items() if token not in over}
+    return json.dumps(_PendingRow(fresh(), True, kept)) if over else text
+
+
+def overdue(
+    rows: Mapping[str, str], now_ms: int, lives: Callable[[str], bool]
+) -> dict[str, list[str]]:
+    """Return the tokens that `reaped` would take out of *rows*, with their keys."""
+    found: dict[str, list[str]] = {}
+    for key, text in rows.items():
+        for token in _over(_parsed(text), now_ms, lives):
+            found.setdefault(token, []).append(key)
+    return found
+
+
+def _over(row: _PendingRow, now_ms: int, lives: Callable[[str], bool]) -> list[str]:
+    deadlines = ((token, deadline_ms) for token, (_, deadline_ms) in row.tokens.items())
+    return [token for token, deadline_ms in deadlines if deadline_ms <= now_ms or not lives(token)]
 
 
 def unsettled(rows: Mapping[str, str], now_ms: int, key: str | None = None) -> list[Unsettled]:

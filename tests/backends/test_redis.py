@@ -198,6 +198,22 @@ def test_writers_with_and_without_scripts_lose_nothing(
         assert [change.seq for change in store.changes("b", 0)] == list(range(1, 1601))
 
 
+def test_what_the_dead_have_begun_ends_however_much_others_change(
+    two_of_one: tuple[RedisBackend, RedisBackend],
+) -> None:
+    names = map(str, itertools.count())
+    for store, other in (two_of_one, two_of_one[::-1]):
+        store.begin("b", ["x"], "dead:1", 60_000)
+
+        def lives(_: str, other: RedisBackend = other) -> bool:
+            other.apply("b", [Entry(next(names), 1)])
+            return False
+
+        store.reap("b", lives)
+        (left,) = store.unsettled("b")
+        assert (left.key, left.pending) == ("x", False)
+
+
 def test_what_a_transaction_is_about_may_change_while_it_is_prepared(
     two_of_one: tuple[RedisBackend, RedisBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:

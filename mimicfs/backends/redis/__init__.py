@@ -29,7 +29,7 @@ except ModuleNotFoundError as exc:
 
 from mimicfs.backends import DOUBTED, OF_DIRECTORY
 from mimicfs.backends.loglines import WIDE_CHANGE, left_alone
-from mimicfs.backends.pending import LEARNED, Begun, IntentStep, Unsettled, unsettled
+from mimicfs.backends.pending import LEARNED, Begun, IntentStep, Unsettled, overdue, unsettled
 from mimicfs.backends.redis.connecting import clock_ms, connected
 from mimicfs.backends.redis.layout import (
     LAST,
@@ -339,16 +339,24 @@ class RedisBackend(NotingBackend):
     def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
         tag = self._tag(bucket)
         if key is None:
-            found = self._client.hgetall(f"{tag}:k")
+            rows = self._rows(tag)
         else:
             row = self._client.hget(f"{tag}:k", key)
-            found = {} if row is None else {key.encode(): row}
-        now_ms = clock_ms(self._client, tag) if found and key is None else 0
-        return unsettled({name.decode(): row.decode() for name, row in found.items()}, now_ms)
+            rows = {} if row is None else {key: row.decode()}
+        now_ms = clock_ms(self._client, tag) if rows and key is None else 0
+        return unsettled(rows, now_ms)
+
+    def _rows(self, tag: str) -> dict[str, str]:
+        found = self._client.hgetall(f"{tag}:k")
+        return {key.decode(): row.decode() for key, row in found.items()}
 
     @ours
     def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
-        Transactions(self._client).reap(self._tag(bucket), lives)
+        # No transaction: where others change much, that would be begun anew again and again.
+        tag = self._tag(bucket)
+        rows = self._rows(tag)
+        for token, keys in overdue(rows, clock_ms(self._client, tag), lives).items():
+            self._steps.end(tag, keys, token, unsure=True)
 
     @ours
     def seq(self, bucket: str) -> int:

@@ -24,7 +24,7 @@ from redis.exceptions import WatchError
 
 from mimicfs.backends import NoteSwap
 from mimicfs.backends.loglines import left_alone, logged_as
-from mimicfs.backends.pending import IntentStep, admitted, begun, ended, may_go, reaped
+from mimicfs.backends.pending import IntentStep, admitted, begun, ended, may_go
 from mimicfs.backends.redis.connecting import as_ms
 from mimicfs.backends.redis.directories import Directories, names_about
 from mimicfs.backends.redis.layout import (
@@ -147,18 +147,6 @@ class Transactions:
             return {key for key, row in after.items() if row is not None}, _kept(tag, after)
 
         return self._watched(tag, plan)
-
-    def reap(self, tag: str, lives: Callable[[str], bool]) -> None:
-        """Do as Backend.reap."""
-
-        def plan(watch: Watch) -> tuple[None, list[RedisCommand]]:
-            moment, rows = watch.ask(CLOCK, ("HGETALL", f"{tag}:k"))
-            now_ms = as_ms(moment)
-            texts = {key.decode(): row.decode() for key, row in rows.items()}
-            after = {key: reaped(row, now_ms, lives) for key, row in texts.items()}
-            return None, _kept(tag, {k: row for k, row in after.items() if row != texts[k]})
-
-        self._watched(tag, plan)
 
     def swap_note(
         self,
