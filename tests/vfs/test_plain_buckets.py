@@ -317,3 +317,68 @@ def test_news_behind_all_names_that_are_searched_are_asked_about(s3, sampled, mo
     sampled.look.changed("b", Difference(["m/rich"], [], [], 0))
     sampled.looks_at("m/rich")
     assert sampled.look.needs("b", "m/")
+
+
+@pytest.fixture
+def of_one_second(s3):
+    """Mounts of a store in which m/ with twenty names of one second is plain."""
+    store = filled(Memory())
+    first = Mount(store, s3)
+    first.mimicdb.record_all("b", [Entry(f"m/{n}", 1, NS, "e") for n in range(20)])
+    first.looks_at("m/3")
+    return [Mount(store, s3) for _ in range(2)]
+
+
+def test_of_many_objects_of_one_second_nobody_else_asks(s3, of_one_second):
+    for mount in of_one_second:
+        mount.looks_at("m/7")
+        assert (mount.look.needs("b", "m/"), s3.asked) == (False, 4)
+
+
+def test_what_came_in_the_second_of_the_newest_is_asked_about_by_who_was_not_told(
+    s3, of_one_second
+):
+    first, second = of_one_second
+    first.mimicdb.record("b", Entry("m/late", 1, NS, "e"))  # a LIST showed it
+    for mount in of_one_second:
+        mount.looks_at("m/late")
+        assert (mount.look.needs("b", "m/"), s3.asked) == (False, 8)
+    first.mimicdb.record("b", Entry("m/rich", 1, NS, "e"))
+    third = Mount(second.mimicdb.backend, s3)
+    third.looks_at("m/rich")
+    assert third.look.needs("b", "m/")
+
+
+UNASKED = {f"m/{n}plain" for n in (4, 6, 7, 8)}
+
+
+def told_again(mount):
+    """The keys that *mount* announces as changed from now on."""
+    found = []
+    mount.mimicdb.subscribe(mount.look.changed)
+    mount.mimicdb.subscribe(lambda _, difference: found.extend(difference.changed))
+    return found
+
+
+def test_names_that_were_shown_while_a_directory_was_plain_are_looked_at_again(sampled):
+    told = told_again(sampled)
+    sampled.mimicdb.record("b", Entry("m/rich", 1, 80 * NS, "r"))  # a LIST showed it
+    sampled.look.changed("b", Difference(["m/rich"], [], [], 0))
+    sampled.looks_at("m/rich")
+    assert set(told) > UNASKED
+
+
+def test_so_are_they_as_soon_as_a_read_shows_what_the_directory_is(sampled):
+    told = told_again(sampled)
+    read = Entry("m/9plain", 9, 9 * NS, "e", meta=MODE)
+    sampled.mimicdb.repair("b", read.key, read, sampled.mimicdb.seq("b"))
+    assert set(told) > UNASKED
+
+
+def test_nobody_is_told_again_of_names_that_were_not_shown(s3):
+    mount = Mount(filled(Memory()), s3)
+    told = told_again(mount)
+    names = [Entry(f"m/{n}plain", n, n * NS, "e") for n in range(1, 10)]
+    mount.mimicdb.record_all("b", [*names, Entry("m/rich", 1, 80 * NS, "r")])
+    mount.looks_at("m/rich")
+    assert UNASKED.isdisjoint(told)
