@@ -150,9 +150,12 @@ class Kernel:
         may read. *writing*: a WRITE waits for this, but not for long, as the kernel may keep the
         last page of it locked. That one it reads anew; those before are dropped by then."""
         node.pages_etag = ""
-        if node.file is not None:
+        within_s = _WRITING_S if writing else _DROPS_S
+        if node.file is None:
+            self._kernel.drop_data(node.ino, within_s)
+        else:
             node.file.dropping()
-        self._kernel.drop_data(node.ino, _WRITING_S if writing else _DROPS_S)
+            self._kernel.drop_data(node.ino, within_s, node.file.dropped)
 
     def drops_again(self, node: Node) -> None:
         """As `drops`, before a WRITE is answered: the kernel may have read its pages of the present
@@ -160,9 +163,11 @@ class Kernel:
         self._kernel.drop_data(node.ino, _WRITING_S)
 
     def _drop_pages(self, node: Node) -> None:
-        if node.file is not None:
+        if node.file is None:
+            self._kernel.data_changed(node.ino)
+        else:
             node.file.dropping()
-        self._kernel.data_changed(node.ino)
+            self._kernel.data_changed(node.ino, node.file.dropped)
 
     def changed_by(self, through: Node, node: Node) -> None:
         """Note that a program has changed the bytes of the file of *node* by the inode of
