@@ -25,4 +25,5 @@ eviction   the space of the cache          direct     large reads and writes by 
 bringing   parts of it brought from the disk before they are read
 turn       a lock whose wait can be interrupted
 tools      what the open files of a mount share
+behind     uploads that give way to changes
 """

@@ -14,6 +14,7 @@ from functools import cached_property
 from mimicfs import metadata
 from mimicfs.entry import Entry
 from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
+from mimicfs.files.behind import Behind
 from mimicfs.files.content import ContentFile
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import size_max
@@ -57,7 +58,7 @@ class ChangingFile(ContentFile):
         # first of its name.
         self._only_appended = entry is None and not exclusive
         self._absent = absent
-        self._behind: Cancellation | None = None  # of an upload that gives way to changes
+        self._behind: Behind | None = None  # of an upload that gives way to changes
         self.promised = False  # its writer was told that the bytes are safe
         if staging is not None:
             self._resume(staging)
@@ -107,7 +108,7 @@ class ChangingFile(ContentFile):
             self._check()
         if not data:
             return 0  # write(2): no bytes change nothing, not even behind the end
-        self.interrupt()
+        self.interrupt(cancellation)
         with self._change.taken(cancellation):
             place = ChosenPlace(view or HandleView(), offset, offset + len(data))
             staging = self._staged_anew(cancellation, place)
@@ -144,7 +145,7 @@ class ChangingFile(ContentFile):
         """Write *data* at the end of the file; return where that was. If somebody else replaces the
         object before the upload, and all changes are appends, they go behind the bytes that are
         there then. Raises ObjectChanged where that has happened already."""
-        self.interrupt()
+        self.interrupt(cancellation)
         with self._change.taken(cancellation):
             self._check_size(self.size + len(data))
             with self._lock:
@@ -203,7 +204,7 @@ class ChangingFile(ContentFile):
     ) -> None:
         """Make zeros of the bytes from *start* to *end*, which the file has. The zeros take no
         place on the disk, and nothing is fetched. Raises ObjectChanged, as `write` does."""
-        self.interrupt()
+        self.interrupt(cancellation)
         with self._change.taken(cancellation):
             with self._lock:
                 self._check()
@@ -231,7 +232,7 @@ class ChangingFile(ContentFile):
         """Cut the file to *size*, or extend it with zeros; with *extend*, only extend it. Raises
         ObjectChanged, as `write` does."""
         self._check_size(size)
-        self.interrupt()
+        self.interrupt(cancellation)
         with self._change.taken(cancellation):
             with self._lock:
                 self._check()
@@ -250,11 +251,16 @@ class ChangingFile(ContentFile):
             else:
                 self._cut(staging, size)
 
-    def interrupt(self) -> None:
-        """Interrupt an upload that nobody waits for: the file is about to change."""
-        behind = self._behind
+    def interrupt(self, cancellation: Cancellation | None = None) -> None:
+        """Interrupt an upload that nobody waits for: the file is about to change. With
+        *cancellation*, of whoever changes it, an upload that has patience may end before."""
+        if (behind := self._behind) is not None:
+            behind.cancel() if cancellation is None else behind.give_way(cancellation)
+
+    def _behind_ends(self) -> None:
+        behind, self._behind = self._behind, None
         if behind is not None:
-            behind.cancel()
+            behind.ends()
 
     @property
     def _size_max(self) -> int:
@@ -357,7 +363,7 @@ class ChangingFile(ContentFile):
 
     def secure(self) -> None:
         """Return when what S3 does not have yet would outlive a power cut. Raises PosixError."""
-        self.interrupt()
+        self.interrupt(NEVER)
         with self._change:
             if self.dirty and self._staging is not None:
                 self._promise(self._staging)

@@ -51,6 +51,7 @@ from mimicfs.errors import (
     UploadFailed,
 )
 from mimicfs.files.appending import moved_behind
+from mimicfs.files.behind import Behind
 from mimicfs.files.changing import ChangingFile
 from mimicfs.files.journal import Orphan
 from mimicfs.files.layout import Layout
@@ -75,15 +76,11 @@ class File(ChangingFile):
     # To S3
 
     def flush(
-        self,
-        cancellation: Cancellation,
-        *,
-        behind: bool = False,
-        guard: Callable[[File], None] | None = None,
+        self, cancellation: Cancellation, *, guard: Callable[[File], None] | None = None
     ) -> Entry | None:
         """Upload the file if it is dirty; return the new version then. S3 has it and the
-        mirror knows. *behind*: whoever changes the file meanwhile interrupts this. *guard*: called
-        before; what it raises is why the file is not uploaded.
+        mirror knows. Where *cancellation* is a Behind, whoever changes the file meanwhile
+        interrupts this. *guard*: called before; what it raises is why the file is not uploaded.
 
         Raises UploadFailed, which says where the bytes are kept; the file stays dirty, and
         the next flush tries again, unless the file is lost. Raises Interrupted; the file stays
@@ -95,11 +92,11 @@ class File(ChangingFile):
             staging = self._staging
             if not self.dirty or staging is None:
                 return None
-            self._behind = cancellation if behind else None
+            self._behind = cancellation if isinstance(cancellation, Behind) else None
             self.set_meta(metadata.of_new_bytes(self.content.meta, self.mtime_ns))
             return self._flushed(staging, cancellation, guard)
 
-    def flush_begun(self, cancellation: Cancellation) -> BegunPut | None:
+    def flush_begun(self, behind: Behind) -> BegunPut | None:
         """Begin to `flush` a small file behind its writer, if that waits for nobody. None: nothing
         has happened. Otherwise the caller calls `end_flush` when its future is done, or
         `abandon_flush` where somebody cancels: until then the upload has the file's turn."""
@@ -109,8 +106,8 @@ class File(ChangingFile):
         try:
             staging = self._staging
             if self.lost is None and self.dirty and staging is not None and not self._may_differ:
-                self._behind = cancellation
-                begun = self._upload.begin_small(self._job(staging, cancellation), cancellation)
+                self._behind = behind
+                begun = self._upload.begin_small(self._job(staging, behind), behind)
             return begun
         finally:
             if begun is None:
@@ -133,7 +130,7 @@ class File(ChangingFile):
         try:
             self._upload.give_up_small(begun)
         finally:
-            self._behind = None
+            self._behind_ends()
             self._change.give()
 
     def _flushed(
@@ -155,7 +152,7 @@ class File(ChangingFile):
             self.refused = True
             raise self._failed(self._staging or staging, exc) from exc
         finally:
-            self._behind = None
+            self._behind_ends()
         return self.entry
 
     def _deleted(self) -> PosixError:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mimicfs.entry import Difference
 from mimicfs.errors import MimicError, PosixError, UploadFailed
+from mimicfs.files.behind import Behind
 from mimicfs.files.file import File
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import BegunPut
@@ -128,13 +129,11 @@ class ClosingFiles(RenewedFiles):
     def let_go_at_once(self, handle: int) -> bool:
         return handle not in self._open or self.release_at_once(handle)
 
-    def upload(
-        self, file: File, handle: int, cancellation: Cancellation, flight: Flight | None
-    ) -> None:
+    def upload(self, file: File, handle: int, cancellation: Behind, flight: Flight | None) -> None:
         node = self._handle(handle).node
         self._upload(node, file, cancellation, behind=True, flight=flight)
 
-    def begin(self, file: File, handle: int, cancellation: Cancellation) -> Flight | None:
+    def begin(self, file: File, handle: int, cancellation: Behind) -> Flight | None:
         if self.shares_locks:  # the store is asked first whether the locks still hold
             return None
         node = self._handle(handle).node
@@ -151,7 +150,7 @@ class ClosingFiles(RenewedFiles):
         return None if begun is None else Flight(begun, turn, lambda: self.departures.end(node))
 
     @staticmethod
-    def _begun(file: File, turn: Turn, cancellation: Cancellation) -> BegunPut | None:
+    def _begun(file: File, turn: Turn, cancellation: Behind) -> BegunPut | None:
         if not turn.take_alone():
             return None
         begun = None
@@ -204,7 +203,7 @@ class ClosingFiles(RenewedFiles):
                 # A file that stands at its new place already goes there.
                 turn = self._turn if _is_ahead(node, file) else self.turn
                 with turn(node, cancellation):
-                    file.flush(cancellation, behind=behind, guard=self.guard)
+                    file.flush(cancellation, guard=self.guard)
             if not file.dirty:
                 self._wrote(node, file)
         except UploadFailed as exc:  # the caller gets only an errno: the log says where and why

@@ -7,7 +7,8 @@ is necessary, as for any larger file.
 
 An upload that S3 refuses is tried again, later and later, for as long as the mount lives; the next
 mount uploads what is left then (recovery.py). A change of a file interrupts its upload
-(File.flush), and the file is uploaded when it is closed again.
+(File.flush), and the file is uploaded when it is closed again. Of a file that is changed without a
+pause S3 would get nothing: whoever changes it waits for an upload now and then (`_Waiting.upload`).
 
 Threading: any thread may call. `_changed` protects everything; it is never held while S3 is
 asked.
@@ -24,11 +25,11 @@ from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 from mimicfs.errors import Interrupted, MimicError, S3Unavailable, UploadFailed
+from mimicfs.files.behind import Behind
 from mimicfs.files.file import File
 from mimicfs.files.small import SMALL
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import BegunPut
-from mimicfs.posix import Cancellation
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ _FLYING = 48  # uploads for which no thread waits: S3 takes a round trip to answ
 # would take the interpreter's lock from the programs that write.
 _BURST_S, _BURST_MAX_S = 0.03, 1.0
 _AGAIN_S = (1.0, 60.0)  # the first pause after a refusal, and the longest
+# Once a file has waited for so long, and each time that has doubled, a change of it waits for its
+# upload, for this part of that time, and no longer than this.
+_PATIENT_S, _PATIENCE, _PATIENCE_MAX_S = 4.0, 1 / 8, 10.0
 
 
 class Pending(NamedTuple):
@@ -64,13 +68,11 @@ class Flight(NamedTuple):
 class UploadsBehind(Protocol):
     """How files are uploaded. *handle* holds a file open until then."""
 
-    def upload(
-        self, file: File, handle: int, cancellation: Cancellation, flight: Flight | None
-    ) -> None:
+    def upload(self, file: File, handle: int, cancellation: Behind, flight: Flight | None) -> None:
         """Upload *file*; or end *flight*, if its future is done."""
         ...
 
-    def begin(self, file: File, handle: int, cancellation: Cancellation) -> Flight | None:
+    def begin(self, file: File, handle: int, cancellation: Behind) -> Flight | None:
         """Begin to upload *file*, if that waits for nobody; None: nothing has happened. The caller
         ends it by `upload` or `abandon`."""
         ...
@@ -96,11 +98,23 @@ class _Waiting:
         self.file = file
         self.handle = handle
         self.since_ns = time.time_ns()
+        self.since_s = time.monotonic()
+        self.patient_s = self.since_s + _PATIENT_S  # when an upload next gives way to no change
         self.due = 0.0  # on the monotonic clock, s
         self.tries = 0
         self.error = ""
         self.running = False
+        self.behind = Behind()  # of the upload that is running
         self.flight: Flight | None = None  # its end is not known yet
+
+    def upload(self) -> Behind:
+        """Return the cancellation of the next upload, which begins now."""
+        now_s = time.monotonic()
+        if now_s < self.patient_s:
+            return Behind()
+        waited_s = now_s - self.since_s
+        self.patient_s = now_s + waited_s
+        return Behind(min(waited_s * _PATIENCE, _PATIENCE_MAX_S))
 
 
 class WriteBack:
@@ -129,7 +143,8 @@ class WriteBack:
             waiting = self._waiting.get(file)
             if waiting is None:
                 waiting = self._waiting[file] = _Waiting(file, hold())
-            self._due(waiting, _DELAY_S)
+            # not put off for ever, where it is closed again and again
+            self._due(waiting, min(time.monotonic() + _DELAY_S, waiting.patient_s))
             self._added_last = 0.0 if self._closing else time.monotonic()
             if len(self._threads) < min(_THREADS, len(self._waiting)):
                 self._start()
@@ -167,8 +182,8 @@ class WriteBack:
             aside.join()
         return list(self._waiting)
 
-    def _due(self, waiting: _Waiting, after_s: float) -> None:
-        waiting.due = 0.0 if self._closing else time.monotonic() + after_s
+    def _due(self, waiting: _Waiting, at_s: float) -> None:
+        waiting.due = 0.0 if self._closing else at_s
         self._last += 1
         heapq.heappush(self._queue, (waiting.due, self._last, waiting))
         _, _, first = self._queue[0]
@@ -177,7 +192,7 @@ class WriteBack:
 
     def _work(self) -> None:
         while (waiting := self._next()) is not None:
-            self._ended(waiting, self._try(waiting, Cancellation(), None))
+            self._ended(waiting, self._try(waiting, waiting.behind, None))
 
     def _ended(self, waiting: _Waiting, reachable: bool, *, waits: bool = True) -> None:
         """Note that a try of *waiting* has ended. *reachable*: S3 can be reached. *waits*: this
@@ -189,7 +204,7 @@ class WriteBack:
             if done:
                 del self._waiting[waiting.file]
             elif not self._closing:
-                self._due(waiting, _pause_s(waiting))
+                self._due(waiting, time.monotonic() + _pause_s(waiting))
             if self._closing and not reachable:
                 self._queue.clear()
                 vain = [each.flight for each in self._waiting.values() if each.flight is not None]
@@ -219,7 +234,7 @@ class WriteBack:
                     due, _, waiting = heapq.heappop(self._queue)
                     waits = self._waiting.get(waiting.file) is waiting and not waiting.running
                     if due == waiting.due and waits:
-                        waiting.running = True
+                        waiting.running, waiting.behind = True, waiting.upload()
                         return waiting
                 if self._closing and not (self._queue or self._flying):
                     return None
@@ -239,7 +254,7 @@ class WriteBack:
         begun."""
         if waiting.file.size > SMALL:
             return False
-        cancellation = Cancellation()
+        cancellation = waiting.behind
         try:
             flight = self._uploads.begin(waiting.file, waiting.handle, cancellation)
         except Exception:  # a thread tries it again, and reports
@@ -256,7 +271,7 @@ class WriteBack:
         cancellation.tell(lambda: self._falls(waiting, flight))
         return True
 
-    def _lands(self, waiting: _Waiting, flight: Flight, cancellation: Cancellation) -> None:
+    def _lands(self, waiting: _Waiting, flight: Flight, cancellation: Behind) -> None:
         """End *flight*, whose request has ended. This is the thread that sends all of them: another
         one goes on where something must be waited for."""
         if flight.put.future.cancelled():
@@ -270,7 +285,7 @@ class WriteBack:
             self._do_aside(self._land, waiting, flight, cancellation)
 
     def _land(
-        self, waiting: _Waiting, flight: Flight, cancellation: Cancellation, *, waits: bool = True
+        self, waiting: _Waiting, flight: Flight, cancellation: Behind, *, waits: bool = True
     ) -> None:
         try:
             self._ended(waiting, self._try(waiting, cancellation, flight), waits=waits)
@@ -332,7 +347,7 @@ class WriteBack:
 
     # A try
 
-    def _try(self, waiting: _Waiting, cancellation: Cancellation, flight: Flight | None) -> bool:
+    def _try(self, waiting: _Waiting, cancellation: Behind, flight: Flight | None) -> bool:
         """Try to upload a file; or end *flight*. Return whether S3 can be reached."""
         file, reachable = waiting.file, True
         waiting.tries += flight is None

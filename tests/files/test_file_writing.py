@@ -20,6 +20,7 @@ from support.proxy import Fail, Hold, Proxy
 
 from mimicfs.config.values import FileOptions
 from mimicfs.errors import Interrupted, MimicError, ObjectChanged, PosixError, UploadFailed
+from mimicfs.files.behind import Behind
 from mimicfs.files.multipart import parts_of
 from mimicfs.files.transfer import RequestBatch, Slice
 from mimicfs.metadata import written
@@ -544,7 +545,7 @@ def test_a_change_interrupts_an_upload_that_nobody_waits_for(
 
     def upload() -> None:
         try:
-            ended.append(file.flush(Cancellation(), behind=True))
+            ended.append(file.flush(Behind()))
         except Interrupted as exc:
             ended.append(exc)
 
@@ -557,6 +558,45 @@ def test_a_change_interrupts_an_upload_that_nobody_waits_for(
     entry = file.flush(calm)  # also where S3 has taken the first one meanwhile
     assert (entry.size, file.dirty, file.lost) == (6, False, None)
     assert stored(client, files.bucket, "key") == b"SECOND"
+
+
+def test_a_change_waits_for_an_upload_whose_bytes_have_waited_for_long(
+    files: Any, client: Any, proxy: Proxy, calm: Cancellation, background: Any
+) -> None:
+    file, killed = files.create("key"), Cancellation()
+    file.write(0, memoryview(b"first"), calm)
+    with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
+        background(lambda: file.flush(Behind(60.0)))
+        assert hold.reached.wait(10)
+        killed.cancel()
+        with pytest.raises(Interrupted):
+            file.write(0, memoryview(b"NEVER"), killed)
+        write = background(lambda: file.write(0, memoryview(b"SECOND"), calm))
+        write.join(0.05)
+        assert write.is_alive()
+        hold.release()
+        write.join(20)
+    assert stored(client, files.bucket, "key") == b"first"
+    assert file.flush(calm).size == 6
+
+
+def test_a_change_waits_no_longer_for_an_upload_than_that_has_patience(
+    files: Any, proxy: Proxy, calm: Cancellation, background: Any
+) -> None:
+    file = files.create("key")
+    file.write(0, memoryview(b"first"), calm)
+    upload = Behind(0.01)
+
+    def flush() -> None:
+        with pytest.raises(Interrupted):
+            file.flush(upload)
+
+    with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
+        background(flush)
+        assert hold.reached.wait(10)
+        file.write(0, memoryview(b"SECOND"), calm)
+        assert upload.cancelled
+    assert file.flush(calm).size == 6
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

@@ -20,6 +20,7 @@ from mimicfs.config.values import FileOptions
 from mimicfs.errors import Interrupted, PosixError, UploadFailed
 from mimicfs.files import journal as journal_module
 from mimicfs.files import multipart, recovery
+from mimicfs.files.behind import Behind
 from mimicfs.files.journal import Journal
 from mimicfs.files.recovery import recover
 from mimicfs.files.staging import Staging
@@ -75,7 +76,7 @@ def next_mount(files, journal):
 def upload_behind(file):
     """Upload *file*; say whether somebody has changed it meanwhile."""
     try:
-        file.flush(Cancellation(), behind=True)
+        file.flush(Behind())
     except Interrupted:
         return True
     return False

@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +64,27 @@ def test_what_is_changed_or_removed_before_its_upload_is_uploaded_once_or_never(
     assert (path / "kept").stat().st_mtime_ns == 5_000_000_000
     head = client.head_object(Bucket=bucket, Key="kept")
     assert head["Metadata"]["mtime"] == "5.000000000"
+
+
+def test_what_is_appended_and_closed_without_a_pause_is_in_s3_meanwhile(mount_at, client, bucket):
+    log = mount_at(f"s3://{bucket}", "--write-back").path / "log"
+    ends, lines = threading.Event(), []
+
+    def write():
+        while not ends.wait(0.03):
+            lines.append(f"{len(lines)}\n")
+            with open(log, "a") as file:
+                file.write(lines[-1])
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            wait_until(lambda: "log" in in_s3(client, bucket))
+        finally:
+            ends.set()
+        writing.result(60)
+    assert log.read_text() == "".join(lines)
+    wait_until(lambda: in_s3(client, bucket) == {"log": len("".join(lines))})
 
 
 def test_an_append_to_what_others_replaced_is_seen_under_the_name_at_once(mount_at, client, bucket):

@@ -146,6 +146,25 @@ def test_no_upload_waits_for_long_because_others_are_closed(monkeypatch):
     assert behind.close() == []
 
 
+def test_a_file_that_is_closed_again_and_again_is_uploaded_and_changes_of_it_wait_a_moment(
+    monkeypatch,
+):
+    monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 60.0)
+    monkeypatch.setattr("mimicfs.vfs.writeback._PATIENT_S", 0.1)
+    waited = []
+
+    class Uploads(Whole):
+        def upload(self, file, handle, cancellation, flight):
+            waited.append(cancellation._patience_s)
+            super().upload(file, handle, cancellation, flight)
+
+    behind = WriteBack(Uploads(), 1)
+    behind.add(File(), lambda: 1)
+    wait_until(lambda: len(waited) == 1)
+    assert 0.1 / 8 <= waited[0] <= 10
+    assert behind.close() == []
+
+
 def test_a_file_that_has_left_the_queue_is_not_taken_from_it_when_it_is_closed_again(monkeypatch):
     monkeypatch.setattr("mimicfs.vfs.writeback._DELAY_S", 0.0)
     file, handles, gone = File(), iter([1, 2]), []
