@@ -146,6 +146,8 @@ class OpenFiles(HandleTable):
         if entry is None:
             opened = self._open_unnamed(stands, flags)
         else:
+            if stands is not node:  # the kernel will have no pages of *stands* by this
+                flags |= NOT_READ
             opened = self._open_known(stands, entry, flags, generation, asks=asks)
         if opened is None or stands is node:
             return opened

@@ -117,6 +117,21 @@ def test_a_change_of_bytes_by_one_inode_of_a_file_is_told_of_the_other(two_inode
     assert kernel.news() == set()
 
 
+def test_the_kernel_has_no_pages_of_an_inode_because_it_has_opened_another_one_of_the_file(
+    two_inodes, client, bucket
+):
+    fs, _, (old, new), handles = two_inodes
+    for handle in (*handles, fs.open(CALLER, new, os.O_RDONLY).handle):
+        fs.release(handle)  # the kernel keeps the pages of *new*
+    handles.clear()
+    fs._mimicdb._listeners.clear()  # another mount has told the store, and the follower comes late
+    client.put_object(Bucket=bucket, Key="x", Body=b"theirs")
+    fs._syncer.sync(bucket)
+    opened = [fs.open(CALLER, ino, os.O_RDONLY) for ino in (old, new)]
+    handles += [each.handle for each in opened]
+    assert [each.keep_cache for each in opened] == [False, False]
+
+
 def test_a_change_of_attributes_by_one_inode_of_a_file_is_told_of_the_other(two_inodes):
     fs, kernel, inos, handles = two_inodes
     for by, other in ((0, 1), (1, 0)):
