@@ -419,14 +419,13 @@ class File(ChangingFile):
         with self._change:
             if self.state not in (State.CLEAN, State.DIRTY):
                 return
-            put = put or self._staging is not None
             self._stand_on(entry)
             with self._lock:
                 self.content = self._with_said(content)
                 self._heard()
-                if put and self._origin is not None:
+                if (put or self._staging is not None) and self._origin is not None:
                     self._origin.handed = True  # a program knows them, as if it had read them
-            if self.dirty and self.size:
+            if self.dirty and (self.size or not put):  # it may have been cut to nothing
                 self._redescribe()
                 return
             with self._lock:

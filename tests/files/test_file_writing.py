@@ -464,21 +464,24 @@ def test_a_dirty_file_that_is_renamed_is_uploaded_to_its_new_key(
 
 def test_a_copy_within_s3_becomes_the_content_of_a_new_file(files: Any, calm: Cancellation) -> None:
     file = files.create("key")
-    file.adopt(files.put("key", b"copied", Content("a/b", {"m": "1"})), Content("a/b", {"m": "1"}))
+    copied = files.put("key", b"copied", Content("a/b", {"m": "1"}))
+    file.adopt(copied, Content("a/b", {"m": "1"}), put=True)
     assert (file.dirty, file.size, file.read(0, 99, calm)) == (False, 6, b"copied")
     assert kept(files) == []
 
 
-def test_new_metadata_of_the_object_does_not_undo_a_write(
-    files: Any, client: Any, calm: Cancellation
+@pytest.mark.parametrize("written", [b"NEW", b""])
+def test_new_metadata_of_the_object_does_not_undo_a_change_of_its_bytes(
+    files: Any, client: Any, calm: Cancellation, written: bytes
 ) -> None:
     files.put("key", b"old")
     file = files.open("key")
-    file.write(0, memoryview(b"NEW"), calm)
+    file.truncate(0, calm)
+    file.write(0, memoryview(written), calm)
     file.adopt(files.put("key", b"old", Content("a/b", {"m": "2"})), Content("a/b", {"m": "2"}))
-    assert (file.dirty, file.read(0, 99, calm)) == (True, b"NEW")
+    assert (file.dirty, file.read(0, 99, calm)) == (True, written)
     file.flush(calm)
-    assert stored(client, files.bucket, "key") == b"NEW"
+    assert stored(client, files.bucket, "key") == written
     assert files.mimicdb.entry(files.bucket, "key").meta["m"] == "2"
 
 

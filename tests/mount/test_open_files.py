@@ -4,15 +4,16 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from support.mounts import wait_until
+from support.mounts import called, wait_until
 from support.posix import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
-from support.proxy import Fail
+from support.proxy import Fail, Hold
 
 pytestmark = pytest.mark.slow
 
@@ -330,6 +331,25 @@ def test_a_reader_never_sees_two_versions(mount, client, bucket, size, first):
         handed = b"A" if first else b"B"
         # Less than was asked where the kernel has dropped pages of the version that is gone.
         assert set(read_or_stale(file, MIB, 0)) <= set(handed)
+
+
+def test_a_file_that_is_cut_to_nothing_while_its_mode_is_changed_has_what_is_written_then(
+    mount, client, bucket, proxy
+):
+    (mount / "x").write_bytes(b"abcdef")
+    direct = os.open(mount / "x", os.O_RDONLY | os.O_DIRECT)
+    with proxy.rule(Hold(lambda request: request.kind == "COPY")) as hold:
+        change = called(lambda: (mount / "x").chmod(0o600))
+        assert hold.reached.wait(10)
+        write = called(lambda: (mount / "x").write_bytes(b"xy"))
+        wait_until(lambda: os.pread(direct, 9, 0) == b"")  # it is cut, and open when chmod ends
+        hold.release()
+        change.join(20)
+        write.join(20)
+    os.close(direct)
+    assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == b"xy"
+    assert (mount / "x").read_bytes() == b"xy"
+    assert stat.S_IMODE((mount / "x").stat().st_mode) == 0o600
 
 
 @moto_only
