@@ -155,9 +155,6 @@ class File(ChangingFile):
             self._behind_ends()
         return self.entry
 
-    def _deleted(self) -> PosixError:
-        return PosixError(errno.ESTALE, f"{self._about}: deleted in S3")
-
     def _uploaded_behind(
         self, staging: Staging, cancellation: Cancellation, begun: BegunPut | None
     ) -> tuple[Staging, Entry, Content]:
@@ -194,7 +191,7 @@ class File(ChangingFile):
         try:
             entry, content = cancellation.wait(self._s3.pool.submit(self._s3.kept.of, *about))
         except KeyNotFound as exc:
-            raise self._deleted() from exc
+            raise PosixError(errno.ESTALE, f"{self._about}: deleted in S3") from exc
         self._check_regular(content)
         self._upload.give_up()
         start, end = self._layout.base, self.size
@@ -406,18 +403,19 @@ class File(ChangingFile):
             yield
 
     def settle(self, cancellation: Cancellation) -> None:
-        """Wait until no request of an interrupted upload is on its way to S3. Raises
-        Interrupted."""
+        """Wait until no request of an upload that was given up is under way. Raises Interrupted."""
         with self._change.taken(cancellation):
             self._upload.give_up()
             self._upload.settle(cancellation)
 
-    def adopt(self, entry: Entry, content: Content, *, put: bool = False) -> None:
+    def adopt(
+        self, entry: Entry, content: Content, *, put: bool = False, source: str | None = None
+    ) -> None:
         """Note that the object is *entry* now, by a copy within S3 that we asked for; *put*: a
-        program has put the bytes there. Bytes that were written meanwhile stay, and are uploaded.
-        """
+        program has put the bytes there. Bytes that were written meanwhile stay, and are uploaded,
+        but not over a version, with the ETag *source*, that others had put there."""
         with self._change:
-            if self.state not in (State.CLEAN, State.DIRTY):
+            if self.state not in (State.CLEAN, State.DIRTY) or self._is_of_another(source):
                 return
             self._stand_on(entry)
             with self._lock:
@@ -436,12 +434,21 @@ class File(ChangingFile):
             if staging is not None:
                 staging.remove()
 
+    def _is_of_another(self, source: str | None) -> bool:
+        """Whether what was written is partly of another version than *source*, an ETag."""
+        return source is not None and self.dirty and self._based and self.etag != source
+
     def move(
-        self, bucket: str, key: str, entry: Entry | None, content: Content | None = None
+        self,
+        bucket: str,
+        key: str,
+        entry: Entry | None,
+        content: Content | None = None,
+        source: str | None = None,
     ) -> None:
-        """Note that the file was renamed. *entry* is the copy at its new place, if S3 has one,
-        stored with *content* (None: as before). Bytes that S3 does not have go to the new place
-        with the next flush."""
+        """Note that the file was renamed. *entry* is the copy of the version *source* at its new
+        place, if S3 has one, stored with *content* (None: as before). Bytes that S3 does not have
+        go to the new place with the next flush."""
         with self._change:
             if self.state is State.CLOSED:
                 return
@@ -449,7 +456,7 @@ class File(ChangingFile):
             with self._lock:
                 self.bucket, self.key = bucket, key
                 self.content = content or self.content
-            if entry is None and self.entry is not None:
+            if self.entry is not None and (entry is None or self._is_of_another(source)):
                 entry = self.entry._replace(key=key)
             if entry is not None:
                 self._stand_on(entry, copied=True)

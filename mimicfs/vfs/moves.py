@@ -95,12 +95,12 @@ class Mover:
                 cancellation, source, entry, target, stack, replace=replace
             )
             if file is not None:  # first: a read between the two requests must find the object
-                file.move(target.bucket, target.key, new, content)
+                file.move(target.bucket, target.key, new, content, source=entry.etag)
             try:
                 self._s3.conditions.delete(source.bucket, source.key, entry.etag)
             except BaseException:
                 if file is not None:
-                    file.move(source.bucket, source.key, entry)
+                    file.move(source.bucket, source.key, entry, source=new.etag)
                 raise
         if node is not None:
             self._inodes.move(node, target.parent, target.component)

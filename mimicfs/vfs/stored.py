@@ -310,7 +310,7 @@ class StoredAttributes:
         surely = self._s3.capabilities["copy-etags"] == "yes"
         self._kernel.copied(node, entry, new, surely=surely)
         if file is not None:
-            file.adopt(new, content)
+            file.adopt(new, content, source=entry.etag)
 
 
 def _is_users(name: str) -> bool:

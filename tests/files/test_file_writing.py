@@ -485,6 +485,28 @@ def test_new_metadata_of_the_object_does_not_undo_a_change_of_its_bytes(
     assert files.mimicdb.entry(files.bucket, "key").meta["m"] == "2"
 
 
+@pytest.mark.parametrize("how", ["adopt", "move"])
+@pytest.mark.parametrize("append", [True, False])
+def test_a_copy_of_what_others_have_put_there_does_not_let_a_change_replace_it(
+    files: Any, client: Any, calm: Cancellation, how: str, append: bool
+) -> None:
+    """They did so unseen before the object was copied, and a page of a mapping is written."""
+    files.put("key", b"old")
+    file = files.open("key")
+    file.append(memoryview(b"+"), calm) if append else file.write(0, memoryview(b"NEW"), calm)
+    theirs = files.put("key", b"theirs")
+    if how == "adopt":
+        file.adopt(theirs, Content(), source=theirs.etag)
+    else:
+        file.move(files.bucket, "new", files.put("new", b"theirs"), None, theirs.etag)
+    if append:
+        file.flush(calm)
+    else:
+        with pytest.raises(UploadFailed):
+            file.flush(calm)
+    assert stored(client, files.bucket, file.key) == (b"theirs+" if append else b"theirs")
+
+
 def test_readers_and_a_writer_at_once_see_whole_writes(
     files: Any, calm: Cancellation, background: Background
 ) -> None:
