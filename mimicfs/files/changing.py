@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 
 from mimicfs import metadata
 from mimicfs.entry import Entry
-from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
+from mimicfs.errors import Interrupted, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.behind import Behind
 from mimicfs.files.content import ContentFile
 from mimicfs.files.layout import Layout
@@ -175,7 +176,8 @@ class ChangingFile(ContentFile):
         self._note(staging, min(offset, self.size), end)
         if offset <= self._layout.front < end:
             self._layout.front = end
-            self._send_ahead(staging, cancellation)
+            with suppress(Interrupted):  # the bytes are written: an append would be done twice
+                self._send_ahead(staging, cancellation)
 
     def _staged_anew(
         self, cancellation: Cancellation, place: ChosenPlace | None = None, keep: int | None = None

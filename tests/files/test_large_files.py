@@ -16,7 +16,7 @@ import pytest
 from support.proxy import Fail, Hold, Proxy
 from support.standins import EqualParts, StandIn
 
-from mimicfs.errors import UploadFailed
+from mimicfs.errors import Interrupted, UploadFailed
 from mimicfs.files.recovery import recover
 from mimicfs.posix import Cancellation
 
@@ -96,6 +96,28 @@ def test_parts_are_in_s3_before_the_file_is_closed(
     file.flush(calm)
     assert digest(client, small.bucket) == hashlib.sha256(data).hexdigest()
     assert proxy.counted() == {"POST": 2, "PUT": 41, "HEAD": 1}
+
+
+@rclone_only
+def test_who_is_interrupted_while_parts_are_sent_has_appended_once(
+    small: Any, proxy: Proxy, background: Any
+) -> None:
+    """A program appends again what was answered EINTR."""
+    file, interrupt, done = small.create("key"), Cancellation(), []
+
+    def append() -> None:
+        for _ in range(30):
+            try:
+                done.append(file.append(memoryview(bytes(64 * KIB)), interrupt))
+            except Interrupted:
+                return
+
+    with proxy.rule(Hold(is_part)) as hold:
+        appending = background(append)
+        assert hold.reached.wait(10)
+        interrupt.cancel()
+        appending.join(20)
+        assert file.size == 64 * KIB * len(done) > 0
 
 
 @rclone_only
