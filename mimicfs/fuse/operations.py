@@ -361,7 +361,14 @@ class Operations:
         flags, open_flags = OPEN_IN.unpack_from(request, _BODY)
         if open_flags & OPEN_KILL_SUIDGID and flags & os.O_TRUNC:
             self._privileges.drop(caller, nodeid, None)
-        return self._open_out(self._fs.open(caller, nodeid, flags))
+        try:
+            return self._open_out(self._fs.open(caller, nodeid, flags))
+        except Exception as exc:
+            # The kernel has the name, and does not say O_CREAT. After ESTALE it looks the name up
+            # again: it makes the file, or says ENOENT by itself.
+            if getattr(exc, "errno", 0) == errno.ENOENT:
+                raise PosixError(errno.ESTALE, str(exc)) from exc
+            raise
 
     def _open_out(self, opened: Opened) -> bytes:
         # Without a FLUSH we do not learn that a process has closed a file that it had locked.

@@ -173,6 +173,19 @@ def test_an_open_sees_that_it_is_gone_or_a_link_now(asking: Place) -> None:
     assert os.listdir(asking.path) == ["a"]
 
 
+def test_an_open_that_creates_makes_what_others_have_deleted(asking: Place) -> None:
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+        asking.put("a", b"old")
+        (asking.path / ".sync").touch()
+        assert (asking.path / "a").read_bytes() == b"old"
+        asking.delete("a")
+        os.close(os.open(asking.path / "a", os.O_CREAT | flags))
+        assert (asking.path / "a").read_bytes() == b""
+        asking.delete("a")
+        with pytest.raises(FileNotFoundError):
+            os.open(asking.path / "a", flags)
+
+
 def test_whoever_has_it_open_keeps_the_version_and_a_new_open_has_the_new_one(
     asking: Place,
 ) -> None:

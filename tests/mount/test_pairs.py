@@ -115,6 +115,10 @@ def test_two_operations_on_one_name_leave_both_mounts_as_s3_is(two, bucket, clie
         ]
         said = {name: it.result(120) for name, it in zip(names, meetings, strict=True)}
     assert {name: words for name, words in said.items() if not _MAY_SAY.issuperset(words)} == {}
+    creates = {
+        (n, op, w) for n, words in said.items() for op, w in zip(names[n], words, strict=True)
+    }
+    assert [it for it in creates if it[1] in ("write", "create") and it[2] == "ENOENT"] == []
     deadline = time.monotonic() + _PATIENCE_S
     while wrong := _wrong(two, bucket, client, names):
         assert time.monotonic() < deadline, [(name, said, look) for name, look in wrong.items()]

@@ -138,6 +138,16 @@ def test_whoever_looks_a_new_directory_up_before_its_news_has_come_lists_it_too(
         seen_after_s(lambda name=f"n{n}": name in os.listdir(other))
 
 
+def test_an_open_that_creates_makes_what_another_mount_has_just_removed(two):
+    one, other = two
+    for n in range(20):
+        (other / f"m{n}").write_text("old")
+        seen_after_s(lambda name=f"m{n}": exists(one / name))
+        (one / f"m{n}").unlink()
+        (other / f"m{n}").write_text("new")  # whose kernel may have the name still
+        assert (other / f"m{n}").read_text() == "new"
+
+
 def test_of_what_others_have_written_s3_is_asked_nothing(
     mount_at, bucket, client, shared_store, proxy: Proxy
 ):
