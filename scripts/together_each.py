@@ -65,6 +65,10 @@ _PLACES: dict[str, Callable[[Path, ExitStack], tuple[list[Redis], str]]] = {
 }
 CASES: dict[str, tuple[str, Callable[[Scene], str]]] = {
     "mount killed before S3": ("redis", partial(single.kill_mount, answers=False)),
+    "mount killed before S3, which does it after all": (
+        "redis",
+        partial(single.kill_mount, answers=False, late_s=9),
+    ),
     "mount killed between S3 and the record": ("redis", partial(single.kill_mount, answers=True)),
     "mount killed after the record": ("redis", single.kill_mount_after),
     "redis with AOF killed before S3": ("redis", partial(single.kill_redis, answers=False)),

@@ -131,9 +131,15 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def kill_mount(scene: Scene, *, answers: bool) -> str:
+def kill_mount(scene: Scene, *, answers: bool, late_s: float = 0.0) -> str:
+    """*late_s*: so long after the end of the mount S3 does what it was asked after all."""
     mount = scene.mounts[0]
-    heard = _changed(scene, answers=answers, reaches=answers, then=mount.kill)
+
+    def kill() -> None:
+        mount.kill()
+        time.sleep(late_s)
+
+    heard = _changed(scene, answers=answers, reaches=answers or late_s > 0, then=kill)
     mount.again()
     return heard
 
