@@ -12,6 +12,7 @@ from support.proxy import Proxy
 from mimicfs.config.values import FileOptions, S3Options
 from mimicfs.entry import Entry
 from mimicfs.files.budget import Budget
+from mimicfs.files.cache import BlockCache
 from mimicfs.files.file import File
 from mimicfs.files.journal import Journal
 from mimicfs.files.tools import Tools
@@ -139,3 +140,22 @@ def background() -> Iterator[Callable[[Callable[[], object]], threading.Thread]]
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "blocks"
+
+
+@pytest.fixture
+def cache(directory: Path) -> Iterator[Callable[..., BlockCache]]:
+    """Makes caches in one directory, as one mount after the other does."""
+    made: list[BlockCache] = []
+
+    def make(endpoint: str = "aws", limit: int | None = 100 * MIB) -> BlockCache:
+        made.append(BlockCache(directory, endpoint, limit))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

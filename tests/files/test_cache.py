@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support import disks
+from support.mounts import wait_until
 
 from mimicfs.config.sizes import parse_size
 from mimicfs.entry import Entry
@@ -28,32 +29,6 @@ DATA = random.Random(1).randbytes(3 * BLOCK + 1000)
 ENTRY = Entry("photos/a.jpg", len(DATA), etag="e1")
 
 Make = Callable[..., BlockCache]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "blocks"
-
-
-@pytest.fixture
-def cache(directory: Path) -> Iterator[Make]:
-    """Makes caches in one directory, as one mount after the other does."""
-    made: list[BlockCache] = []
-
-    def make(endpoint: str = "aws", limit: int | None = 100 * MIB) -> BlockCache:
-        made.append(BlockCache(directory, endpoint, limit))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def kept(cache: BlockCache, entry: Entry = ENTRY, bucket: str = "b") -> CachedObject:
@@ -202,12 +177,12 @@ def test_what_was_not_used_for_the_longest_time_goes_first(cache: Make, director
     with closing(kept(cache(), Entry("3", size, etag="e"))) as used:  # a use that is noted
         used.here_until(0, size)
     small = cache(limit=10 * MIB)
-    until(lambda: small.usage().used >= 20 * MIB)
+    wait_until(lambda: small.usage().used >= 20 * MIB)
     with closing(kept(small, Entry("4", size, etag="e"))) as open_now:
         open_now.here_until(0, size)
         os.utime(directory / names[4], (0, 0))
         keep(small, Entry("more", size, etag="e"), bytes(size))  # there is no room for it
-        until(lambda: small.usage().used <= 9 * MIB)
+        wait_until(lambda: small.usage().used <= 9 * MIB)
     left = {number for number, name in names.items() if (directory / name).exists()}
     assert left <= {3, 4, *range(13, 20)}
     assert {3, 4, 19, 18, 17} <= left
@@ -217,8 +192,8 @@ def test_room_is_made_for_a_piece_larger_than_a_tenth_of_the_limit(cache: Make) 
     mount = cache(limit=1_000_000)
     for number in range(4):
         keep(mount, Entry(f"{number}", len(DATA), etag="e"))
-    until(lambda: mount.usage().used >= 4 * len(DATA))
-    until(lambda: mount.has_room(len(DATA)))
+    wait_until(lambda: mount.usage().used >= 4 * len(DATA))
+    wait_until(lambda: mount.has_room(len(DATA)))
 
 
 def test_what_is_pinned_stays_and_its_next_version_takes_its_place(
@@ -232,11 +207,11 @@ def test_what_is_pinned_stays_and_its_next_version_takes_its_place(
         os.utime(path, (0, 0))  # nothing is older
     for entry in entries[1:]:
         keep(mount, entry)
-    until(lambda: len(files_in(directory)) < 30)
+    wait_until(lambda: len(files_in(directory)) < 30)
     with closing(kept(mount, entries[0])) as made:
         assert made.here_until(0, len(DATA)) == len(DATA)
     new = entries[0]._replace(etag="new")
-    until(lambda: mount.has_room(len(DATA)))
+    wait_until(lambda: mount.has_room(len(DATA)))
     keep(mount, new)
     mount.pin("b", new)
     pinned = [stat.S_IMODE(path.stat().st_mode) for path in files_in(directory)]
@@ -285,7 +260,7 @@ def test_a_disk_that_others_fill_is_said_once_and_reading_goes_on(
         (small_disk / "others").write_bytes(bytes(free.f_bavail * free.f_frsize))
         for number in range(3):
             keep(cache, Entry(f"{number}", len(DATA), etag="e"))
-        until(lambda: not files_in(small_disk / "blocks"))  # all that is ours to give
+        wait_until(lambda: not files_in(small_disk / "blocks"))  # all that is ours to give
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(said) <= 1  # none where the eviction was quicker
     assert all("reading continues without it" in text for text in said)
@@ -375,7 +350,7 @@ def test_large_pieces_are_kept_and_read_in_any_place_of_disk_and_memory(
 def test_nothing_goes_for_what_is_larger_than_the_cache(cache: Make, directory: Path) -> None:
     mount = cache(limit=MIB)
     keep(mount)
-    until(lambda: mount.usage().used > 0)
+    wait_until(lambda: mount.usage().used > 0)
     assert not mount.has_room(2 * MIB)
     assert not mount.make_room(2 * MIB, lambda: None)
     assert len(files_in(directory)) == 1

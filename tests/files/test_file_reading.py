@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.mounts import wait_until
 from support.proxy import Fail, Hold, Proxy
 
 from mimicfs.backends.memory import Memory
@@ -35,13 +36,6 @@ MIB = 1 << 20
 PIECE = 128 * KIB  # what the kernel asks by default
 
 Background = Callable[[Callable[[], object]], threading.Thread]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def read_through(file: File, piece: int = PIECE) -> bytes:
@@ -119,7 +113,7 @@ def test_jumping_after_reading_in_order_drops_what_was_read_ahead(
     assert files.budget.used >= MIB
     for n in range(24):  # more jumps than places are remembered, beyond what was read ahead
         file.read(16 * MIB + n * 600 * KIB, 4096, calm)
-    until(lambda: files.budget.used <= 16 * 128 * KIB)
+    wait_until(lambda: files.budget.used <= 16 * 128 * KIB)
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -147,7 +141,7 @@ def test_pieces_at_equal_distances_are_asked_ahead_and_nothing_between_them(
     file, foreseen = files.open("large"), 0
     for n in range(40):
         at = 24 * MIB + n * step - (20 * step) + 12_288
-        until(lambda: files.s3.at_once == 0)
+        wait_until(lambda: files.s3.at_once == 0)
         found = file.read_cached(at, 4096)
         foreseen += found is not None
         assert (found or file.read(at, 4096, calm)) == data[at : at + 4096]

@@ -9,13 +9,13 @@ import json
 import os
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import disks
+from support.mounts import wait_until
 from support.proxy import Fail, Hold, Proxy
 
 from mimicfs.config.values import FileOptions
@@ -38,13 +38,6 @@ Background = Callable[[Callable[[], object]], threading.Thread]
 def stored(client: Any, bucket: str, key: str) -> bytes:
     data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     return data
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def kept(files: Any) -> list[str]:
@@ -250,10 +243,10 @@ def test_a_part_that_fails_aborts_the_upload_and_keeps_the_bytes(
         with pytest.raises(UploadFailed) as raised:
             file.flush(calm)
     assert Path(raised.value.kept_at).read_bytes() == data
-    until(lambda: "Uploads" not in client.list_multipart_uploads(Bucket=files.bucket))
+    wait_until(lambda: "Uploads" not in client.list_multipart_uploads(Bucket=files.bucket))
     file.flush(calm)
     assert stored(client, files.bucket, "large") == data
-    until(lambda: "Uploads" not in client.list_multipart_uploads(Bucket=files.bucket))
+    wait_until(lambda: "Uploads" not in client.list_multipart_uploads(Bucket=files.bucket))
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -267,7 +260,7 @@ def test_an_upload_that_cannot_be_aborted_is_logged(
         with pytest.raises(UploadFailed) as raised:
             file.flush(calm)
         assert raised.value.errno == 13  # EACCES
-        until(lambda: "an unfinished upload stays in S3" in caplog.text)
+        wait_until(lambda: "an unfinished upload stays in S3" in caplog.text)
 
 
 # Uploads that fail, or are given up
@@ -329,7 +322,7 @@ def test_an_interrupted_multipart_upload_is_aborted(
         background(lambda: hold.reached.wait(10) and cancellation.cancel())
         with pytest.raises(Interrupted):
             file.flush(cancellation)
-    until(lambda: "Uploads" not in client.list_multipart_uploads(Bucket=files.bucket))
+    wait_until(lambda: "Uploads" not in client.list_multipart_uploads(Bucket=files.bucket))
     assert file.dirty
 
 
@@ -578,7 +571,7 @@ def test_a_change_interrupts_an_upload_that_nobody_waits_for(
         background(upload)
         assert hold.reached.wait(10)
         file.write(0, memoryview(b"SECOND"), calm)  # does not wait for the upload
-        until(lambda: bool(ended))
+        wait_until(lambda: bool(ended))
         assert isinstance(ended[0], Interrupted)
     entry = file.flush(calm)  # also where S3 has taken the first one meanwhile
     assert (entry.size, file.dirty, file.lost) == (6, False, None)

@@ -7,7 +7,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,25 +20,6 @@ MIB = 1 << 20
 DATA = random.Random(1).randbytes(4096)
 
 Make = Callable[..., BlockCache]
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "blocks"
-
-
-@pytest.fixture
-def cache(directory: Path) -> Iterator[Make]:
-    """Makes caches in one directory, as one mount after the other does."""
-    made: list[BlockCache] = []
-
-    def make(limit: int | None = 100 * MIB) -> BlockCache:
-        made.append(BlockCache(directory, "aws", limit))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def small(number: int, size: int = len(DATA)) -> Entry:
@@ -146,7 +127,7 @@ def test_one_that_was_cut_has_nothing_and_keeps_anew(cache: Make, directory: Pat
 def test_of_a_full_set_the_one_that_was_written_first_goes(
     cache: Make, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mount, clock = cache(3 * MIB), [1000.0]  # 64 slots
+    mount, clock = cache(limit=3 * MIB), [1000.0]  # 64 slots
     monkeypatch.setattr("time.time", lambda: clock[0])
     for number in range(640):
         clock[0] += 1
@@ -160,7 +141,7 @@ def test_of_a_full_set_the_one_that_was_written_first_goes(
 def test_a_cache_that_is_too_small_for_a_shelf_has_a_file_for_each(
     cache: Make, directory: Path
 ) -> None:
-    mount = cache(MIB)
+    mount = cache(limit=MIB)
     keep(mount, small(1), DATA)
     assert read(mount, small(1)) == DATA
     assert [name for name in files_in(directory) if name.startswith("small")] == []
@@ -171,8 +152,8 @@ def test_the_shelf_stays_where_the_limit_is_twice_or_half_as_large(
 ) -> None:
     keep(cache(), small(1), DATA)
     for limit in (200 * MIB, 50 * MIB):
-        assert read(cache(limit), small(1)) == DATA
-    keep(cache(400 * MIB), small(1), DATA)
+        assert read(cache(limit=limit), small(1)) == DATA
+    keep(cache(limit=400 * MIB), small(1), DATA)
     assert files_in(directory)[1:] == ["small/4096-2048", "small/4096-8192"]
 
 
@@ -194,7 +175,7 @@ def test_what_is_to_stay_has_a_file_of_its_own_and_can_be_pinned(
 def test_a_shelf_that_nobody_has_used_for_the_longest_time_makes_room(
     cache: Make, directory: Path
 ) -> None:
-    mount = cache(3 * MIB)
+    mount = cache(limit=3 * MIB)
     keep(mount, small(1), DATA)
     os.utime(directory / "small/4096-64", (0, 0))  # nothing is older
     size = 256 << 10
@@ -226,7 +207,7 @@ def test_a_directory_that_is_removed_is_made_again(
 
 
 def test_threads_and_mounts_that_write_at_once_mix_no_bytes(cache: Make) -> None:
-    mounts = [cache(3 * MIB), cache(3 * MIB)]  # 64 slots, for 200 objects
+    mounts = [cache(limit=3 * MIB), cache(limit=3 * MIB)]  # 64 slots, for 200 objects
     wrong: list[int] = []
 
     def work(seed: int) -> None:

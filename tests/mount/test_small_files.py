@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import costs, succeed
+from support.mounts import costs, succeed, wait_until
 from support.proxy import Hold, Proxy
 
 pytestmark = pytest.mark.slow
@@ -28,13 +27,6 @@ def photos(mount: Path, client: Any, bucket: str, proxy: Proxy) -> Path:
     (mount / ".sync").touch()
     proxy.counted()
     return mount / "photos"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("metadata_never")
@@ -74,7 +66,7 @@ def test_the_next_files_are_asked_for_before_anybody_opens_them(
         fetched[0] += asked().get("GET", 0)
         return fetched[0] >= 6
 
-    until(more)
+    wait_until(more)
     for path in others[:2]:
         assert path.read_bytes() == path.name.encode()
 
@@ -94,7 +86,7 @@ def test_the_next_files_by_number_are_asked_for_though_the_kernel_holds_none_of_
         fetched[0] += asked().get("GET", 0)
         return fetched[0] >= 6
 
-    until(more)
+    wait_until(more)
     for name in others[:2]:
         assert (photos / name).read_bytes() == name.encode()
 
@@ -135,7 +127,7 @@ def test_a_file_that_was_replaced_after_it_was_fetched_is_read_as_it_is_now(
     names = sorted(os.listdir(photos))
     for name in names[:2]:
         (photos / name).read_bytes()
-    until(lambda: asked() == {})
+    wait_until(lambda: asked() == {})
     client.put_object(Bucket=bucket, Key=f"photos/{names[2]}", Body=b"new")
     (photos / ".sync").touch()
     assert (photos / names[2]).read_bytes() == b"new"
@@ -162,9 +154,9 @@ def test_after_one_directory_the_next_is_fetched_from_its_first_file_on_until_th
         fetched[0] += asked().get("GET", 0)
         return fetched[0] >= count
 
-    until(lambda: more(8))  # all of it, though only one was opened
+    wait_until(lambda: more(8))  # all of it, though only one was opened
     others["c"][0].read_bytes()
-    until(lambda: more(8 + 1 + 16))
+    wait_until(lambda: more(8 + 1 + 16))
     for path in others["c"][25], others["d"][0]:  # 16 were fetched for nothing: once
         path.read_bytes()
     assert others["b"][1].read_bytes() == others["b"][1].name.encode()
@@ -188,7 +180,7 @@ def test_the_next_directory_is_fetched_while_s3_is_asked_what_is_stored_with_its
         return fetched[0] >= 8
 
     (photos.parent / "b/0").stat()
-    until(all_of_b)
+    wait_until(all_of_b)
     (photos.parent / "c/0").stat()  # nobody has opened what was fetched of b
     (photos.parent / "d/0").stat()
     assert (photos.parent / "b/3").read_bytes() == b"3"
@@ -214,7 +206,7 @@ def test_small_files_of_a_listed_directory_are_here_before_they_are_opened(
         gets[0] += proxy.counted().get("GET", 0)
         return gets[0] >= COUNT
 
-    until(all_asked)
+    wait_until(all_asked)
     assert (len(names), gets[0]) == (COUNT + 1, COUNT)
     with costs(proxy):
         for number in range(0, 17 * COUNT, 17):  # in no order, so that nothing else is foreseen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,18 +91,25 @@ def _removed_by_another(mimicdb: Mirror, bucket: str) -> None:
     mimicdb.forget(bucket, "d/a")
 
 
+def _before(
+    monkeypatch: pytest.MonkeyPatch, mimicdb: Mirror, method: str, happens: Callable[[], None]
+) -> None:
+    """Have something happen once, just before *mimicdb* does *method*."""
+    real = getattr(mimicdb, method)
+
+    def meanwhile(*where: Any) -> Any:
+        monkeypatch.setattr(mimicdb, method, real)
+        happens()
+        return real(*where)
+
+    monkeypatch.setattr(mimicdb, method, meanwhile)
+
+
 def test_what_another_mount_said_that_removed_the_last_name_is_not_taken_back(
     fs: VFS, mimicdb: Mirror, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     d = fs.lookup(CALLER, ROOT_INO, b"d").ino
-    keep = mimicdb.keep
-
-    def meanwhile(*where: Any) -> bool:
-        monkeypatch.setattr(mimicdb, "keep", keep)
-        _removed_by_another(mimicdb, bucket)
-        return keep(*where)
-
-    monkeypatch.setattr(mimicdb, "keep", meanwhile)
+    _before(monkeypatch, mimicdb, "keep", lambda: _removed_by_another(mimicdb, bucket))
     fs.unlink(CALLER, d, b"a")
     assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
 
@@ -111,13 +118,8 @@ def test_who_removes_the_last_name_behind_what_another_said_relies_on_that(
     fs: VFS, mimicdb: Mirror, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     d = fs.lookup(CALLER, ROOT_INO, b"d").ino
-    has_still = mimicdb.has_still
-
-    def meanwhile(*where: Any) -> bool:
-        mimicdb.forget(bucket, "d/a")  # by a mount that has found d kept
-        return has_still(*where)
-
-    monkeypatch.setattr(mimicdb, "has_still", meanwhile)
+    # by a mount that has found d kept
+    _before(monkeypatch, mimicdb, "has_still", lambda: mimicdb.forget(bucket, "d/a"))
     fs.unlink(CALLER, d, b"a")
     assert mimicdb.entry(bucket, "d/") == Entry("d/", kind=KEPT)
 
@@ -126,13 +128,8 @@ def test_a_directory_that_was_removed_with_its_last_name_is_not_kept(
     fs: VFS, mimicdb: Mirror, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     d = fs.lookup(CALLER, ROOT_INO, b"d").ino
-    keep = mimicdb.keep
-
-    def meanwhile(*where: Any) -> bool:
-        mimicdb.forget(bucket, "d/a")  # with d: a rename, which has looked behind it
-        return keep(*where)
-
-    monkeypatch.setattr(mimicdb, "keep", meanwhile)
+    # with d: a rename, which has looked behind it
+    _before(monkeypatch, mimicdb, "keep", lambda: mimicdb.forget(bucket, "d/a"))
     fs.unlink(CALLER, d, b"a")
     assert mimicdb.entry(bucket, "d/") is None
 

@@ -29,16 +29,18 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 
 
-def test_a_file_that_was_opened_by_an_old_inode_is_changed_by_it_as_often_as_wanted(fs):
-    def save():
-        attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY | os.O_TRUNC)
-        fs.flush(CALLER, opened.handle)
-        fs.release(opened.handle)
-        return attr.ino
+def _saved(fs):
+    """Make an empty file x, in the place of any other; return its inode."""
+    attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY | os.O_TRUNC)
+    fs.flush(CALLER, opened.handle)
+    fs.release(opened.handle)
+    return attr.ino
 
-    old = save()
+
+def test_a_file_that_was_opened_by_an_old_inode_is_changed_by_it_as_often_as_wanted(fs):
+    old = _saved(fs)
     fs.unlink(CALLER, ROOT_INO, b"x")
-    new = save()
+    new = _saved(fs)
     handle = fs.open(CALLER, old, os.O_RDWR).handle  # looked up before the unlink
     for mode in (0o600, 0o640):
         fs.setattr(CALLER, old, NewAttr(mode=mode), None)
@@ -187,15 +189,9 @@ def test_others_are_not_given_the_file_that_has_the_name_by_now(fs):
 def test_a_file_is_opened_for_appending_though_what_replaced_it_is_unlinked_meanwhile(
     fs, mimicdb, monkeypatch
 ):
-    def save():
-        attr, opened = fs.create(CALLER, ROOT_INO, b"x", 0o644, os.O_WRONLY | os.O_TRUNC)
-        fs.flush(CALLER, opened.handle)
-        fs.release(opened.handle)
-        return attr.ino
-
-    old = save()
+    old = _saved(fs)
     fs.unlink(CALLER, ROOT_INO, b"x")
-    save()
+    _saved(fs)
     entry = mimicdb.entry
 
     def then_unlinked(*place):

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 
 import pytest
-from support.clients import plain, queue_of
+from support.clients import plain
 
 from mimicfs import member as membership
 from mimicfs.backends.memory import Memory
@@ -28,16 +28,6 @@ from mimicfs.sync.freshness import freshness, note_told
 ASKED = ("notification", "lifecycle")
 FIRST = "the first message about it has come"
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
-
-
-@pytest.fixture
-def url(server, bucket):
-    return queue_of(server, bucket)
-
-
-@pytest.fixture
-def gaps():
-    return []
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from functools import partial
 
 import pytest
-from support.clients import plain, queue_of
+from support.clients import plain
 
 from mimicfs.backends.memory import Memory
 from mimicfs.errors import AccessDenied, NoSuchQueue, S3Error, S3Unavailable, StoreUnavailable
@@ -24,16 +24,6 @@ from mimicfs.sync.freshness import note_gap, note_heard, note_told
 
 ASKED = ("notification", "lifecycle")
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
-
-
-@pytest.fixture
-def url(server, bucket):
-    return queue_of(server, bucket)
-
-
-@pytest.fixture
-def gaps():
-    return []
 
 
 @pytest.fixture

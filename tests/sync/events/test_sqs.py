@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from support.clients import plain, queue_of
+from support.clients import plain
 
 from mimicfs.errors import Interrupted, S3Unavailable
 from mimicfs.posix import Cancellation
@@ -22,12 +22,6 @@ from mimicfs.sync.events.source import Delivery
 from mimicfs.sync.events.sqs import SQS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
-
-
-@pytest.fixture
-def url(server, bucket):
-    """A queue that S3 tells of all that happens to `bucket`."""
-    return queue_of(server, bucket)
 
 
 @pytest.fixture
