@@ -10,6 +10,7 @@ that are added meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from mimicfs.backends import Backend
 from mimicfs.backends.loglines import left_alone
@@ -82,6 +83,20 @@ def unchanged(backend: Backend, bucket: str, entries: list[Entry], since: int) -
         list(changes_after(backend, bucket, since)), [entry.key for entry in entries]
     )
     return [entry for entry in entries if entry.key not in changed]
+
+
+def changers(backend: Backend, bucket: str, since: int, key: str) -> list[bool]:
+    """Return, for each change of *key* after number *since*, whether this process has made it; []
+    if the log does not say. What was only found in S3 is no change."""
+    found = list[bool]()
+    with suppress(LogTrimmed):
+        for change in changes_after(backend, bucket, since):
+            if change.first <= key <= change.last and not change.origin & 1:
+                if change.first != change.last:
+                    return []
+                found.append(backend.is_own(change.origin))
+        return found
+    return []
 
 
 def is_behind(backend: Backend, bucket: str, since: int, key: str, name: str) -> bool:

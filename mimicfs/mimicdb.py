@@ -46,6 +46,7 @@ from mimicfs.later import Later
 from mimicfs.logged import (
     buckets_changed,
     buckets_met,
+    changers,
     check_named,
     is_behind,
     newest_lines,
@@ -76,6 +77,7 @@ class Mirror(Knowledge):
         # then nobody may trust what was read from the mirror before. It is no count of changes.
         self.generation = 0
         self._generations = count(1)
+        self._here = threading.local()  # .changes: see `changes_here`
         self._lock = threading.Lock()  # protects the list below
         self._listeners: list[Listener] = []
         self.member = Member(backend, self._renewed, self._kept)
@@ -183,6 +185,11 @@ class Mirror(Knowledge):
         """Whether *name*, or something below it, was changed after our change of *key*, the first
         one after number *since*. True also if the log does not say."""
         return is_behind(self.backend.exact, bucket, since, key, name)
+
+    def changers(self, bucket: str, since: int, key: str) -> list[bool]:
+        """Return, for each change of *key* after number *since*, whether this process has made it;
+        [] if the log does not say."""
+        return changers(self.backend.exact, bucket, since, key)
 
     def forget_kept(self, bucket: str, prefix: str, emptied: Callable[[str], bool]) -> None:
         """Forget the directories below *prefix* that were *emptied*, and that the store itself, not
@@ -296,7 +303,14 @@ class Mirror(Knowledge):
                 intent.open.difference_update(keys)
                 self.intents.found(intent, left)
         self.generation = next(self._generations)
+        self._here.changes = self.changes_here + 1
         return left
+
+    @property
+    def changes_here(self) -> int:
+        """How often the thread that asks has changed what is known of keys."""
+        changes: int = getattr(self._here, "changes", 0)
+        return changes
 
     def add_bucket(self, name: str, created_ns: int) -> None:
         """Record that S3 has the bucket *name*, made at *created_ns* (0: not known)."""

@@ -348,12 +348,13 @@ class Backend(ABC):
         *bucket*. `Begun.last` is False if there are more than *most* other names. A store that can
         answer in the same step should."""
         met = bool(self.begin(bucket, [key], token, lasts_ms))
-        at, last, seq, above = key[: key.rfind("/", 0, -1) + 1], False, 0, None
+        at, last, above = key[: key.rfind("/", 0, -1) + 1], False, None
+        seq = self.seq(bucket)  # what comes between is behind it
         if most >= 0:  # what is pending first: of what ends in between, the name is gone then
             going = {row.key for row in self.unsettled(bucket) if row.goes}
             names = {row.key for row in self.children(bucket, at, "", most + 2)} - {key}
             last = len(names) <= most and names <= going
-            seq, above = self.seq(bucket), self.get(bucket, at)  # what comes between is behind seq
+            above = self.get(bucket, at)
         return Begun(seq, self.get(bucket, key), above, met, last, self.note(bucket, note))
 
     def end(self, bucket: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:

@@ -58,7 +58,7 @@ class Begun(NamedTuple):
 
     seq: int  # of the bucket
     entry: Entry | None
-    above: Entry | None  # the entry of its directory; not told, as `seq`, if `most` is negative
+    above: Entry | None  # the entry of its directory; not told if `most` is negative
     met: bool  # its row was there before: somebody else changes it, or nobody knows its result
     last: bool  # no other name in its directory stays for certain
     note: str | None  # the one that was asked for

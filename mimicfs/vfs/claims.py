@@ -11,7 +11,8 @@ it holds.
 
 Whoever makes, removes or renames a single name in such a directory waits, too (`begun`). The store
 tells of the renames in the step in which the intent of that begins, and a rename waits for intents
-that began before it, as far as it can.
+that began before it, as far as it can. In the same way they wait for who takes a copy back that a
+failed rename has made at their name (`alone`): its row has that key as the directory.
 
 Threading: any thread; a claim belongs to the thread that renames. `_lock` is a leaf.
 """
@@ -85,34 +86,61 @@ class RenameClaims:
         """Within, nobody else renames *old*, what is in it or above it, or anything to *new*.
         Raises StoreError, Interrupted."""
         claim = RenameClaim(self, self._rows(old, new))
-        with self._lock:
-            self._held |= set(claim.rows)
-            self._buckets |= {bucket for bucket, _ in claim.rows}
-        try:
+        with self._holding(claim.rows):
             claim.take(cancellation)
             yield claim
+
+    @contextmanager
+    def alone(self, bucket: str, key: str) -> Iterator[None]:
+        """Within, nobody else begins to make, remove or rename the single name *key*. Raises
+        StoreError; BeingRenamed if somebody renames a directory above it, or something to it."""
+        rows = [(bucket, self._row(key, None))] if self._mimicdb.intents.are_kept else []
+        with self._holding(rows):
+            for _, row in rows:
+                self._take_at_once(bucket, row)
+            yield
+
+    @contextmanager
+    def _holding(self, rows: list[tuple[str, _ClaimedRename]]) -> Iterator[None]:
+        """Within, *rows* are ours, where they are noted."""
+        with self._lock:
+            self._held |= set(rows)
+            self._buckets |= {bucket for bucket, _ in rows}
+        try:
+            yield
         except StoreError:
             self._look_again()
             raise
         finally:
             with self._lock:
-                self._held -= set(claim.rows)
-            for bucket, row in claim.rows:
+                self._held -= set(rows)
+            for bucket, row in rows:
                 self._end(bucket, row)
 
     def _rows(self, old: KeyTree, new: KeyTree) -> list[tuple[str, _ClaimedRename]]:
-        mimicdb, token = self._mimicdb, secrets.token_hex(8)
-        if not mimicdb.intents.are_kept:  # the kernel of this mount is all that renames here
+        if not self._mimicdb.intents.are_kept:  # the kernel of this mount is all that renames here
             return []
-        if not mimicdb.private:
-            mimicdb.member.join()  # others believe in what a session claims, and in no other
-        mine = mimicdb.member.id
         if old.bucket == new.bucket:
-            return [(old.bucket, _ClaimedRename(mine, token, old.prefix, new.prefix))]
+            return [(old.bucket, self._row(old.prefix, new.prefix))]
         return [
-            (old.bucket, _ClaimedRename(mine, token, old.prefix, None)),
-            (new.bucket, _ClaimedRename(mine, token, None, new.prefix)),
+            (old.bucket, self._row(old.prefix, None)),
+            (new.bucket, self._row(None, new.prefix)),
         ]
+
+    def _row(self, old: str | None, new: str | None) -> _ClaimedRename:
+        if not self._mimicdb.private:
+            self._mimicdb.member.join()  # others believe in what a session claims, and in no other
+        return _ClaimedRename(self._mimicdb.member.id, secrets.token_hex(8), old, new)
+
+    def _take_at_once(self, bucket: str, mine: _ClaimedRename) -> None:
+        """Note *mine*, the claim of a key. Raises StoreError; BeingRenamed if it meets another."""
+        text: str | None = None
+        done = False
+        while not done:
+            others = _parsed(text)
+            if any(each.meets(mine) or _overlap(each.new, mine.old) for each in others):
+                raise BeingRenamed(bucket, [mine.old or ""])
+            done, text = self._mimicdb.swap_note(bucket, _NOTE, text, _text([*others, mine]))
 
     def take(self, cancellation: Cancellation, bucket: str, mine: _ClaimedRename) -> None:
         """Wait until *mine* is noted. Raises StoreError, Interrupted."""

@@ -36,8 +36,7 @@ class WholeCopier:
                 raise PosixError(errno.EOPNOTSUPP, ONLY_WHOLE)
             if new.entry is None or not new.dirty:
                 self._s3_has_no_other(new, cancellation)
-            copied = self._s3.pool.submit(self._copied, old, old.entry, new)
-            entry, content = cancellation.wait(copied)
+            entry, content = self._copied(old, old.entry, new)
         new.adopt(entry, content, put=True)
         return entry
 

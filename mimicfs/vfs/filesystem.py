@@ -492,7 +492,8 @@ class VFS:
     ) -> Attr:
         """Return what *make* returns, which puts something called *name* into *parent*."""
         directory = self._tree.changeable(parent)
-        with self._handles.departures.change(caller.cancellation, directory):
+        changes = self._handles.departures.change(caller.cancellation, directory)
+        with changes, self._kernel.changing((directory, name)):
             attr = make(caller, directory, name, *what)
             self._kernel.returned(directory)
             return attr

@@ -185,13 +185,28 @@ class Kernel:
             self._drop_pages(node)
         return not given_up or self.told(_PAGES_S)
 
+    @contextmanager
+    def changing(self, *places: tuple[Node, bytes]) -> Iterator[None]:
+        """Within, *places*, names in directories, are changed for the kernel. If that fails after
+        it has changed the mirror, the kernel, which believes them unchanged, is told."""
+        before = self._mimicdb.changes_here
+        try:
+            yield
+        except BaseException:
+            for directory, name in places if self._mimicdb.changes_here != before else ():
+                self._kernel.entry_changed(directory.ino, name)
+                self._listing_changed(directory.ino)
+                known = self._inodes.find(directory, names.component(name, self._reserved)[0])
+                if known is not None and known.file is None:
+                    self.grew(known)
+            raise
+
     def attributes_changed(self, node: Node) -> None:
         """Tell the kernel that the mode, owner, size or times of *node* have changed."""
         self._kernel.attr_changed(node.ino)
 
     def unheard(self, ino: int) -> None:
-        """Tell the kernel that something in *ino* has changed after all: it had been told that
-        nothing had."""
+        """Tell the kernel that something in *ino* has changed, though it was told otherwise."""
         self._kernel.attr_changed(ino)
         self._kernel.names_changed()
         self._kernel.listing_changed(ino)
@@ -202,8 +217,7 @@ class Kernel:
         self._kernel.listing_changed(directory.ino)
 
     def told(self, timeout_s: float) -> bool:
-        """Wait until the kernel was told all of the above; return False if *timeout_s* was not
-        enough."""
+        """Wait until the kernel was told all of the above; return whether *timeout_s* sufficed."""
         return self._kernel.flush(timeout_s)
 
     # What the mirror learned

@@ -65,12 +65,12 @@ class Leaving:
         node = self._tree.named(directory, name)
         if not node.is_directory:
             raise PosixError(errno.ENOTDIR, repr(name))
-        with self._tree.removing(node):
+        with self._kernel.changing((directory, name)), self._tree.removing(node):
             if directory.kind == NodeKind.ACCOUNT:
                 self._remove_bucket(node)
             else:
                 self._replacing.empty(node)
-                with self._replacing.removing(directory, node.key) as intent:
+                with self._replacing.removing(directory, node.key) as (intent, _):
                     self._replacing.remove(node.bucket, node.key, intent)
                 self._stayed(directory)
             _touch(directory)
@@ -100,7 +100,8 @@ class Leaving:
         if node.is_directory:
             raise PosixError(errno.EISDIR, repr(name))
         key = node.key  # the node has no key once its object was found to be another version
-        with self._handles.leaving(node, caller.cancellation) as file:
+        changing = self._kernel.changing((directory, name))
+        with changing, self._handles.leaving(node, caller.cancellation) as file:
             if file is None or file.entry is not None:
                 with self._replacing.removing(directory, key):
                     self._s3.delete(directory.bucket, key)
@@ -135,7 +136,7 @@ class Leaving:
         component = self._tree.component(target, new_name, of_directory=node.is_directory)
         old_component = node.component
         places = NamePlace(source, old_component), NamePlace(target, component)
-        with ExitStack() as stack:
+        with self._kernel.changing(old, new), ExitStack() as stack:
             slot = slot_of(component, directory=node.is_directory)
             stack.enter_context(self._handles.arriving(target, slot))
             replaced = self._replacing.replaceable(node, target, new_name, flags)
@@ -147,7 +148,8 @@ class Leaving:
                 self._mover.move_directory(caller.cancellation, *places)
             else:
                 replace = not flags & RENAME_NOREPLACE
-                self._mover.move_file(caller.cancellation, *places, replace=replace)
+                back = partial(self._replacing.take_back, target)
+                self._mover.move_file(caller.cancellation, *places, back, replace=replace)
                 self._kernel.name_gone(source, old_component)
         if not old_component:
             self._replacing.keep(source)

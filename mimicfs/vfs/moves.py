@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from mimicfs.entry import OBJECT, Difference, Entry
+from mimicfs.backends.pending import Begun
+from mimicfs.entry import OBJECT, Difference, Entry, pages
 from mimicfs.errors import BeingRenamed, KeyNotFound, MimicError, PosixError
 from mimicfs.files.file import File
+from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import NEVER, Cancellation
 from mimicfs.s3.requests.client import S3, Condition, Content
@@ -52,6 +54,47 @@ class NamePlace:
         return f"s3://{self.bucket}/{self.key}"
 
 
+class FileCopy:
+    """What a rename of a file has copied from *source* to *key* of *bucket*: the newest *entry*,
+    and what is stored with it if that differs from the original."""
+
+    def __init__(self, source: tuple[str, str], bucket: str, key: str) -> None:
+        self.source = source
+        self.bucket, self.key = bucket, key
+        self.entry, self.of = Entry(key), ""  # the ETag of the version that it is a copy of
+        self.content: Content | None = None
+        self.times = 0  # how often it was copied
+        self.alone = True  # nothing was there before, and nobody else changed it meanwhile
+        self.seq = 0  # of the bucket, before the first copy
+
+    def made(
+        self,
+        of: str,
+        entry: Entry,
+        content: Content | None,
+        begun: tuple[StoreIntent, Begun] | None,
+    ) -> None:
+        """Note that S3 has made it *of* a version, as *begun* in the store."""
+        if begun is None:
+            self.alone = False
+        else:
+            intent, seen = begun
+            self.seq = self.seq or seen.seq
+            was_there = not self.times and seen.entry is not None
+            met = seen.met or intent.contended or not intent.taken
+            self.alone = self.alone and not (was_there or met)
+        self.entry, self.of, self.content = entry, of, content
+        self.times += 1
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.bucket, self.key
+
+
+# Deletes a copy if nobody else can have touched it, and returns whether it is gone.
+TakeBack = Callable[[FileCopy], bool]
+
+
 class Mover:
     def __init__(
         self,
@@ -76,11 +119,21 @@ class Mover:
         self._inodes = inodes
 
     def move_file(
-        self, cancellation: Cancellation, source: NamePlace, target: NamePlace, *, replace: bool
+        self,
+        cancellation: Cancellation,
+        source: NamePlace,
+        target: NamePlace,
+        take_back: TakeBack,
+        *,
+        replace: bool,
     ) -> None:
         """Move one object; with *replace*, over another one if there is one. Raises PosixError
         EEXIST if there is one, without *replace*; ObjectChanged where somebody replaced the source
-        meanwhile: then that stays."""
+        meanwhile: then that stays. *take_back* deletes the copy of what others have moved or
+        deleted meanwhile.
+
+        From the first copy on nothing interrupts it. A copy whose end nobody awaits would replace
+        what a program stores under the new name after it was told that the rename has failed."""
         node = self._inodes.find(source.parent, source.component)
         file = node.file if node is not None else None
         if node is not None:
@@ -90,54 +143,60 @@ class Mover:
             raise PosixError(errno.ENOENT, str(source))
         if not replace:  # the mirror knows of none; S3 may
             self._s3.conditions.check(target.bucket, target.key, Condition(absent=True))
+        copy = FileCopy(source.place, *target.place)
         with ExitStack() as stack:  # within, the deletion is announced to the store
-            entry, content, new = self._copied_as_it_is(
-                cancellation, source, entry, target, stack, replace=replace
-            )
+            original = self._copied_as_it_is(source, entry, target, copy, stack, replace=replace)
+            if original is None and take_back(copy):
+                raise PosixError(errno.ENOENT, f"{source}: others have moved or deleted it")
             if file is not None:  # first: a read between the two requests must find the object
-                file.move(target.bucket, target.key, new, content, source=entry.etag)
+                file.move(*target.place, copy.entry, copy.content, source=copy.of)
             try:
-                self._s3.conditions.delete(source.bucket, source.key, entry.etag)
+                if original is not None:
+                    self._s3.conditions.delete(source.bucket, source.key, original.etag)
             except BaseException:
                 if file is not None:
-                    file.move(source.bucket, source.key, entry, source=new.etag)
+                    file.move(source.bucket, source.key, original, source=copy.entry.etag)
                 raise
         if node is not None:
             self._inodes.move(node, target.parent, target.component)
-            self._kernel.copied(node, entry, new, surely=True)
+            self._kernel.copied(node, original or entry, copy.entry, surely=True)
         self._vacated.moved(source.place, target.place)
 
     def _copied_as_it_is(
         self,
-        cancellation: Cancellation,
         source: NamePlace,
         entry: Entry,
         target: NamePlace,
+        copy: FileCopy,
         stack: ExitStack,
         *,
         replace: bool,
-    ) -> tuple[Entry, Content | None, Entry]:
+    ) -> Entry | None:
         """Copy *entry* to *target*, and do it again if others have meanwhile changed what is stored
-        with it, which no ETag shows. Then begin the deletion of it in *stack*. Return the original,
-        and what `_copied` returns."""
+        with it, which no ETag shows. Then begin the deletion of it in *stack*. Return the original;
+        None: S3 has none any more, by somebody else, and there is a copy of it."""
         for tried in range(_ROUNDS_OF_ONE):
-            made = self._s3.pool.submit(self._copied, source, entry, target, replace)
-            content, new = cancellation.wait(made)
+            try:
+                self._copy(source, entry, target, copy, replace)
+            except KeyNotFound:
+                if copy.times and not self._etag_now(*source.place):
+                    return None
+                raise
             with ExitStack() as beginning:
-                now, quiet = self._begin_deletion(beginning, cancellation, source)
+                now, quiet = self._begin_deletion(beginning, source)
                 quiet = quiet or tried > 0
-                if now is None or now.etag != entry.etag or (quiet and is_alike(entry, now)):
+                if now is not None and (now.etag != entry.etag or (quiet and is_alike(entry, now))):
                     stack.push(beginning.pop_all())
-                    return entry, content, new
+                    return entry
             if not quiet:
-                is_quiet(self._mimicdb, *source.place, cancellation)
-                now = stored_now(self._mimicdb, *source.place) or entry
-            entry = now
+                is_quiet(self._mimicdb, *source.place, NEVER)
+                now = stored_now(self._mimicdb, *source.place)
+            if now is None and not self._etag_now(*source.place):
+                return None
+            entry = now or entry
         raise PosixError(errno.EBUSY, f"{source}: others go on changing what is stored with it")
 
-    def _begin_deletion(
-        self, stack: ExitStack, cancellation: Cancellation, place: NamePlace
-    ) -> tuple[Entry | None, bool]:
+    def _begin_deletion(self, stack: ExitStack, place: NamePlace) -> tuple[Entry | None, bool]:
         """Within *stack*, the object at *place* is deleted. Return what the store has of it, and
         whether nobody else changes it. Where a deletion needs a HEAD, it begins behind that: what a
         HEAD shows of a key that is being changed makes it contended."""
@@ -147,14 +206,13 @@ class Mover:
                 if begun is not None:
                     _, seen = begun
                     return seen.entry, not seen.met
-        quiet = is_quiet(self._mimicdb, *place.place, cancellation)
+        quiet = is_quiet(self._mimicdb, *place.place, NEVER)
         return stored_now(self._mimicdb, *place.place), quiet
 
-    def _copied(
-        self, source: NamePlace, entry: Entry, target: NamePlace, replace: bool
-    ) -> tuple[Content | None, Entry]:
-        """Copy *entry* to *target*; return what is stored with the copy, if that differs from the
-        original."""
+    def _copy(
+        self, source: NamePlace, entry: Entry, target: NamePlace, copy: FileCopy, replace: bool
+    ) -> None:
+        """Copy *entry* to *target*, and note that as *copy*."""
         kept, content, replaced = self._s3.kept, None, None
         known = self._mimicdb.entry(target.bucket, target.key)
         if replace and known is not None and known.kind == OBJECT:
@@ -168,9 +226,9 @@ class Mover:
             content = kept.successor(own, old, new, replaced)
             content = None if content == own else content
         beside = [source.key] if source.bucket == target.bucket else []
-        with self._claims.begun(*target.place, *beside):
-            copy = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
-        return content, copy
+        with self._claims.begun(*target.place, *beside) as begun:
+            made = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
+        copy.made(entry.etag, made, content, begun)
 
     def move_directory(
         self, cancellation: Cancellation, source: NamePlace, target: NamePlace
@@ -319,12 +377,16 @@ class Mover:
         entry = entry if entry is not None and entry.etag == etag else None
         file.move(tree.bucket, key, entry)
 
-    @staticmethod
-    def _undo(rename: Rename) -> None:
+    def _undo(self, rename: Rename) -> None:
         try:
             rename.undo()
         except MimicError as exc:
             log.error("%s; the next mount undoes it: %s", rename.state(), exc)
+        new, scan = rename.new, self._mimicdb.scan
+        with suppress(MimicError):  # what is left there, of which nobody else tells the kernel
+            for page in pages(lambda after: scan(new.bucket, new.prefix, after)):
+                left = [entry.key for entry in page]
+                self._mimicdb.announce(new.bucket, Difference(left, [], [], 0))
 
 
 def _stands_in(tree: KeyTree, file: File) -> bool:

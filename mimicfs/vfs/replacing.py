@@ -6,14 +6,23 @@ Threading: any thread. Two changes in one directory never meet: the kernel locks
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from mimicfs.backends.pending import Begun
 from mimicfs.entry import LISTED, NS, OBJECT, Difference, Entry, pages
-from mimicfs.errors import LogTrimmed, MimicError, PosixError
+from mimicfs.errors import (
+    AccessDenied,
+    BeingRenamed,
+    LogTrimmed,
+    MimicError,
+    ObjectChanged,
+    PosixError,
+)
 from mimicfs.intent import StoreIntent
+from mimicfs.merging import same_version
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import RENAME_NOREPLACE, Caller
 from mimicfs.s3.requests.client import S3
@@ -21,12 +30,18 @@ from mimicfs.s3.requests.ownkeys import is_own, needed_s
 from mimicfs.sync import Syncer
 from mimicfs.vfs.claims import RenameClaims
 from mimicfs.vfs.handles import Handles
+from mimicfs.vfs.moves import FileCopy
 from mimicfs.vfs.nodes import Node
 from mimicfs.vfs.renames import stored_now
 from mimicfs.vfs.tree import Tree
 
+log = logging.getLogger(__name__)
+
 _PAGE = 100  # names of a directory that are read at a time
 _FEW = 100  # names that others may be about to delete at once: one each, in a directory
+
+# An intent, and what the store had when it began; None, None: it keeps no intents.
+SaidAndSeen = tuple[StoreIntent | None, Begun | None]
 
 
 class Replacing:
@@ -102,21 +117,51 @@ class Replacing:
             self._mimicdb.forget(bucket, key)
 
     @contextmanager
-    def removing(self, directory: Node, name: str) -> Iterator[StoreIntent | None]:
+    def removing(self, directory: Node, name: str) -> Iterator[SaidAndSeen]:
         """As `losing`, of a key that is deleted within. Mounts that delete the last names of a
         directory at once know of each other: each says first what it is about to delete, and sees
-        in the same step whether others are about to delete the rest. Yield what was said. Raises
-        BeingRenamed."""
+        in the same step whether others are about to delete the rest. Yield what was said, and what
+        was seen. Raises BeingRenamed."""
         most = self._most(directory, name)
         with self._claims.begun(directory.bucket, name, most=most, deletes=True) as begun:
             intent, seen = begun or (None, None)
             with self.losing(directory, name, seen):
                 try:
-                    yield intent
+                    yield intent, seen
                 except BaseException:
                     if intent is not None:  # else it is open while `losing` looks at the name
                         self._mimicdb.intents.give_up(intent)
                     raise
+
+    def take_back(self, directory: Node, copy: FileCopy) -> bool:
+        """Delete *copy*, which a rename has made in *directory* and whose original somebody else
+        has moved or deleted; return whether it is gone. It stays unless it is certain that another
+        mount has done so, that nobody else has changed the copy, and that S3 deletes no other
+        version. Other mounts make, rename and remove nothing of its name meanwhile. Raises
+        StoreError, S3Error: nobody knows whether it stays."""
+        bucket, key = copy.source
+        if not copy.alone or bucket != copy.bucket:
+            return False
+        # Else a deletion that was given up long ago may have come late: then it has no other copy.
+        if not self._mimicdb.changers(bucket, copy.seq, key):
+            return False
+        if not self._s3.conditions.honoured(bucket, copy.key).delete:
+            return False
+        try:
+            with self._claims.alone(*copy.place), self.removing(directory, copy.key) as (_, seen):
+                self._check_ours(copy, seen)
+                self._s3.conditions.delete(*copy.place, copy.entry.etag)
+        except (BeingRenamed, ObjectChanged, AccessDenied) as exc:
+            log.debug("s3://%s/%s stays, a copy: %s", *copy.place, exc)
+            return False
+        return True
+
+    def _check_ours(self, copy: FileCopy, seen: Begun | None) -> None:
+        """Raise ObjectChanged unless *copy*, of which the store has *seen* that, is ours alone."""
+        there = None if seen is None or seen.met else seen.entry
+        by = self._mimicdb.changers(copy.bucket, copy.seq, copy.key)
+        if there is None or not same_version(there, copy.entry) or by != [True] * copy.times:
+            raise ObjectChanged.since_opened("s3://{}/{}".format(*copy.place))
 
     def _most(self, directory: Node, name: str) -> int:
         """Return among how many names beside *name* to look whether one stays in *directory*; -1:

@@ -187,6 +187,35 @@ def test_a_rename_that_fails_leaves_nothing_at_the_new_place(place: Place) -> No
     assert list(place.staging.iterdir()) == []
 
 
+@pytest.mark.usefixtures("metadata_never")
+def test_what_a_rename_of_a_file_that_fails_has_made_is_shown(
+    mount_at: Any, client: Any, bucket: str, proxy: Proxy
+) -> None:
+    for key in ("f", "d/s/g"):
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    root = mount_at(f"s3://{bucket}").path
+    assert (os.listdir(root / "d"), (root / "d/f").exists()) == (["s"], False)
+    with proxy.rule(Fail(lambda request: request.kind == "DELETE", 403, "AccessDenied")):
+        with pytest.raises(PermissionError):
+            (root / "f").rename(root / "d/f")
+    wait_until(lambda: (root / "d/f").exists() and sorted(os.listdir(root / "d")) == ["f", "s"])
+    assert (root / "d/f").read_bytes() == b"f"
+
+
+def test_what_a_rename_of_a_directory_that_fails_has_left_is_shown(place: Place) -> None:
+    learn_how_keys_are_deleted(place.path)
+    assert os.listdir(place.path) == ["d"]
+    with (
+        place.proxy.rule(Fail(place.copy_of("e/21"), 403, "AccessDenied")),
+        place.proxy.rule(Fail(deletion, 403, "AccessDenied")),
+        pytest.raises(PermissionError),
+    ):
+        (place.path / "d").rename(place.path / "e")
+    assert "e/00" in place.in_s3()
+    wait_until(lambda: (place.path / "e").exists() and "e" in os.listdir(place.path))
+    assert (place.path / "e/00").read_bytes() == b"d/00"
+
+
 def test_an_empty_directory_is_replaced_or_stays_and_whoever_has_files_open_goes_on(
     place: Place,
 ) -> None:

@@ -2,100 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.kernels import Kernel
 from support.mounts import wait_until
 from support.proxy import Hold, Proxy
+from support.sharing import Sharing
 
-from mimicfs.backends.sqlite import SQLite
-from mimicfs.config.values import BucketOptions, Buckets, FileOptions, S3Options, Target, VFSOptions
 from mimicfs.entry import pages
-from mimicfs.errors import Interrupted, PosixError, StoreUnavailable
-from mimicfs.files.journal import Journal
-from mimicfs.mimicdb import Mirror
-from mimicfs.posix import ROOT_INO, Caller, Cancellation
-from mimicfs.s3.requests.client import S3
+from mimicfs.errors import StoreUnavailable
 from mimicfs.sync import Syncer
 from mimicfs.vfs import claims, renames
-from mimicfs.vfs.filesystem import VFS
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 _NOTE = "renames"
 _CALLS = ("mkdir", "symlink", "unlink", "rmdir", "rename")
-
-
-class Sharing:
-    """A mount's file system, without a kernel."""
-
-    def __init__(self, store: Path, staging: Path, bucket: str, url: str, stack: ExitStack) -> None:
-        self.mimicdb = stack.enter_context(closing(Mirror(SQLite(str(store)))))
-        self.mimicdb.join(staging.name)
-        s3 = stack.enter_context(closing(S3(S3Options(endpoint_url=url), self.mimicdb)))
-        parts = (self.mimicdb, s3, Syncer(self.mimicdb, s3), Journal.open(staging), Kernel())
-        options = VFSOptions(Target(bucket), buckets=Buckets(BucketOptions(metadata="never")))
-        self.fs = stack.enter_context(closing(VFS(*parts, options, FileOptions(staging))))
-        self.caller = Caller(os.getuid(), os.getgid(), 0, Cancellation())
-
-    def rename(self, old: str, new: str) -> str:
-        """Rename a directory; return what came of it."""
-        try:
-            self.fs.rename(self.caller, *self._place(old), *self._place(new), 0)
-        except PosixError as exc:
-            return errno.errorcode[exc.errno]
-        except Interrupted:
-            return "interrupted"
-        return "done"
-
-    def call(self, words: str) -> str:
-        """Make, remove or rename one name; return what came of it."""
-        what, path, *new = words.split()
-        calls: dict[str, Callable[..., object]] = {
-            "mkdir": lambda ino, name: self.fs.mkdir(self.caller, ino, name, 0o700),
-            "symlink": lambda ino, name: self.fs.symlink(self.caller, ino, name, b"target"),
-            "unlink": lambda *place: self.fs.unlink(self.caller, *place),
-            "rmdir": lambda *place: self.fs.rmdir(self.caller, *place),
-            "rename": lambda ino, name: self.fs.rename(
-                self.caller, ino, name, *self._place(new[0]), 0
-            ),
-        }
-        try:
-            calls[what](*self._place(path))
-        except PosixError as exc:
-            return errno.errorcode[exc.errno]
-        except Interrupted:
-            return "interrupted"
-        return "done"
-
-    def created(self, path: str, text: bytes) -> Callable[[], None]:
-        """Make a file and write *text*; return what closes it."""
-        _, opened = self.fs.create(self.caller, *self._place(path), 0o600, os.O_WRONLY)
-        self.fs.write(self.caller, opened.handle, 0, memoryview(text), append=False)
-
-        def close() -> None:
-            self.fs.flush(self.caller, opened.handle)
-            self.fs.release(opened.handle)
-
-        return close
-
-    def _place(self, path: str) -> tuple[int, bytes]:
-        *above, name = path.split("/")
-        ino = ROOT_INO
-        for each in above:
-            ino = self.fs.lookup(self.caller, ino, each.encode()).ino
-        return ino, name.encode()
-
-    def claims(self, bucket: str) -> str | None:
-        return self.mimicdb.note(bucket, _NOTE)
 
 
 @pytest.fixture

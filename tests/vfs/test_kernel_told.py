@@ -1,5 +1,7 @@
 """The messages to the kernel when somebody asks for a refresh."""
 
+from contextlib import suppress
+
 import pytest
 
 from mimicfs.backends.memory import Memory
@@ -136,3 +138,23 @@ def test_a_directory_of_which_nobody_got_an_answer_is_not_told_of(inodes):
     for each in reversed(ways):
         each.__exit__(Unlisted, None, None)
     assert not inodes.root.asked
+
+
+def test_of_a_change_that_fails_after_it_has_changed_the_mirror_it_is_told(inodes):
+    mimicdb, told = Mirror(Memory()), Told()
+    kernel = Kernel(mimicdb, inodes, told)
+    directory = inodes.child(inodes.root, "d/", NodeKind.DIRECTORY, hold=True)
+    with pytest.raises(Unlisted), kernel.changing((directory, b"a")):
+        raise Unlisted("bucket")
+    with kernel.changing((directory, b"a")):
+        mimicdb.record("bucket", Entry("d/a", 1, etag="e"))
+    assert told == []
+    with suppress(Unlisted), kernel.changing((directory, b"a"), (inodes.root, b"b")):
+        mimicdb.record("bucket", Entry("d/a", 1, etag="f"))
+        raise Unlisted("bucket")
+    assert told == [
+        ("entry_changed", directory.ino),
+        ("listing_changed", directory.ino),
+        ("entry_changed", inodes.root.ino),
+        ("listing_changed", inodes.root.ino),
+    ]
