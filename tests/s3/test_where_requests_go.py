@@ -87,6 +87,11 @@ def by_options(options):
     return s3, seen
 
 
+def close(s3):
+    s3.close()
+    s3.mimicdb.close()
+
+
 def boto3s(region, *, addressing=None, dualstack=None, fips=None, accelerate=False):
     style = {"addressing_style": addressing} if addressing else {}
     config = Config(
@@ -134,7 +139,7 @@ def test_each_request_goes_where_that_of_boto3_goes(region, options):
                 ask(s3, name)
             theirs.add(asked_by(client, operation, name))
     assert ours == theirs - {None}
-    s3.close()
+    close(s3)
     client.close()
 
 
@@ -156,7 +161,7 @@ def test_a_bucket_of_a_region_is_asked_at_the_host_of_the_region(region, name, h
             ask(s3, name)
     assert {where for where, _, _ in asked} == {host}
     assert urlsplit(s3.link(name, "k", "", 60)).netloc == host
-    s3.close()
+    close(s3)
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -265,7 +270,7 @@ def test_each_request_goes_where_the_aws_configuration_leads(tmp_path, monkeypat
                 ask(s3, name)
             theirs.add(asked_by(client, operation, name))
     assert ours == theirs - {None}
-    s3.close()
+    close(s3)
     client.close()
 
 
@@ -308,7 +313,7 @@ def test_a_directory_bucket_is_asked_in_a_session_of_its_own(operation):
     assert seen[0] == (host, "AKID", "us-east-1", "s3express", False)  # for both, and a look after
     assert {*seen[1:]} == {(host, "ASIA", "us-east-1", "s3express", True if listed else "token")}
     assert s3.figures()["requests"]["GET"] >= 1
-    s3.close()
+    close(s3)
 
 
 CONFIGURATION = """
@@ -375,7 +380,38 @@ def test_a_bucket_that_has_been_found_elsewhere_is_asked_there():
     assert seen[3:] == [there]
     place = s3._wire._places["bucket"]
     assert (place.host, place.region) == ("bucket.s3.ap-south-1.amazonaws.com", "ap-south-1")
-    s3.close()
+    close(s3)
+
+
+THERE = ("bucket.s3.eu-west-1.amazonaws.com", "/k", ("eu-west-1", "s3"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"NO_PROXY": "example.com"},
+        {"HTTP_PROXY": "http://127.0.0.1:9"},
+        {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": ".amazonaws.com"},
+    ],
+    ids=["none", "of http", "not here"],
+)
+def test_who_has_no_proxy_for_s3_goes_to_it_himself(monkeypatch, said):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    s3, seen = opened("eu-west-1")
+    with pytest.raises(MimicError):
+        s3.look("bucket", "k")
+    assert seen == {THERE}
+    close(s3)
+
+
+def test_the_proxies_are_those_that_the_environment_had_at_the_beginning(monkeypatch):
+    s3, seen = opened("eu-west-1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(MimicError):
+        s3.look("bucket", "k")
+    assert seen == {THERE}
+    close(s3)
 
 
 @pytest.mark.parametrize("status", [301, 307])
@@ -403,7 +439,7 @@ def test_who_pays_who_owns_and_the_key_of_sse_c_go_along_to_another_region(statu
     s3.put("bucket", "k", b"abc", 3)
     assert [entry.key for entry in s3.list_page("bucket").entries] == ["k"]
     s3.delete("bucket", "k")
-    s3.close()
+    close(s3)
     there = [each for each in seen if each[1] == "ap-south-1"]
     assert [each for each in there if each[0] != "bucket"] == [
         ("HEAD", "ap-south-1", "requester", True),

@@ -2,6 +2,7 @@
 
 answers      the part of a body that can be read
 http         connections, with limits of time
+proxies      which requests go to a proxy
 plain        plain HTTP/1.1 in few steps; the rest is http.client's
 wire         GetObject, HeadObject, PutObject and UploadPart, signed by ourselves
 signing      AWS Signature Version 4, in headers

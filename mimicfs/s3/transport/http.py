@@ -34,20 +34,14 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.httpsession import URLLib3Session, get_cert_path
-from botocore.utils import get_environ_proxies
 
 from mimicfs.baton import Baton
 from mimicfs.config.values import S3Options
 from mimicfs.s3.transport.advice import UNREADABLE
 from mimicfs.s3.transport.answers import decoded, readable
 from mimicfs.s3.transport.limits import Limits
-from mimicfs.s3.transport.plain import (
-    LastAnswer,
-    PlainAnswer,
-    answer_from,
-    joined,
-    request_head,
-)
+from mimicfs.s3.transport.plain import LastAnswer, PlainAnswer, answer_from, joined, request_head
+from mimicfs.s3.transport.proxies import Proxies
 
 BROKEN = (OSError, http.client.HTTPException)
 # The bytes of an answer that is not read in pieces. A page of a listing, 1,000 keys of 1,024 bytes,
@@ -115,6 +109,7 @@ class Transport:
         self._limits = limits or Limits(options)
         self.baton = Baton()  # of the threads that wait for answers
         self._ca_bundle = ca_bundle
+        self.proxies = Proxies()
         self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()  # protects what is below, and the making of contexts
         self._proxied: Any = None
@@ -152,16 +147,16 @@ class Transport:
         is as it came."""
         found = self._exchanged(request)
         if found is None:
-            return self._through_proxy(request.url).send(request)
+            return self._through_proxy().send(request)
         return _answer(request, found.status, found.headers, _all_of(found, request))
 
-    def _through_proxy(self, url: str) -> Any:
+    def _through_proxy(self) -> Any:
         with self._lock:
             if self._proxied is None:
                 session: Any = URLLib3Session  # its stubs know neither a bundle nor two limits
                 self._proxied = session(
                     verify=self._ca_bundle or True,
-                    proxies=get_environ_proxies(url),
+                    proxies=self.proxies.by_scheme,
                     timeout=(self._options.connect_timeout_s, self._options.read_timeout_s),
                     max_pool_connections=self._options.connections,
                 )
@@ -186,7 +181,7 @@ class Transport:
         """Send a request that botocore has prepared; None: it must be sent otherwise, because it
         goes to a proxy or in chunks, or because its answer is read in pieces."""
         chunked = "Transfer-Encoding" in request.headers
-        if request.stream_output or chunked or get_environ_proxies(request.url):
+        if request.stream_output or chunked or self.proxies.serve(request.url):
             return None
         parts = urlsplit(request.url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

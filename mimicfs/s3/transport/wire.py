@@ -30,7 +30,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
 from botocore.exceptions import ConnectionError as Unreached
 from botocore.parsers import ResponseParserError
-from botocore.utils import get_environ_proxies, is_s3express_bucket, parse_timestamp
+from botocore.utils import is_s3express_bucket, parse_timestamp
 
 from mimicfs import __version__
 from mimicfs.config.values import S3Options
@@ -291,7 +291,7 @@ class Wire:
         parts = urlsplit(url)
         query = parse_qs(parts.query)
         signed = query.get("X-Amz-Algorithm") == ["AWS4-HMAC-SHA256"]
-        if get_environ_proxies(url) or signed != self._options.sign:
+        if self._transport.proxies.serve(url) or signed != self._options.sign:
             return None
         scope = query["X-Amz-Credential"][0].split("/") if signed else []
         if signed and (len(scope) < 5 or scope[-2] != "s3"):
