@@ -22,25 +22,37 @@ class Missing(Exception):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a free port, as `free_ports`."""
+    return free_ports(1)
 
 
 def free_ports(count: int) -> int:
-    """Return the first of *count* free ports that follow each other, below those that the kernel
-    gives to clients: one of these may have the next one at any time."""
+    """Return the first of *count* free ports that follow each other, which this process keeps until
+    its end. They are below those that the kernel gives to clients: one of these may have the next
+    one at any time."""
     while True:
         first = random.randrange(20_000, 32_000)
         with ExitStack() as stack:
             try:
-                for port in range(first, first + count):
-                    probe = stack.enter_context(socket.socket())
-                    probe.bind(("127.0.0.1", port))
+                kept = [stack.enter_context(_kept(port)) for port in range(first, first + count)]
             except OSError:
                 continue
+            for each in kept:
+                each.detach()
         return first
+
+
+def _kept(port: int) -> socket.socket:
+    """Return what keeps the free *port* from all others who ask here, and from nobody else."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0mimicfs-test-port-{port}")
+    except OSError:
+        name.close()
+        raise
+    return name
 
 
 def command(name: str) -> str:
