@@ -309,10 +309,11 @@ def test_slow_requests_are_logged_and_counted(mount_at, bucket, client, proxy):
     assert (mount.path / "a").read_text() == "x"
     proxy.latency_s = 0
     (mount.path / "b").write_text("y")
-    slow = [line for line in mount.log.read_text().splitlines() if "slow:" in line]
-    assert [line.split()[4] for line in slow] == ["ListObjectsV2", "GetObject"]
-    assert all("WARNING" in line for line in slow)
-    assert told(mount)["s3"]["slow"] == 2
+    said = re.findall(r" WARNING slow: (\w+) .* took ([0-9.]+) s", mount.log.read_text())
+    # On a busy machine others are slow as well.
+    assert {"ListObjectsV2", "GetObject"} <= {operation for operation, _ in said}
+    assert all(float(seconds) >= 0.3 for _, seconds in said)
+    assert told(mount)["s3"]["slow"] == len(said) == mount.log.read_text().count("slow:")
 
 
 def test_metrics_are_served_where_they_were_asked_for(mount_at, bucket, tmp_path):

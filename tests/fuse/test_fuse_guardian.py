@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from mounts import wait_until
+from support.mounts import wait_until
 
 # A process that has mounted nothing, guarded.
 GUARDED = """

@@ -11,12 +11,14 @@ import os
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import pytest
 import uses
 from memfs import MemFS
-from mounts import Client, Mount, mounted, wait_until
+from mounts import Client, Mount, mounted
+from support.mounts import wait_until
 
 from mimicfs.fuse.abi import Init
 from mimicfs.fuse.session import SessionOptions
@@ -414,7 +416,7 @@ def test_a_deletion_in_a_busy_directory_is_told_when_it_is_free(
         stall.set_result(None)
         for name in "ab":
             seen: list[int] = []
-            wait_until(lambda name=name, seen=seen: is_deleted(client, folder / name, seen))
+            wait_until(partial(is_deleted, client, folder / name, seen))
         waiting.join(10)
         mount.told()
         assert client(uses.noticed, folder / "back") == []
@@ -436,8 +438,8 @@ def test_flush_after_the_unmount_does_not_wait(fs: MemFS, mountpoint: Path) -> N
         mount.kernel.entry_changed(ROOT_INO, b"x")
         mount.kernel.everything_changed()
         start = time.monotonic()
-        assert mount.kernel.flush(10)
-        assert time.monotonic() - start < 2
+        assert mount.kernel.flush(60)
+        assert time.monotonic() - start < 30
 
 
 # Lookup counts

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from memfs import MemFS
-from mounts import HERE, Client, mounted, wait_until
-from support.mounts import mount_lines
+from mounts import HERE, Client, mounted
+from support.mounts import mount_lines, wait_until
 
 from mimicfs.errors import MountError
 from mimicfs.fuse import mounting

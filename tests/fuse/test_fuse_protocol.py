@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from memfs import MemFS
-from mounts import wait_until
+from support.mounts import wait_until
 
 from mimicfs.errors import MountError, PosixError
 from mimicfs.fuse import abi

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from support.proxy import Fail, Hold, Lose
@@ -196,18 +196,29 @@ def test_of_two_who_share_a_store_one_is_refused_where_the_server_does_not_look(
     assert [name for name in s3.mimicdb.notes(bucket) if name.startswith("alone")] == []
 
 
-def test_a_turn_that_nobody_ends_ends_by_itself(mimicdb, server):
+@pytest.fixture
+def pauses(mimicdb, monkeypatch):
+    """The pauses of those who wait for a turn. The clocks go on by these, and by nothing else."""
+    pauses = []
+    clock = SimpleNamespace(monotonic=lambda: 100.0 + sum(pauses), sleep=pauses.append)
+    monkeypatch.setattr("mimicfs.intent.time", clock)
+    monkeypatch.setattr(mimicdb.backend, "now_ms", lambda: 5_000_000 + round(1000 * sum(pauses)))
+    return pauses
+
+
+def test_a_turn_that_nobody_ends_ends_by_itself(mimicdb, pauses):
     turns = mimicdb.intents
     turn = turns.alone("bucket", "k", 50)
     turn.__enter__()  # and dies
-    began = time.monotonic()
     with turns.alone("bucket", "other", 50):
-        assert time.monotonic() - began < 0.05
+        assert pauses == []
     with turns.alone("bucket", "k", 50):
-        assert time.monotonic() - began >= 0.04
+        assert 0.045 < sum(pauses) < 0.065
 
 
-def test_a_turn_whose_answer_was_lost_and_that_was_asked_for_again_is_ours(mimicdb, monkeypatch):
+def test_a_turn_whose_answer_was_lost_and_that_was_asked_for_again_is_ours(
+    mimicdb, pauses, monkeypatch
+):
     """As by a client of Redis, whose connection has broken since it was used last."""
     swap = mimicdb.backend.swap_note
 
@@ -216,22 +227,20 @@ def test_a_turn_whose_answer_was_lost_and_that_was_asked_for_again_is_ours(mimic
         return swap(*step, tell=tell)
 
     monkeypatch.setattr(mimicdb.backend, "swap_note", twice)
-    began = time.monotonic()
     for _ in range(2):
         with mimicdb.intents.alone("bucket", "k", 20_000):
             assert len(mimicdb.notes("bucket")) == 1
         assert mimicdb.notes("bucket") == {}
-    assert time.monotonic() - began < 5
+    assert pauses == []
 
 
-def test_a_turn_of_a_clock_that_was_set_back_lasts_no_longer(mimicdb, monkeypatch):
+def test_a_turn_of_a_clock_that_was_set_back_lasts_no_longer(mimicdb, pauses, monkeypatch):
     turns, now_ms = mimicdb.intents, mimicdb.backend.now_ms()
     turn = turns.alone("bucket", "k", 50)
     turn.__enter__()  # and dies
     monkeypatch.setattr(mimicdb.backend, "now_ms", lambda: now_ms - 3_600_000)
-    began = time.monotonic()
     with turns.alone("bucket", "k", 50):
-        assert 0.04 <= time.monotonic() - began < 5
+        assert 0.045 < sum(pauses) < 0.065
 
 
 def test_a_turn_that_does_not_come_in_time_is_not_waited_for_and_ends_no_other(
