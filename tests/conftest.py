@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -269,3 +270,26 @@ def no_warning_unasked(request: pytest.FixtureRequest) -> Iterator[None]:
     root = logging.getLogger()  # a command within this process logs to a stream that is closed now
     root.handlers = [each for each in root.handlers if type(each) is not logging.StreamHandler]
     assert "caplog" in request.fixturenames or warnings.messages == []
+
+
+# These end with their process: those that look for killed callers, and that tell figures. The last
+# ones answer a client as long as it lives, which may be one of a whole module.
+_MAY_STAY = re.compile(r"fuse-killed|figures-|.* \(process_request_thread\)").match
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_warning_unasked: None
+) -> Iterator[None]:
+    """Fixtures end before the environment is taken back (`monkeypatch` comes before them all), and
+    so do the threads of a quick test: the next one would have their warnings and requests."""
+    before = set(threading.enumerate())
+    yield
+    if request.node.get_closest_marker("slow"):
+        return
+    left = [each for each in threading.enumerate() if each not in before]
+    left = [each for each in left if not _MAY_STAY(each.name)]
+    deadline = time.monotonic() + 30
+    for thread in left:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert [each.name for each in left if each.is_alive()] == []

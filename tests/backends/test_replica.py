@@ -252,6 +252,7 @@ def test_a_large_directory_is_not_copied_with_the_note_of_an_earlier_copy(
     copy.ends = True
     with pytest.raises(StoreUnavailable):
         names(first)
+    first._ahead.close()
     copy.close()
     assert mount("copy.db").notes_of("b", [""]) == ["rich"]
 

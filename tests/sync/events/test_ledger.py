@@ -34,10 +34,12 @@ def ledger(s3, mimicdb, syncer, url, bucket, gaps, monkeypatch):
     syncer.sync(bucket)
     told_before(mimicdb, s3.queue(url), bucket)
     asks = [partial(s3.call, f"get_bucket_{it}_configuration") for it in ASKED]
-    return Ledger(
-        *(mimicdb, SQS(s3.queue(url)), f"sqs:{url}", lambda: [bucket], "", *asks),
+    source = SQS(s3.queue(url))
+    yield Ledger(
+        *(mimicdb, source, f"sqs:{url}", lambda: [bucket], "", *asks),
         lambda _bucket, why: gaps.append(why),
     )
+    source.close()
 
 
 def told_before(mimicdb, queue, bucket, until_ns=None):
