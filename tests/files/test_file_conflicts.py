@@ -79,7 +79,7 @@ def test_an_append_that_s3_has_taken_after_all_is_not_put_behind_others_again(
     sending = Hold(lambda each: (each.kind, each.key) == ("PUT", "key"), answers=True)
     with proxy.rule(sending), ThreadPoolExecutor(1) as pool:
         flushed = pool.submit(file.flush, gone)
-        assert sending.reached.wait(10)
+        assert sending.reached.wait(60)
         gone.cancel()
         with pytest.raises(Interrupted):
             flushed.result(10)

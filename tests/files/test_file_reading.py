@@ -336,7 +336,7 @@ def test_a_read_ends_when_its_caller_is_interrupted(
     files.put("key", data)
     file, cancellation = files.open("key"), Cancellation()
     with proxy.rule(Hold(lambda request: request.kind == "GET")) as hold:
-        background(lambda: hold.reached.wait(10) and cancellation.cancel())
+        background(lambda: hold.reached.wait(60) and cancellation.cancel())
         started = time.monotonic()
         with pytest.raises(Interrupted):
             file.read(0, PIECE, cancellation)

@@ -303,7 +303,7 @@ def test_an_interrupted_flush_returns_at_once_and_the_next_one_wins(
     file, cancellation = files.create("key"), Cancellation()
     file.write(0, memoryview(b"first"), calm)
     with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
-        background(lambda: hold.reached.wait(10) and cancellation.cancel())
+        background(lambda: hold.reached.wait(60) and cancellation.cancel())
         with pytest.raises(Interrupted):
             file.flush(cancellation)
         file.write(0, memoryview(b"later"), calm)  # does not wait for the one on its way
@@ -319,7 +319,7 @@ def test_an_interrupted_multipart_upload_is_aborted(
     file, cancellation = files.create("large"), Cancellation()
     file.truncate(17 * MIB, calm)
     with proxy.rule(Hold(lambda request: "partNumber" in request.query)) as hold:
-        background(lambda: hold.reached.wait(10) and cancellation.cancel())
+        background(lambda: hold.reached.wait(60) and cancellation.cancel())
         with pytest.raises(Interrupted):
             file.flush(cancellation)
     wait_until(lambda: "Uploads" not in client.list_multipart_uploads(Bucket=files.bucket))
@@ -355,7 +355,7 @@ def test_reading_goes_on_during_an_upload(
     file.write(0, memoryview(b"bytes"), calm)
     with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
         background(lambda: file.flush(calm))
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         assert file.read(0, 5, calm) == file.read_cached(0, 5) == b"bytes"
 
 
@@ -365,7 +365,7 @@ def test_an_interrupted_first_write_changes_nothing(
     files.put("key", bytes(10 * MIB))
     file, cancellation = files.open("key"), Cancellation()
     with proxy.rule(Hold(lambda request: request.kind == "GET")) as hold:
-        background(lambda: hold.reached.wait(10) and cancellation.cancel())
+        background(lambda: hold.reached.wait(60) and cancellation.cancel())
         with pytest.raises(Interrupted):
             file.write(0, memoryview(b"x"), cancellation)
     assert (file.dirty, kept(files)) == (False, [])
@@ -569,7 +569,7 @@ def test_a_change_interrupts_an_upload_that_nobody_waits_for(
 
     with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
         background(upload)
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         file.write(0, memoryview(b"SECOND"), calm)  # does not wait for the upload
         wait_until(lambda: bool(ended))
         assert isinstance(ended[0], Interrupted)
@@ -633,7 +633,7 @@ def test_an_interrupted_upload_that_s3_has_taken_is_the_version_that_is_replaced
 
     with proxy.rule(Hold(lambda request: request.kind == "PUT", answers=True)) as hold:
         thread = background(give_up)
-        assert hold.reached.wait(10)  # S3 has it, we have no answer
+        assert hold.reached.wait(60)  # S3 has it, we have no answer
         interrupted.cancel()
         thread.join(10)
         file.write(3, memoryview(b"er"), calm)
@@ -665,7 +665,7 @@ def test_metadata_that_changes_during_an_upload_is_stored_with_it(
     file.write(0, memoryview(b"bytes"), calm)
     with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
         uploading = background(lambda: file.flush(calm))
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         file.set_meta({"uid": "7"})
         hold.release()
         uploading.join(10)
@@ -688,10 +688,10 @@ def test_metadata_that_changes_twice_during_an_upload_in_parts_is_stored(
     with proxy.rule(Hold(lambda request: "uploadId" in request.query)) as parts:
         with proxy.rule(Hold(copies)) as copy:
             uploading = background(lambda: file.flush(calm))
-            assert parts.reached.wait(10)
+            assert parts.reached.wait(60)
             file.set_meta({"uid": "7"})
             parts.release()
-            assert copy.reached.wait(20)
+            assert copy.reached.wait(60)
             file.set_meta({"gid": "8"})
             copy.release()
             uploading.join(20)

@@ -133,7 +133,7 @@ def test_a_slow_s3_slows_the_writer_down(
 
     with proxy.rule(Hold(is_part)) as hold:
         background(write)
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         assert not written.wait(0.5)
         at_most = 64 * KIB * (small.options.requests_per_file + 3)
         assert file.size <= at_most  # what is on its way, and what it was noticed at

@@ -104,7 +104,7 @@ def test_what_was_appended_is_read_where_it_is_however_long_the_kernel_waits_for
     making = Hold(lambda request: request.kind == "PUT" and request.key == "d/")
     with proxy.rule(making), ThreadPoolExecutor(1) as pool:
         made = pool.submit(os.mkdir, mount / "d")
-        assert making.reached.wait(10)
+        assert making.reached.wait(60)
         client.put_object(Bucket=bucket, Key="log", Body=b"another\n")
         os.write(log, b"one\n")
         assert os.pread(log, 99, 0) == b"another\none\n"

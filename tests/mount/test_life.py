@@ -151,7 +151,7 @@ def test_a_signal_ends_the_process_while_s3_does_not_answer_a_reader(
         proxy.rule(holds) as hold,
         subprocess.Popen(command, stderr=subprocess.DEVNULL) as reader,
     ):
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         (mount.path / "b").write_bytes(b"new")
         mount.process.send_signal(signal.SIGTERM)
         assert mount.process.wait(20) == 0  # the answer is held for 30 seconds

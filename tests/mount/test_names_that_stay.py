@@ -59,7 +59,7 @@ def test_what_is_closed_while_its_name_was_to_go_is_uploaded_where_that_stays(
     file.flush()
     with ThreadPoolExecutor(1) as thread, proxy.rule(HoldAndRefuse(goes("a"))) as rule:
         gone = thread.submit(go, path / "a", how)
-        assert rule.reached.wait(20)
+        assert rule.reached.wait(60)
         file.close()
         rule.release()
         assert gone.result(20) is PermissionError
@@ -81,10 +81,10 @@ def test_what_was_to_be_uploaded_when_its_name_was_to_go_is_uploaded_where_that_
     path = mount_at(f"s3://{bucket}", "--write-back").path
     with ThreadPoolExecutor(1) as thread, proxy.rule(Fail(puts("a"), 503, "SlowDown")) as puts_a:
         (path / "a").write_bytes(b"promised")
-        assert puts_a.reached.wait(20)
+        assert puts_a.reached.wait(60)
         with proxy.rule(HoldAndRefuse(goes("a"))) as rule:
             gone = thread.submit(go, path / "a", how)
-            assert rule.reached.wait(20)
+            assert rule.reached.wait(60)
             wait_until(lambda: waiting(path) == 0)  # it was tried again, and was going
             rule.release()
             assert gone.result(20) is PermissionError
@@ -104,7 +104,7 @@ def test_what_was_promised_outlives_kill_9_while_its_name_is_to_go(
         (mount.path / "a").write_bytes(b"p" * size)
         with proxy.rule(Drop(goes("a"))) as rule:
             gone = thread.submit(go, mount.path / "a", how)
-            assert rule.reached.wait(20)
+            assert rule.reached.wait(60)
             mount.process.kill()
             mount.process.wait()
         assert gone.result(20) is not None  # not connected

@@ -147,7 +147,7 @@ def test_the_control_file_tells_how_things_stand(synced, client, bucket):
 def test_progress_can_be_read_and_a_refresh_interrupted(synced, proxy):
     with proxy.rule(Hold(lambda request: request.kind == "LIST")) as hold:
         toucher = subprocess.Popen(["touch", synced / ".sync"])
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         assert "state: syncing" in (synced / ".sync").read_text()
         assert names(synced / "d") == ["b", "c"]
         toucher.send_signal(2)
@@ -193,7 +193,7 @@ def test_what_is_written_during_a_refresh_stays(synced, proxy, bucket):
     with proxy.rule(Hold(lambda request: request.kind == "LIST")) as hold:
         toucher = threading.Thread(target=(synced / ".sync").touch)
         toucher.start()
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         (synced / "written").write_text("now")
         (synced / "a").unlink()
         hold.release()

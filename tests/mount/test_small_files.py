@@ -106,7 +106,7 @@ def test_who_reads_a_file_that_is_on_its_way_waits_for_it_and_can_be_ended(
     with proxy.rule(Hold(lambda request: request.key == "photos/02")) as hold:
         for name in ("00", "01"):
             (photos / name).read_bytes()
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         cat = ["cat", str(photos / "02")]
         with (
             # The first open of a version has the kernel drop its pages, and waits for their READs.

@@ -59,7 +59,7 @@ def test_what_is_changed_or_removed_before_its_upload_is_uploaded_once_or_never(
             (path / "kept").write_bytes(b"x" * size)
         (path / "gone").unlink()
         os.utime(path / "kept", ns=(5, 5_000_000_000))
-        assert rule.reached.wait(10)
+        assert rule.reached.wait(60)
     wait_until(lambda: in_s3(client, bucket) == {"kept": 3})
     assert (path / "kept").stat().st_mtime_ns == 5_000_000_000
     head = client.head_object(Bucket=bucket, Key="kept")
@@ -112,7 +112,7 @@ def test_an_append_that_was_closed_outlives_kill_9_whatever_others_put_there(
         os.write(fd, b"mine\n")
         os.close(fd)  # S3 has not seen it
         assert (mount.path / "log").read_bytes() == b"another\nmine\n"
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         client.put_object(Bucket=bucket, Key="log", Body=b"again\n", Metadata={"mode": "33152"})
         mount.process.kill()
         mount.process.wait()
@@ -195,7 +195,7 @@ def test_what_is_changed_while_the_answer_to_its_upload_is_lost_is_its_own_objec
     path = mount_at(f"s3://{bucket}", "--write-back").path
     with ThreadPoolExecutor(1) as thread, proxy.rule(HoldAndLose(puts, answers=True)) as rule:
         (path / "a").write_bytes(b"first")
-        assert rule.reached.wait(20)
+        assert rule.reached.wait(60)
         work = (path / "a").unlink if change == "removed" else lambda: add(path / "a", b" second")
         changed = thread.submit(work)
         concurrent.futures.wait([changed], timeout=0.5)
@@ -221,7 +221,7 @@ def test_what_is_changed_while_its_upload_is_under_way_outlives_kill_9(
     kept = {"added to": size, "cut and added to": size // 2, "replaced": 0}[change]
     with proxy.rule(Hold(puts, answers=True)) as rule:  # S3 has the first, and nobody knows
         (mount.path / "a").write_bytes(first)
-        assert rule.reached.wait(20)
+        assert rule.reached.wait(60)
         with open(mount.path / "a", "ab") as file:
             file.truncate(kept)
             file.write(second)

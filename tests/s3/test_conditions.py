@@ -185,7 +185,7 @@ def test_of_two_who_share_a_store_one_is_refused_where_the_server_does_not_look(
     held = Hold(lambda request: request.kind in ("PUT", "POST"))
     with ThreadPoolExecutor(2) as pool, proxy.rule(held), closing(other):
         one = pool.submit(write, s3)
-        assert held.reached.wait(10)
+        assert held.reached.wait(60)
         two = pool.submit(write, other)
         assert wait([two], 0.1).not_done
         held.release()

@@ -133,7 +133,7 @@ def test_what_s3_throttles_is_put_again_with_the_same_intent(
 ) -> None:
     with proxy.rule(Fail(puts, 503, "SlowDown")) as rule:
         futures = at_once(s3, bucket, *KEYS)
-        assert rule.reached.wait(10)
+        assert rule.reached.wait(60)
     assert [future.result(20).size for future in futures] == [9, 9, 9]
     assert in_s3(client, bucket) == KEYS
     assert mimicdb.backend.unsettled(bucket) == []
@@ -156,7 +156,7 @@ def test_a_server_that_says_more_than_s3_is_asked_one_at_a_time_from_then_on(
     error = b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>"
     with proxy.rule(Replace(puts, error)) as rule:
         [future] = at_once(s3, bucket, "a", condition=Condition())
-        assert rule.reached.wait(10)
+        assert rule.reached.wait(60)
     assert future.result(20).size == 9
     assert s3.put_soon(bucket, "b", b"b", 1, Content(), Condition()) is None
     assert mimicdb.backend.unsettled(bucket) == []
@@ -193,7 +193,7 @@ def test_a_key_that_others_change_at_the_same_time_is_asked_of_s3(
 ) -> None:
     with proxy.rule(Hold(puts)) as hold:
         futures = at_once(s3, bucket, *KEYS, condition=Condition())
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         other = mimicdb.intents.begin(bucket, ["b"])
         hold.release()
         assert [future.result(10).size for future in futures] == [9, 9, 9]
@@ -255,7 +255,7 @@ def test_however_many_are_put_those_who_read_have_a_connection(
     s3.put(bucket, "warm", b"warm", 4, condition=NEW)
     with proxy.rule(Hold(puts)) as hold:
         futures = at_once(s3, bucket, *KEYS)
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         for _ in range(3):
             entry, _ = s3.pool.submit(s3.head, bucket, "warm").result(10)
             assert entry.size == 4
@@ -288,7 +288,7 @@ def test_without_an_idle_connection_too_those_who_read_have_one(
     s3 = S3(S3Options(endpoint_url=endpoint, connections=2), mimicdb)
     with proxy.rule(Hold(puts)) as hold:
         futures = at_once(s3, bucket, *KEYS, condition=Condition())
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         s3.pool.submit(s3.head_bucket, bucket).result(10)
         assert hold.seen == 1
         hold.release()
@@ -374,7 +374,7 @@ def test_a_refusal_in_chunks_says_nothing_of_how_the_server_confirms(
 ) -> None:
     with proxy.rule(InChunks(puts)) as rule:
         futures = at_once(s3, bucket, *KEYS, condition=Condition())
-        assert rule.reached.wait(10)
+        assert rule.reached.wait(60)
     assert [future.result(20).size for future in futures] == [9, 9, 9]
     later = s3.put_soon(bucket, "d", b"d", 1, Content(), Condition())
     assert later is not None
@@ -445,7 +445,7 @@ def test_what_waits_for_the_pool_when_the_mount_ends_has_an_end(
     busy = [s3.pool.submit(go.wait, 30) for _ in range(s3.pool._max_workers - 3)]
     with proxy.rule(Fail(puts, 503, "SlowDown")) as rule:
         futures = at_once(s3, bucket, *KEYS)
-        assert rule.reached.wait(10)
+        assert rule.reached.wait(60)
         busy += [s3.pool.submit(go.wait, 30) for _ in range(3)]
     s3.close()
     go.set()

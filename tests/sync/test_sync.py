@@ -137,7 +137,7 @@ def test_threads_that_want_the_same_directory_share_one_listing(syncer, bucket, 
         with proxy.rule(Hold(is_list)) as hold:
             proxy.counted()
             first = pool.submit(syncer.list_directory, bucket, "")
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(60)
             others = [submitted(pool, syncer.list_directory, bucket, "")[0] for _ in range(5)]
         for future in [first, *others]:
             future.result(20)
@@ -148,7 +148,7 @@ def test_whoever_shares_a_listing_that_is_interrupted_lists_alone(syncer, mimicd
     with ThreadPoolExecutor(8) as pool:
         with proxy.rule(Hold(is_list)) as hold:
             first, cancellation = submitted(pool, syncer.list_directory, bucket, "")
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(60)
             second, _ = submitted(pool, syncer.list_directory, bucket, "")
             cancellation.cancel()
             with pytest.raises(Interrupted):
@@ -203,7 +203,7 @@ def test_a_sync_that_is_asked_for_later_shows_what_was_changed_before(
     with ThreadPoolExecutor(4) as pool:
         with proxy.rule(Hold(is_list)) as hold:
             first = pool.submit(syncer.sync, bucket)
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(60)
             put(client, bucket, "later")
             proxy.counted()
             others = [submitted(pool, syncer.sync, bucket)[0] for _ in range(3)]
@@ -220,7 +220,7 @@ def test_whoever_shares_a_sync_that_is_interrupted_syncs_alone(
     with ThreadPoolExecutor(4) as pool:
         with proxy.rule(Hold(is_list)) as hold:
             first = pool.submit(syncer.sync, bucket)
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(60)
             put(client, bucket, "later")
             second, cancellation = submitted(pool, syncer.sync, bucket)
             third, _ = submitted(pool, syncer.sync, bucket)
@@ -238,7 +238,7 @@ def test_a_sync_waits_for_no_other_scope(syncer, client, bucket, proxy):
     with ThreadPoolExecutor(4) as pool:
         with proxy.rule(Hold(lambda request: request.query.get("prefix") == ["d/"])) as hold:
             held = pool.submit(syncer.sync, bucket, "d/")
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(60)
             assert syncer.status(bucket, "d/").pages == 0
             assert syncer.sync(bucket, "e/").added == 1
         assert held.result(20).added == 1
@@ -264,7 +264,7 @@ def test_a_sync_can_be_interrupted(syncer, mimicdb, client, bucket, proxy):
     with proxy.rule(Hold(is_list)) as hold:
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(syncer.sync, bucket, cancellation=cancellation)
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(60)
             cancellation.cancel()
             with pytest.raises(Interrupted):
                 running.result(5)

@@ -56,7 +56,7 @@ def _met(
     one, other = two
     pool = ThreadPoolExecutor(2)
     running = [pool.submit(one.rename, *first.split())]
-    assert held.reached.wait(10)
+    assert held.reached.wait(60)
     looks, asked = other.mimicdb.note, list[str]()
 
     def note(bucket: str, name: str) -> str | None:  # asked while somebody is waited for
@@ -136,7 +136,7 @@ def _met_and_done(two: list[Sharing], held: Hold, then: str) -> list[Future[str]
     one, other = two
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(one.rename, "d", "e")]
-        assert held.reached.wait(10)
+        assert held.reached.wait(60)
         running.append(pool.submit(other.call, then))
         running[1].result(20)
         held.release()
@@ -159,7 +159,7 @@ def test_a_new_file_that_is_closed_while_its_directory_is_renamed_goes_along(
     with proxy.rule(hold), ThreadPoolExecutor(1) as pool:
         close = other.created("d/s/n", b"new")
         renaming = pool.submit(one.rename, "d", "e")
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(60)
         close()  # waits for nobody
         hold.release()
         assert renaming.result(20) == "done"
@@ -176,10 +176,10 @@ def test_whoever_was_taken_for_dead_takes_nothing_out_of_what_others_have_made_a
     with proxy.rule(deleting), proxy.rule(copying), ThreadPoolExecutor(1) as pool:
         close = other.created("d/n", b"new")
         renaming = pool.submit(one.rename, "d", "e")
-        assert deleting.reached.wait(10)
+        assert deleting.reached.wait(60)
         close()
         deleting.release()
-        assert copying.reached.wait(10)  # it stands still here
+        assert copying.reached.wait(60)  # it stands still here
         one.mimicdb.set_note(bucket, _NOTE, None)
         assert other.call("unlink d/n") == "done"
         other.created("d/n", b"another")()
@@ -276,7 +276,7 @@ def deleting(two: list[Sharing], proxy: Proxy, bucket: str) -> Callable[..., tup
         stopped = Hold(lambda request: request.kind in kinds, answers=answers)
         with proxy.rule(stopped), ThreadPoolExecutor(1) as pool:
             running = pool.submit(one.rename, "d", "e")
-            assert stopped.reached.wait(10)
+            assert stopped.reached.wait(60)
             stopped.matches = lambda _: False
             one.mimicdb.set_note(bucket, _NOTE, None)  # as others do with what a dead mount claimed
             said = meanwhile()

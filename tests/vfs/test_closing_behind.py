@@ -170,7 +170,7 @@ def test_a_close_that_the_disk_does_not_make_safe_waits_for_s3(
         patch.setattr(segment.os, "fdatasync", fails)
         patch.setattr(segment.os, "fsync", fails)
         assert fs.flush_later(handle, closed)
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         assert not closed.done.is_set()
         hold.release()
         assert closed.done.wait(20)
@@ -230,7 +230,7 @@ def test_more_closed_files_are_on_their_way_than_threads_wait(fs, client, bucket
 def test_who_changes_a_file_does_not_wait_for_its_upload(fs, client, bucket, proxy, change):
     with proxy.rule(Hold(puts)) as hold:
         saved(fs, "a", b"first")
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         if change == "write":
             handle = fs.open(CALLER, fs.lookup(CALLER, ROOT_INO, b"a").ino, os.O_WRONLY).handle
             fs.write(CALLER, handle, 0, memoryview(b"other"), append=False)
@@ -262,7 +262,7 @@ def test_a_copy_within_s3_onto_a_file_waits_for_its_upload_that_is_on_its_way(
         emptied = fs.open(CALLER, target, os.O_WRONLY | os.O_TRUNC).handle
         fs.flush(CALLER, emptied)
         fs.release(emptied)
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         opened = fs.open(CALLER, source, os.O_RDONLY), fs.open(CALLER, target, os.O_WRONLY)
         asked = (CALLER, opened[0].handle, 0, opened[1].handle, 0, 100)
         copied = pool.submit(fs.copy_file_range, *asked)
@@ -290,7 +290,7 @@ def test_neither_an_open_nor_a_refresh_drops_the_pages_of_a_file_that_is_being_w
     with proxy.rule(Hold(puts, answers=True)) as hold, ThreadPoolExecutor(1) as pool:
         fs.write(CALLER, handle, 5, memoryview(b"1"), append=True)
         synced = pool.submit(fs.fsync, CALLER._replace(cancellation=gone), handle)
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         gone.cancel()
         with pytest.raises(Interrupted):
             synced.result(20)
@@ -324,7 +324,7 @@ def test_a_copy_within_s3_is_of_its_source_as_it_was_when_that_is_written_meanwh
     copying = Hold(lambda request: request.kind == "COPY")
     with proxy.rule(copying), ThreadPoolExecutor(2) as pool:
         copied = pool.submit(fs.copy_file_range, CALLER, source, 0, target, 0, 100)
-        assert copying.reached.wait(20)
+        assert copying.reached.wait(60)
         written = pool.submit(write)
         wait_until(lambda: written.done() or bool(turn._waiting))
         copying.release()
@@ -353,7 +353,7 @@ def test_what_s3_refuses_is_tried_again_with_all_it_says(
 def test_what_is_on_its_way_when_the_mount_ends_is_waited_for(fs, client, bucket, proxy):
     with proxy.rule(Hold(puts)) as hold:
         saved(fs, "a", b"data")
-        assert hold.reached.wait(20)
+        assert hold.reached.wait(60)
         end = threading.Thread(target=fs._handles._behind.close)
         end.start()
         end.join(0.2)

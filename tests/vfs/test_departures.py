@@ -69,7 +69,7 @@ def _deleting(fs: VFS, proxy: Proxy, pool: ThreadPoolExecutor) -> Iterator[Futur
     """Within, a rename of d to e waits for S3 to delete the originals; it ends behind it."""
     with proxy.rule(Hold(_deletion)) as deletion:
         renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
-        assert deletion.reached.wait(10)
+        assert deletion.reached.wait(60)
         yield renaming
         deletion.release()
         renaming.result(30)
@@ -169,7 +169,7 @@ def test_a_rename_waits_for_changes_below_that_have_begun(
     changing = Hold(lambda request: request.kind == "COPY" and request.key == "d/a")
     with proxy.rule(changing), ThreadPoolExecutor(2) as pool:
         changed = pool.submit(fs.setattr, CALLER, inos["a"], NewAttr(mode=0o600), None)
-        assert changing.reached.wait(10)
+        assert changing.reached.wait(60)
         renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
         wait_until(lambda: bool(fs._handles.departures._quiet), 10)
         assert [each["Key"] for each in client.list_objects_v2(Bucket=bucket)["Contents"]] == [
@@ -203,7 +203,7 @@ def test_a_rename_that_fails_lets_everybody_go_on_at_the_old_place(
     listing = _last_listing()
     with proxy.rule(listing), ThreadPoolExecutor(2) as pool:
         renaming = pool.submit(fs.rename, caller, ROOT_INO, b"d", ROOT_INO, b"e", 0)
-        assert listing.reached.wait(10)
+        assert listing.reached.wait(60)
         changed = pool.submit(_answered, fs, fs.setattr, inos["a"], NewAttr(mode=0o600), None)
         _wait_until_it_waits(1)
         gone.cancel()
@@ -223,13 +223,13 @@ def test_a_file_that_is_made_anew_with_its_old_bytes_behind_its_copy_is_at_the_n
     listing = _last_listing()
     with ThreadPoolExecutor(2) as pool, proxy.rule(listing), proxy.rule(copying):
         renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
-        assert copying.reached.wait(10)
+        assert copying.reached.wait(60)
         wait_until(lambda: mimicdb.entry(bucket, "e/a") is not None, 10)
         fs.unlink(CALLER, inos["d"], b"a")
         handle = fs.create(CALLER, inos["d"], b"a", 0o644, os.O_WRONLY | flags)[1].handle
         fs.write(CALLER, handle, 0, memoryview(b"d/a"), append=False)
         copying.release()
-        assert listing.reached.wait(10)
+        assert listing.reached.wait(60)
         closed = pool.submit(fs.flush, CALLER, handle)
         wait_until(lambda: closed.done() or _waiting() == 1, 10)
         listing.release()
@@ -248,10 +248,10 @@ def test_what_is_closed_while_a_rename_waits_for_another_file_is_read_by_the_old
     sending = Hold(lambda request: request.kind == "PUT" and request.key == "d/b")
     with ThreadPoolExecutor(2) as pool, proxy.rule(copying), proxy.rule(sending):
         renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
-        assert copying.reached.wait(10)
+        assert copying.reached.wait(60)
         fs.write(CALLER, b, 0, memoryview(b"new"), append=False)
         sent = pool.submit(fs.fsync, CALLER, b)
-        assert sending.reached.wait(10)
+        assert sending.reached.wait(60)
         copying.release()
         wait_until(_is_waiting_for_a_turn, 10)
         fs.write(CALLER, a, 0, memoryview(b"new"), append=False)
@@ -294,7 +294,7 @@ def _give_up(fs: VFS, handle: int, sending: Hold, pool: ThreadPoolExecutor) -> N
     """Upload the file of *handle*, and give that up where *sending* holds it."""
     gone = Cancellation()
     sent = pool.submit(fs.fsync, CALLER._replace(cancellation=gone), handle)
-    assert sending.reached.wait(10)
+    assert sending.reached.wait(60)
     gone.cancel()
     with pytest.raises(Interrupted):
         sent.result(10)
@@ -323,7 +323,7 @@ def test_what_s3_has_got_of_an_upload_that_was_given_up_is_at_the_new_place(
     copying = Hold(_is("COPY", "e/a"))
     sending = Hold(_is("PUT", "d/a"), answers=True)
     with ThreadPoolExecutor(2) as pool, _renaming(fs, pool), proxy.rule(copying):
-        assert copying.reached.wait(10)
+        assert copying.reached.wait(60)
         with proxy.rule(sending):
             _append(fs, appender, b"1")
             _give_up(fs, appender, sending, pool)
@@ -340,14 +340,14 @@ def test_what_s3_gets_of_an_upload_that_was_given_up_while_it_is_copied_is_there
     sending, refusing = Hold(_is("PUT", "d/a")), Hold(_is("PUT", "e/a"), answers=True)
     with ThreadPoolExecutor(2) as pool, proxy.rule(refusing):
         with _renaming(fs, pool), proxy.rule(listing), proxy.rule(copying), proxy.rule(sending):
-            assert copying.reached.wait(10)
+            assert copying.reached.wait(60)
             _append(fs, appender, b"1")
             _give_up(fs, appender, sending, pool)
             _append(fs, appender, b"2")
             copying.release()
             wait_until(lambda: listing.reached.is_set() or _waits_in(Uploader.settle.__code__), 10)
             sending.release()
-            assert listing.reached.wait(10)
+            assert listing.reached.wait(60)
             wait_until(
                 lambda: client.head_object(Bucket=bucket, Key="d/a")["ContentLength"] == 4, 10
             )
@@ -365,13 +365,13 @@ def test_no_copy_replaces_what_an_open_file_uploads_to_the_new_place(
     first = Hold(_is("COPY", "e/s/c"))
     rules = (proxy.rule(listing), proxy.rule(copying), proxy.rule(first))
     with ThreadPoolExecutor(2) as pool, _renaming(fs, pool), rules[0], rules[1], rules[2]:
-        assert first.reached.wait(10)
+        assert first.reached.wait(60)
         _append(fs, appender, b"1")
         first.release()
-        assert listing.reached.wait(10)
+        assert listing.reached.wait(60)
         client.put_object(Bucket=bucket, Key="d/a", Body=b"theirs")
         listing.release()
-        assert copying.reached.wait(10)
+        assert copying.reached.wait(60)
         synced = pool.submit(fs.fsync, CALLER, appender)
         taking = Turn._take.__code__
         wait_until(lambda: synced.done() or _waits_in(taking), 10)
@@ -385,7 +385,7 @@ def test_an_append_to_what_others_replace_before_it_is_copied_is_behind_that(
 ) -> None:
     copying = Hold(_is("COPY", "e/a"))
     with ThreadPoolExecutor(1) as pool, _renaming(fs, pool), proxy.rule(copying):
-        assert copying.reached.wait(10)
+        assert copying.reached.wait(60)
         _append(fs, appender, b"1")
         client.put_object(Bucket=bucket, Key="d/a", Body=b"theirs")
         copying.release()
@@ -440,10 +440,10 @@ def _interrupted_rename(fs: VFS, proxy: Proxy, handle: int) -> Iterator[None]:
     caller = CALLER._replace(cancellation=gone)
     with proxy.rule(listing), proxy.rule(first), ThreadPoolExecutor(1) as pool:
         renaming = pool.submit(fs.rename, caller, ROOT_INO, b"d", ROOT_INO, b"e", 0)
-        assert first.reached.wait(10)
+        assert first.reached.wait(60)
         _append(fs, handle, b"1")
         first.release()
-        assert listing.reached.wait(10)
+        assert listing.reached.wait(60)
         fs.fsync(CALLER, handle)
         yield
         gone.cancel()

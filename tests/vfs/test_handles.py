@@ -237,7 +237,7 @@ def test_who_opens_a_name_that_a_rename_is_giving_to_another_gets_the_file_of_th
     deleted = Hold(lambda request: request.kind == "DELETE" and request.key == "new")
     with ThreadPoolExecutor() as pool, proxy.rule(deleted):
         renamed = pool.submit(fs.rename, CALLER, ROOT_INO, b"new", ROOT_INO, b"x", 0)
-        assert deleted.reached.wait(10)
+        assert deleted.reached.wait(60)
         opening = pool.submit(fs.open, CALLER, inos[0], os.O_WRONLY)  # looked up before
         with pytest.raises(TimeoutError):
             opening.result(0.05)

@@ -92,12 +92,12 @@ def test_who_opens_a_name_that_is_gone_while_a_rename_brings_it_back_gets_the_fi
 
     def back():
         renames.append(pool.submit(fs.rename, CALLER, ROOT_INO, b"new", ROOT_INO, b"x", 0))
-        assert deleted.reached.wait(10)
+        assert deleted.reached.wait(60)
 
     with ThreadPoolExecutor() as pool, proxy.rule(deleted):
         before(monkeypatch, fs._handles, "_named", gone)
         opening = pool.submit(fs.open, CALLER, old, os.O_WRONLY)  # looked up before
-        assert deleted.reached.wait(10)
+        assert deleted.reached.wait(60)
         with pytest.raises(TimeoutError):
             opening.result(0.05)
         deleted.release()

@@ -172,7 +172,7 @@ def test_what_another_writes_unseen_and_deletes_behind_the_copy_is_at_no_place(
     copied = Hold(lambda request: request.kind == "COPY" and request.key == "e/b", answers=True)
     with proxy.rule(copied), ThreadPoolExecutor(1) as pool:
         copying = pool.submit(rename.copy, Cancellation())
-        assert copied.reached.wait(10)
+        assert copied.reached.wait(60)
         client.delete_object(Bucket=bucket, Key="d/b")
         copied.release()
         copying.result()
@@ -191,7 +191,7 @@ def test_what_another_is_about_to_change_is_waited_for(
     late = Hold(lambda request: request.kind == "COPY" and request.key == "d/a", answers=True)
     with proxy.rule(late), ThreadPoolExecutor(2) as pool:
         changing = pool.submit(chmod, "d/a")
-        assert late.reached.wait(10)
+        assert late.reached.wait(60)
         settling = pool.submit(_settled, rename)
         wait([settling], 0.5)
         late.release()
@@ -290,7 +290,7 @@ def test_a_file_that_gets_another_mode_while_it_is_renamed_has_that(
     with proxy.rule(copied), ThreadPoolExecutor(1) as pool:
         fs.lookup(CALLER, ROOT_INO, b"f")
         renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"f", ROOT_INO, b"g", 0)
-        assert copied.reached.wait(10)
+        assert copied.reached.wait(60)
         chmod("f")
         copied.release()
         renaming.result()
@@ -389,7 +389,7 @@ def test_an_open_file_of_a_rename_that_fails_does_not_stand_on_what_another_wrot
     opened = fs.open(CALLER, fs.lookup(CALLER, directory, b"b").ino, os.O_RDWR).handle
     with proxy.rule(listing), ThreadPoolExecutor(1) as pool:
         renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
-        assert listing.reached.wait(10)
+        assert listing.reached.wait(60)
         write("e/a", b"at the new place")
         write("d/a", b"at the old place")  # so it fails
         write("d/b", b"another's")
@@ -425,18 +425,18 @@ def test_a_new_file_that_is_sent_while_its_directory_is_renamed_is_written_on(
         proxy.rule(listing),
     ):
         renaming = pool.submit(fs.rename, CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
-        assert copying.reached.wait(10)
+        assert copying.reached.wait(60)
         _, opened = fs.create(CALLER, directory, b"new", 0o644, os.O_WRONLY)
         fs.write(CALLER, opened.handle, 0, memoryview(b"one"), append=False)
         synced = pool.submit(fs.fsync, CALLER, opened.handle)
-        assert sending.reached.wait(10)
+        assert sending.reached.wait(60)
         copying.release()
         file = fs._handles.file(opened.handle)
         assert file is not None
         wait_until(lambda: bool(file._change._waiting), 10)
         sending.release()
         synced.result()
-        assert listing.reached.wait(10)
+        assert listing.reached.wait(60)
         fs.write(CALLER, opened.handle, 3, memoryview(b", two"), append=False)
         synced = pool.submit(fs.fsync, CALLER, opened.handle)  # waits for the rename
         listing.release()
