@@ -38,6 +38,8 @@ pytestmark = pytest.mark.slow
 _buckets = itertools.count()
 BODY = random.Random(1).randbytes(300_000)
 LIMITS: dict[str, Any] = {"read_timeout_s": 0.4, "connect_timeout_s": 1.0, "request_timeout_s": 1.2}
+# These leave a server under load the time to answer, and to take in megabytes.
+PATIENT: dict[str, Any] = {name: 5 * limit_s for name, limit_s in LIMITS.items()}
 
 
 # One server will do, and one of each for all tests: it is the proxy that misbehaves.
@@ -60,7 +62,7 @@ def client(moto: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def shared(proxy: Proxy) -> Iterator[S3]:
     mimicdb = Mirror(Memory())
-    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3, **LIMITS), mimicdb)
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3, **PATIENT), mimicdb)
     yield s3
     s3.close()
     mimicdb.close()
@@ -72,14 +74,11 @@ def s3(shared: S3) -> S3:
 
 
 @pytest.fixture
-def patient(proxy: Proxy) -> Iterator[S3]:
-    """One that gives a server under load the time to take in megabytes."""
-    mimicdb = Mirror(Memory())
-    limits = {name: 5 * limit_s for name, limit_s in LIMITS.items()}
-    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3, **limits), mimicdb)
+def hasty(proxy: Proxy, shared: S3) -> Iterator[S3]:
+    """One that waits for half a second."""
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3, **LIMITS), shared.mimicdb)
     yield s3
     s3.close()
-    mimicdb.close()
 
 
 @pytest.fixture
@@ -139,9 +138,9 @@ def full(s3: S3, bucket: str, proxy: Proxy) -> str:
 
 
 @pytest.mark.parametrize(("kind", "fault"), MATRIX)
-def test_what_passes_is_asked_again(s3, full, proxy, kind, fault):
+def test_what_passes_is_asked_again(s3, hasty, full, proxy, kind, fault):
     with proxy.rule(FAULTS[fault](of(kind), 1)):
-        assert ASK[kind](s3, full) == GETS[kind]
+        assert ASK[kind](hasty if "stall" in fault else s3, full) == GETS[kind]
     assert proxy.counted()[kind] == 2
 
 
@@ -157,12 +156,14 @@ def test_what_passes_is_asked_again(s3, full, proxy, kind, fault):
         ("LIST", "SlowDown", Throttled, errno.EAGAIN),
     ],
 )
-def test_what_stays_is_an_error_after_the_last_attempt(s3, full, proxy, kind, fault, error, number):
+def test_what_stays_is_an_error_after_the_last_attempt(
+    s3, hasty, full, proxy, kind, fault, error, number
+):
     rule = FAULTS[fault](of(kind), 99)
     if fault == "reset within":
         rule = Reset(of(kind), 0, times=99)  # what brings something goes on
     with proxy.rule(rule), pytest.raises(error, match=f"s3://{full}") as raised:
-        ASK[kind](s3, full)
+        ASK[kind](hasty if "stall" in fault else s3, full)
     assert proxy.counted()[kind] == 3
     assert raised.value.errno == number
 
@@ -184,7 +185,7 @@ def test_what_broke_off_is_continued_where_it_did(s3, full, proxy):
     assert proxy.counted() == {"GET": 3}
 
 
-def test_what_is_continued_is_of_one_version(s3, full, proxy, client):
+def test_what_is_continued_is_of_one_version(hasty, full, proxy, client):
     """Also where no version was asked for."""
     buffer = bytearray(len(BODY))
     replaced = threading.Event()
@@ -198,27 +199,27 @@ def test_what_is_continued_is_of_one_version(s3, full, proxy, client):
         thread = threading.Thread(target=replace)
         thread.start()
         with pytest.raises(ObjectChanged):
-            s3.read_into(full, "a", "", 0, memoryview(buffer))
+            hasty.read_into(full, "a", "", 0, memoryview(buffer))
         thread.join()
     assert replaced.is_set()
 
 
-def test_a_refusal_in_the_middle_of_an_upload_is_heard(patient, full, proxy):
+def test_a_refusal_in_the_middle_of_an_upload_is_heard(s3, full, proxy):
     body = bytes(8 << 20)
     with proxy.rule(Refuse(of("PUT"), 503, "SlowDown", early=True)):
-        assert patient.put(full, "b", body, len(body)).size == len(body)
+        assert s3.put(full, "b", body, len(body)).size == len(body)
     with proxy.rule(Refuse(of("PUT"), 403, "AccessDenied", early=True, times=99)):
         with pytest.raises(S3Error, match="AccessDenied") as raised:
-            patient.put(full, "b", body, len(body))
+            s3.put(full, "b", body, len(body))
     assert raised.value.errno == errno.EACCES
 
 
-def test_an_upload_that_nobody_takes_in_is_sent_again(patient, full, proxy):
+def test_an_upload_that_nobody_takes_in_is_sent_again(s3, full, proxy):
     body = random.Random(2).randbytes(16 << 20)  # more than fits between the two
     with proxy.rule(Stall(of("PUT"), None, early=True)) as rule:
-        patient.put(full, "b", body, len(body))
+        s3.put(full, "b", body, len(body))
     assert rule.seen == 1
-    assert read(patient, full, "b") == body
+    assert read(s3, full, "b") == body
 
 
 def test_an_answer_of_another_version_is_no_data(s3, full, proxy):
@@ -282,7 +283,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def signing(keys: Any, proxy: Proxy, shared: S3) -> Iterator[S3]:
     """One that signs with what is in the file."""
-    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3, **LIMITS), shared.mimicdb)
+    s3 = S3(S3Options(endpoint_url=proxy.url, attempts=3, **PATIENT), shared.mimicdb)
     s3.check_credentials()
     yield s3
     s3.close()
