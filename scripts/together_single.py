@@ -374,8 +374,8 @@ def _move_slot(cluster: Any, tag: str) -> None:
 
 
 def set_clocks(scene: Scene) -> str:
-    """The clocks of two mounts change by hours just after the store was flushed; a mount is killed
-    between S3 and the record; directories are seen for the first time."""
+    """The clocks of two mounts change by hours just after the store was flushed; the one that goes
+    ahead is killed between S3 and the record; directories are seen for the first time."""
     [store] = scene.stores
     # Before the store is flushed: of what others put into S3 later, no mount is told.
     for n in range(5):
@@ -383,6 +383,6 @@ def set_clocks(scene: Scene) -> str:
     store.client.flushall()
     wait_for(lambda: bool(store.client.hget("mimicfs:{/}:notes", "epoch")))
     time.sleep(3)  # all have noticed
-    for clock, hours in zip(scene.clocks, (-7, 9), strict=False):
+    for clock, hours in zip(scene.clocks, (9, -7), strict=False):
         clock.write_text(str(hours * 3600))
     return kill_mount(scene, answers=True)
