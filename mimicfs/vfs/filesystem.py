@@ -346,11 +346,7 @@ class VFS:
         node = self.inodes.get(ino)
         if node.kind != NodeKind.OBJECT:
             raise PosixError(errno.EINVAL, "not a symbolic link")
-        try:
-            self._attr(caller, node)
-        except PosixError as exc:
-            if exc.errno != errno.ESTALE:  # in the mirror it is no link; S3 is asked next
-                raise
+        self._attr(caller, node)
         return self._stored.target(node, self._admission.entry(caller, node))
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
@@ -379,7 +375,9 @@ class VFS:
     # Open files
 
     def open(self, caller: Caller, ino: int, flags: int) -> Opened:
-        node = self.inodes.get(ino)
+        return self._open_node(self.inodes.get(ino), flags, caller)
+
+    def _open_node(self, node: Node, flags: int, caller: Caller) -> Opened:
         if node.kind == NodeKind.CONTROL:
             return self._handles.open_control(node, self._control.text(parent_of(node)))
         if node.is_directory:
@@ -475,8 +473,9 @@ class VFS:
     def copy_file_range(
         self, caller: Caller, source: int, offset: int, target: int, target_offset: int, size: int
     ) -> int:
-        what = (source, offset, target, target_offset, size)
-        return self._handles.copy_whole(*what, caller.cancellation)
+        return self._handles.copy_whole(
+            source, offset, target, target_offset, size, caller.cancellation
+        )
 
     # What the above is made of
 
