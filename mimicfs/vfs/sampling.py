@@ -6,12 +6,11 @@ Pure functions.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mimicfs import metadata
-from mimicfs.entry import NS, OBJECT, Entry
+from mimicfs.entry import OBJECT, Entry
 
 _SAMPLE = 4  # HEADs for a directory whose objects have nothing stored with them
 _RICH, _PLAIN = "rich", "plain"
@@ -19,40 +18,21 @@ _RICH, _PLAIN = "rich", "plain"
 
 class Verdict(NamedTuple):
     """The verdict about a directory. What S3 was not asked about in a plain one is believed to be
-    like the sample if it is older than the second of *newest_ns*, or of that second while *same*
-    (`of_second`) is what it was: times of S3 are whole seconds."""
+    like the sample if it is not newer than *newest_ns*."""
 
     rich: bool
     newest_ns: int = 0
-    same: int = 0
 
     @classmethod
     def of(cls, text: str | None) -> Verdict | None:
-        kind, *numbers = (text or "").split(" ")
+        kind, _, newest = (text or "").partition(" ")
         if kind == _RICH:
             return cls(True)
-        if kind != _PLAIN or len(numbers) > 2 or not all(each.isdecimal() for each in numbers):
-            return None
-        return cls(False, *map(int, numbers))
+        return cls(False, int(newest)) if kind == _PLAIN and newest.isdecimal() else None
 
     @property
     def text(self) -> str:
-        return _RICH if self.rich else f"{_PLAIN} {self.newest_ns} {self.same}"
-
-    def news(self, entries: list[Entry]) -> list[Entry]:
-        """Return those of *entries*, all of the directory, that may be newer than the sample."""
-        second = self.newest_ns // NS
-        if of_second(entries, self.newest_ns) == self.same:
-            second += 1
-        return [each for each in entries if each.mtime_ns // NS >= second]
-
-
-def of_second(entries: Iterable[Entry], at_ns: int) -> int:
-    """Return a number that tells apart the objects that *entries* have of the second of *at_ns*,
-    without those of which something is known to be stored with them."""
-    those = (each for each in entries if each.mtime_ns // NS == at_ns // NS)
-    said = (f"{each.key}\0{each.etag}\0" for each in those if each.kind == OBJECT and not each.meta)
-    return zlib.crc32("".join(said).encode("utf-8", "surrogatepass"))
+        return _RICH if self.rich else f"{_PLAIN} {self.newest_ns}"
 
 
 class DirectorySample(NamedTuple):
@@ -97,9 +77,3 @@ def _telling(directory: str, unknown: list[Entry]) -> Iterator[Entry]:
     yield from [entry for entry in unknown if entry.kind != OBJECT][:1]
     yield from small[1:_SAMPLE]
     yield from unknown[:_SAMPLE]
-
-
-def found_plain(note: str | None) -> int:
-    """Return how many directories were found plain by *note* of a bucket; -1: one is rich."""
-    text = note or "0"
-    return int(text) if text.isdecimal() else -1
