@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol, TypeVar
@@ -104,7 +103,6 @@ class Cancellation:
     """Says to a waiting thread that nobody waits for its answer any more."""
 
     def __init__(self) -> None:
-        self.since_s = time.monotonic()  # since when somebody waits
         self._lock = threading.Lock()  # protects the two below
         self._cancelled = False
         self._wake: list[Callable[[], None]] = []
@@ -161,10 +159,6 @@ class Cancellation:
 Answered = Callable[[bytes | memoryview | Exception | None], None]
 
 NEVER = Cancellation()  # for calls that nothing interrupts: nobody cancels it
-
-
-def _nobody() -> None:
-    """Tell nobody."""
 
 
 class FileLock(NamedTuple):
@@ -230,11 +224,10 @@ class KernelCache(Protocol):
     def attr_changed(self, ino: int) -> None:
         """Tell that size or times of *ino* changed; the data that the kernel has of it is right."""
 
-    def data_changed(self, ino: int, dropped: Callable[[], None] = _nobody) -> None:
-        """Tell that the data of *ino* changed, and its attributes with it. *dropped* is called when
-        the kernel has dropped the data."""
+    def data_changed(self, ino: int) -> None:
+        """Tell that the data of *ino* changed, and its attributes with it."""
 
-    def drop_data(self, ino: int, within_s: float, dropped: Callable[[], None] = _nobody) -> None:
+    def drop_data(self, ino: int, within_s: float) -> None:
         """Tell the same, and return when the kernel has dropped the data, or after *within_s*: the
         kernel waits for a page that a WRITE without an answer has locked."""
 

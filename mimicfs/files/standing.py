@@ -24,7 +24,7 @@ from mimicfs.files.tools import Tools
 from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 
-_WAY_S = 1.0  # how long a WRITE may take from the kernel's pages to this process, if it is busy
+_WAY_S = 1.0  # how long a WRITE may take from the kernel's pages to us, on a busy machine
 _MOMENT_S = 0.05  # a program that opens a file asks for its attributes next
 
 
@@ -68,8 +68,8 @@ class StandingFile:
         # the kernel is told (Kernel.followed).
         self.pages_before = False
         self.in_kernel = -1  # what `moves` was when the kernel opened it last
-        # When the kernel was last told to drop its pages, or has last done so (time.monotonic), and
-        # whether a READ may have been answered since. Any thread sets them.
+        # When the kernel was last told to drop its pages (time.monotonic), and whether a READ may
+        # have been answered since. Any thread sets them.
         self._dropped_s = -math.inf
         self._read_anew = False
         self.seen: LatelySeen | None = None  # when it was opened; replaced in one step
@@ -82,18 +82,16 @@ class StandingFile:
 
     def dropping(self) -> None:
         """Note that the kernel is about to drop its pages of the file, maybe beside a writer."""
-        self._read_anew = False
-        self.dropped()
+        now_s = time.monotonic()
+        if now_s - self._dropped_s >= _WAY_S:
+            self._read_anew = False
+        self._dropped_s = now_s
 
-    def dropped(self) -> None:
-        """Note that it has dropped them: that may take long, as it waits for a page that is being
-        read."""
-        self._dropped_s = time.monotonic()
-
-    def was_dropped(self, since_s: float) -> bool:
-        """Whether the kernel may have dropped pages while a WRITE that came here at *since_s* was
-        on its way, or waited here, and have read them anew before it was done."""
-        return self._read_anew and self._dropped_s > since_s - _WAY_S
+    @property
+    def lately_dropped(self) -> bool:
+        """Whether the kernel may have dropped pages while a WRITE that is here now was on its
+        way, and have read them anew before that."""
+        return self._read_anew and time.monotonic() - self._dropped_s < _WAY_S
 
     def dropped_again(self) -> None:
         """Note that it has dropped them once more since, before that WRITE is answered."""

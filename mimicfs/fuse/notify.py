@@ -36,7 +36,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -103,18 +102,15 @@ class Notifier:
     def attr_changed(self, ino: int) -> None:
         self._queue(lambda: self._inode(ino, -1))
 
-    def data_changed(self, ino: int, dropped: Callable[[], None] = lambda: None) -> None:
-        self._queue(lambda: self._data(ino, dropped))
+    def data_changed(self, ino: int) -> None:
+        self._queue(lambda: self._inode(ino, 0))
 
-    def drop_data(
-        self, ino: int, within_s: float, dropped: Callable[[], None] = lambda: None
-    ) -> None:
-        drop = partial(self._data, ino, dropped)
-        thread = threading.Thread(target=drop, name="fuse-drop", daemon=True)
+    def drop_data(self, ino: int, within_s: float) -> None:
+        thread = threading.Thread(target=self._inode, args=(ino, 0), name="fuse-drop", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # there can be no more threads
-            self.data_changed(ino, dropped)
+            self.data_changed(ino)
         else:
             thread.join(within_s)
 
@@ -220,10 +216,6 @@ class Notifier:
     def _inode(self, ino: int, offset: int) -> None:
         data = NOTIFY_INVAL_INODE_OUT.pack(ino, offset, 0)
         self._send(Notify.INVAL_INODE, data, f"inode {ino}")
-
-    def _data(self, ino: int, dropped: Callable[[], None]) -> None:
-        self._inode(ino, 0)
-        dropped()
 
     def _names(self) -> None:
         if self._epoch and self._send(Notify.INC_EPOCH, b"", "everything") == errno.EINVAL:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -259,7 +258,7 @@ class Handles(ClosingFiles):
         try:
             file, view = self._writable(handle)
             written = file.write(offset, data, cancellation, view)
-            self._wrote_beside(handle, file, cancellation.since_s)
+            self._wrote_beside(handle, file)
             return written
         except PosixError as exc:
             if exc.errno == errno.ENOSPC:  # the writer is not told which disk is meant
@@ -269,7 +268,7 @@ class Handles(ClosingFiles):
     def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
         """Write *data* if that waits for nobody; return whether it is written."""
         node, file, view, *_ = self._handle(handle)
-        if file is None or node.also or file.was_dropped(time.monotonic()):
+        if file is None or node.also or file.lately_dropped:
             return False
         return file.write_at_once(offset, data, view)
 
@@ -290,17 +289,16 @@ class Handles(ClosingFiles):
             file.dropped_again()
             self._went_elsewhere(file, may_be_read=shown or len(data) >= _PAGE)
         else:
-            self._wrote_beside(handle, file, cancellation.since_s)
+            self._wrote_beside(handle, file)
         return len(data)
 
-    def _wrote_beside(self, handle: int, file: File, since_s: float) -> None:
+    def _wrote_beside(self, handle: int, file: File) -> None:
         """Tell the kernel of what it has just written by *handle*, where its pages may not show
         that: those of another inode; and those that it was told to drop meanwhile. It puts the
-        bytes into its pages before it sends the WRITE, which came here at *since_s*. If the pages
-        go in between, and a READ fills them with what was there before, they show zeros, or old
-        bytes, for what was written."""
+        bytes into its pages before it sends the WRITE. If the pages go in between, and a READ fills
+        them with what was there before, they show zeros, or old bytes, for what was written."""
         self._changed_by(handle)
-        if file.was_dropped(since_s):
+        if file.lately_dropped:
             file.dropped_again()
             for node in self._opened_as(file):
                 self._kernel.drops_again(node)

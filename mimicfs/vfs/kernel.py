@@ -150,12 +150,9 @@ class Kernel:
         may read. *writing*: a WRITE waits for this, but not for long, as the kernel may keep the
         last page of it locked. That one it reads anew; those before are dropped by then."""
         node.pages_etag = ""
-        within_s = _WRITING_S if writing else _DROPS_S
-        if node.file is None:
-            self._kernel.drop_data(node.ino, within_s)
-        else:
+        if node.file is not None:
             node.file.dropping()
-            self._kernel.drop_data(node.ino, within_s, node.file.dropped)
+        self._kernel.drop_data(node.ino, _WRITING_S if writing else _DROPS_S)
 
     def drops_again(self, node: Node) -> None:
         """As `drops`, before a WRITE is answered: the kernel may have read its pages of the present
@@ -163,11 +160,9 @@ class Kernel:
         self._kernel.drop_data(node.ino, _WRITING_S)
 
     def _drop_pages(self, node: Node) -> None:
-        if node.file is None:
-            self._kernel.data_changed(node.ino)
-        else:
+        if node.file is not None:
             node.file.dropping()
-            self._kernel.data_changed(node.ino, node.file.dropped)
+        self._kernel.data_changed(node.ino)
 
     def changed_by(self, through: Node, node: Node) -> None:
         """Note that a program has changed the bytes of the file of *node* by the inode of

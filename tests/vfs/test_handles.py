@@ -57,10 +57,10 @@ class Recorder(Kernel):
     def __init__(self):
         self.told_of = set()
 
-    def data_changed(self, ino, dropped=None):
+    def data_changed(self, ino):
         self.told_of.add((ino, "bytes"))
 
-    def drop_data(self, ino, timeout_s, dropped=None):
+    def drop_data(self, ino, timeout_s):
         self.told_of.add((ino, "bytes"))
 
     def attr_changed(self, ino):
@@ -730,8 +730,8 @@ def test_whoever_appends_to_what_others_have_replaced_is_answered_when_the_old_p
         if told == ino:
             said.append((told, how))
 
-    kernel.data_changed = lambda told, *_: tell(told, "in turn")
-    kernel.drop_data = lambda told, *_: tell(told, "at once")
+    kernel.data_changed = lambda told: tell(told, "in turn")
+    kernel.drop_data = lambda told, _: tell(told, "at once")
     handle = fs.open(CALLER, ino, os.O_RDWR).handle
     assert fs.read(CALLER, handle, 0, 10) == b"abc"
     client.put_object(Bucket=bucket, Key="x", Body=b"newer")

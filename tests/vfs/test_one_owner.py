@@ -387,27 +387,3 @@ def test_pages_that_were_dropped_and_read_before_a_write_came_here_are_dropped_o
     fs.write(CALLER, handle, 5, memoryview(b"!"), append=append)
     assert dropped == [ino] * again
     fs.release(handle)
-
-
-@pytest.mark.parametrize("late", ["write", "drop"])
-def test_pages_are_dropped_once_more_however_long_the_write_or_the_drop_takes(
-    fs, monkeypatch, late
-):
-    monkeypatch.setattr("mimicfs.files.standing._WAY_S", 0)
-    ino = save(fs, b"x", b"new")
-    handle = fs.open(CALLER, ino, os.O_RDWR).handle
-    node, kernel = fs.inodes.get(ino), fs._kernel._kernel
-    told, again = [], []
-    monkeypatch.setattr(kernel, "data_changed", lambda *each: told.append(each), raising=False)
-    monkeypatch.setattr(kernel, "drop_data", lambda *each: again.append(each[0]), raising=False)
-    if late == "drop":  # the kernel waits with it, for a page that somebody reads
-        fs._kernel.grew(node)
-    comes = Caller(os.getuid(), os.getgid(), 0, Cancellation())
-    if late == "write":  # it waits here, for an upload
-        fs._kernel.grew(node)
-    [(_, dropped)] = told
-    dropped()
-    fs.read(CALLER, handle, 0, 99)
-    fs.write(comes, handle, 0, memoryview(b"NEW"), append=False)
-    assert again == [ino]
-    fs.release(handle)
