@@ -39,7 +39,7 @@ from mimicfs.vfs.nodes import Node, NodeKind, PartOfBucket, VersionNode, slot_of
 _ACCOUNT, _OBJECT = NodeKind.ACCOUNT, NodeKind.OBJECT
 _from_bytes = int.from_bytes
 
-# An int of 60 bits takes 16 bytes less memory than one of 64, if it comes from an `&` with this.
+# An int of 60 bits takes 16 bytes less memory than one of 64, if it comes from an `&` with this one.
 # (What is left by a shift keeps the room that it had before.)
 _LAST_INO = (1 << 60) - 1
 _MOVED_MAX = 65_536  # renamed names whose numbers are remembered

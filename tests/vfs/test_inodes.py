@@ -341,7 +341,7 @@ def test_two_light_names_whose_numbers_collide_have_two(monkeypatch):
             pass
 
         def digest(self):
-            return (1000).to_bytes(8, "big")
+            return (1000 << 4).to_bytes(8, "big")
 
     monkeypatch.setattr("mimicfs.vfs.inodes.blake2b", lambda *_, **__: Same())
     inodes = Inodes("photos")
