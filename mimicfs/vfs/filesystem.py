@@ -215,7 +215,13 @@ class VFS:
     def getattr(self, caller: Caller, ino: int, handle: int | None) -> Attr:
         file = self._handles.file(handle) if handle is not None else None
         node = self.inodes.get(ino)
-        return self._versions.attr(node) if node.is_past else self._tree.attr(node, file)
+        if node.is_past:
+            return self._versions.attr(node)
+        special, attr = node.special, self._tree.attr(node, file)
+        if node.special != special:  # the kernel has a file of another type: it must look again
+            node.special = special
+            raise PosixError(errno.ESTALE, f"inode {ino}")
+        return attr
 
     def opendir(self, caller: Caller, ino: int) -> bool:
         directory = self._tree.directory(ino)
@@ -340,7 +346,11 @@ class VFS:
         node = self.inodes.get(ino)
         if node.kind != NodeKind.OBJECT:
             raise PosixError(errno.EINVAL, "not a symbolic link")
-        self._attr(caller, node)
+        try:
+            self._attr(caller, node)
+        except PosixError as exc:
+            if exc.errno != errno.ESTALE:  # in the mirror it is no link; S3 is asked next
+                raise
         return self._stored.target(node, self._admission.entry(caller, node))
 
     def getxattr(self, caller: Caller, ino: int, name: bytes) -> bytes:
@@ -369,9 +379,7 @@ class VFS:
     # Open files
 
     def open(self, caller: Caller, ino: int, flags: int) -> Opened:
-        return self._open_node(self.inodes.get(ino), flags, caller)
-
-    def _open_node(self, node: Node, flags: int, caller: Caller) -> Opened:
+        node = self.inodes.get(ino)
         if node.kind == NodeKind.CONTROL:
             return self._handles.open_control(node, self._control.text(parent_of(node)))
         if node.is_directory:
@@ -467,9 +475,8 @@ class VFS:
     def copy_file_range(
         self, caller: Caller, source: int, offset: int, target: int, target_offset: int, size: int
     ) -> int:
-        return self._handles.copy_whole(
-            source, offset, target, target_offset, size, caller.cancellation
-        )
+        what = (source, offset, target, target_offset, size)
+        return self._handles.copy_whole(*what, caller.cancellation)
 
     # What the above is made of
 

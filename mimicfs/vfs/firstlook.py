@@ -32,13 +32,13 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from mimicfs.config.values import Buckets
-from mimicfs.entry import KEPT, LISTED, NS, OBJECT, PAGE, Difference, Entry
+from mimicfs.entry import KEPT, LISTED, NS, OBJECT, PAGE, Difference, Entry, pages
 from mimicfs.errors import NOTHING_SAID, Interrupted, MimicError, S3Error, Unlearned, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.s3.requests.client import S3
 from mimicfs.sync import heads, ranges
-from mimicfs.vfs.sampling import DirectorySample, Verdict, any_rich, sample
+from mimicfs.vfs.sampling import DirectorySample, Verdict, any_rich, found_plain, sample
 
 log = logging.getLogger(__name__)
 
@@ -133,18 +133,22 @@ class FirstLook:
             return
         for key in (*difference.added, *difference.changed):
             where = (bucket, _directory_of(key))
-            verdict = self._verdicts.get(where)
+            verdict = believed = self._verdicts.get(where)
             if verdict is None and where in self._asking:
                 verdict = Verdict(False)  # as may be found now, from what was there before
             if verdict is None or verdict.rich:
                 continue
             # A listing may bring a million keys, of which no more are read than are remembered.
             if difference.asked or len(self._doubtful.get(where, ())) < _NEWS_MAX:
-                self._doubt(where, key, verdict, difference.asked)
+                with suppress(MimicError):  # a store that does not answer now
+                    shows = self._doubt(where, key, verdict, difference.asked)
+                    if shows and believed is not None:
+                        self._distrust(where)
 
-    def _doubt(self, where: _Where, key: str, verdict: Verdict, asked: bool) -> None:
+    def _doubt(self, where: _Where, key: str, verdict: Verdict, asked: bool) -> bool:
         """Note that *where*, which is plain, may be rich because of *key*; unless somebody wrote it
-        and told the store what is stored with it. *asked*: S3 has said it."""
+        and told the store what is stored with it. *asked*: S3 has said it. Return whether *key* is
+        the first that shows it."""
         bucket, _ = where
         shows = False
         with suppress(MimicError):  # a store that does not answer now
@@ -154,11 +158,13 @@ class FirstLook:
                 old = entry.mtime_ns // NS < verdict.newest_ns // NS
                 shows = (asked or old) and any_rich([entry])
                 if not shows:
-                    return
+                    return False
         with self._lock:
             news = self._doubtful.setdefault(where, {})
+            first = shows and not any(news.values())
             if shows or len(news) < _NEWS_MAX:  # several threads may be here
                 news[key] = shows
+        return first
 
     def _verdict(self, where: _Where) -> Verdict | None:
         bucket, _ = where
@@ -188,7 +194,7 @@ class FirstLook:
     def _found_plain(self, bucket: str) -> int:
         count = self._plain.get(bucket)
         if count is None:
-            count = self._set_plain(bucket, _number(self._mimicdb.note(bucket, _ALL)))
+            count = self._set_plain(bucket, found_plain(self._mimicdb.note(bucket, _ALL)))
         return count
 
     def _set_plain(self, bucket: str, count: int) -> int:
@@ -257,11 +263,21 @@ class FirstLook:
             for sample in ahead:
                 self._conclude(sample)
         rich = self._conclude(asked)
-        if rich and unsampled:  # what was shown meanwhile may be wrong
-            bucket, _ = where
-            changed = [entry.key for entry in asked.entries]
-            self._mimicdb.announce(bucket, Difference([], changed, [], 0))
+        if rich and (unsampled or verdict is not None):
+            self._distrust(where)
         return rich
+
+    def _distrust(self, where: _Where) -> None:
+        """Have those names of *where* looked at again about which nothing is known: they were shown
+        as if nothing were stored with them."""
+        bucket, directory = where
+        children = self._mimicdb.children
+        try:
+            for page in pages(lambda after: children(bucket, directory, after)):
+                if shown := [entry.key for entry in page if entry.meta is None]:
+                    self._mimicdb.announce(bucket, Difference([], shown, [], 0))
+        except MimicError:  # nobody can say which names were shown
+            self._mimicdb.announce(bucket, None)
 
     def _sample_of(self, where: _Where, key: str, verdict: Verdict | None) -> DirectorySample:
         """Return what to ask about to learn what *where* is; *verdict* was known of it. Somebody
@@ -397,8 +413,7 @@ class FirstLook:
         theirs = None if verdict.rich else Verdict.of(self._mimicdb.note_of_still(*where))
         if theirs is not None and theirs.rich:
             self._remember(where, theirs)
-            shown = [entry.key for entry in self._scanned(where)]
-            self._mimicdb.announce(bucket, Difference([], shown, [], 0))
+            self._distrust(where)
             return
         self._mimicdb.set_note_of(*where, verdict.text)
         if verdict.rich or before is None:
@@ -412,7 +427,7 @@ class FirstLook:
         while not done and count >= 0 and (rich or count < _MANY):
             after = Verdict(True).text if rich else str(count + 1)
             done, note = self._mimicdb.swap_note(bucket, _ALL, note, after)
-            count = _number(note)
+            count = found_plain(note)
         self._set_plain(bucket, count)
 
     def _ask(self, where: _Where, keys: list[str], cancellation: Cancellation) -> None:
@@ -479,12 +494,6 @@ class FirstLook:
 def _tell(noted: Future[None]) -> None:
     if (exc := noted.exception()) is not None:
         log.debug("what a directory is like was not noted: %s", exc)
-
-
-def _number(note: str | None) -> int:
-    """Return how many directories were found plain by *note* of a bucket; -1: one is rich."""
-    text = note or "0"
-    return int(text) if text.isdecimal() else -1
 
 
 def _directory_of(key: str) -> str:

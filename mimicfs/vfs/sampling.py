@@ -77,3 +77,9 @@ def _telling(directory: str, unknown: list[Entry]) -> Iterator[Entry]:
     yield from [entry for entry in unknown if entry.kind != OBJECT][:1]
     yield from small[1:_SAMPLE]
     yield from unknown[:_SAMPLE]
+
+
+def found_plain(note: str | None) -> int:
+    """Return how many directories were found plain by *note* of a bucket; -1: one is rich."""
+    text = note or "0"
+    return int(text) if text.isdecimal() else -1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.mounts import Mount, costs
+from support.mounts import Mount, costs, wait_until
 from support.proxy import Proxy
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
@@ -108,6 +108,24 @@ def test_a_bucket_without_metadata_costs_four_heads_a_directory_once(
     client.put_object(Bucket=bucket, Key="d/link", Body=b"9", Metadata={"mode": "41471"})
     (again / ".sync").touch()
     assert os.readlink(again / "d/link") == "9"
+
+
+def test_what_was_shown_while_a_directory_was_plain_is_shown_anew_once_it_is_rich(
+    client: Any, bucket: str, mount: Path
+) -> None:
+    rich = {5: {"mode": "33152"}, 6: {"mode": "41471"}}
+    for n in range(9):  # 0, 1, 2 and 8 are asked about
+        body = b"x" * (n + 1)
+        client.put_object(Bucket=bucket, Key=f"d/{n}", Body=body, Metadata=rich.get(n, {}))
+
+    def modes() -> dict[int, int]:
+        return {n: os.lstat(mount / f"d/{n}").st_mode for n in range(9)}
+
+    shown_first = dict.fromkeys(range(9), 0o100644)
+    assert modes() == shown_first
+    assert (mount / "d/5").read_bytes() == b"xxxxxx"
+    wait_until(lambda: modes() == shown_first | {5: 0o100600, 6: 0o120777}, 10)
+    assert os.readlink(mount / "d/6") == "xxxxxxx"
 
 
 def test_metadata_is_asked_for_as_the_option_says(

@@ -317,3 +317,50 @@ def test_news_behind_all_names_that_are_searched_are_asked_about(s3, sampled, mo
     sampled.look.changed("b", Difference(["m/rich"], [], [], 0))
     sampled.looks_at("m/rich")
     assert sampled.look.needs("b", "m/")
+
+
+UNASKED = {f"m/{n}plain" for n in (4, 6, 7, 8)}
+
+
+def told_again(mount):
+    """The keys that *mount* announces as changed from now on."""
+    found = []
+    mount.mimicdb.subscribe(mount.look.changed)
+    mount.mimicdb.subscribe(lambda _, difference: found.extend(difference.changed))
+    return found
+
+
+def test_names_that_were_shown_while_a_directory_was_plain_are_looked_at_again(sampled):
+    told = told_again(sampled)
+    sampled.mimicdb.record("b", Entry("m/rich", 1, 80 * NS, "r"))  # a LIST showed it
+    sampled.look.changed("b", Difference(["m/rich"], [], [], 0))
+    sampled.looks_at("m/rich")
+    assert set(told) > UNASKED
+
+
+def test_so_are_they_as_soon_as_a_read_shows_what_the_directory_is(sampled):
+    told = told_again(sampled)
+    read = Entry("m/9plain", 9, 9 * NS, "e", meta=MODE)
+    sampled.mimicdb.repair("b", read.key, read, sampled.mimicdb.seq("b"))
+    assert set(told) > UNASKED
+
+
+def test_nobody_is_told_again_of_names_that_were_not_shown(s3):
+    mount = Mount(filled(Memory()), s3)
+    told = told_again(mount)
+    names = [Entry(f"m/{n}plain", n, n * NS, "e") for n in range(1, 10)]
+    mount.mimicdb.record_all("b", [*names, Entry("m/rich", 1, 80 * NS, "r")])
+    mount.looks_at("m/rich")
+    assert UNASKED.isdisjoint(told)
+
+
+def test_anything_may_have_been_shown_where_the_mirror_does_not_know_all_names(sampled):
+    told = []
+    sampled.mimicdb.subscribe(sampled.look.changed)
+    sampled.mimicdb.subscribe(lambda _, difference: told.append(difference))
+    sampled.mimicdb.backend.unmark("b", "")
+    read = Entry("m/9plain", 9, 9 * NS, "e", meta=MODE)
+    sampled.mimicdb.repair("b", read.key, read, sampled.mimicdb.seq("b"))
+    assert None in told
+    sampled.looks_at("m/3plain")
+    assert sampled.look.needs("b", "m/")
