@@ -39,8 +39,9 @@ from mimicfs.vfs.nodes import Node, NodeKind, PartOfBucket, VersionNode, slot_of
 _ACCOUNT, _OBJECT = NodeKind.ACCOUNT, NodeKind.OBJECT
 _from_bytes = int.from_bytes
 
-_SHIFT = 4  # bits of a hash that are left out: an int of 60 bits takes 16 bytes less memory
-_LAST_INO = (1 << 64 - _SHIFT) - 1
+# An int of 60 bits takes 16 bytes less memory than one of 64, if it comes from an `&` with this.
+# (What is left by a shift keeps the room that it had before.)
+_LAST_INO = (1 << 60) - 1
 _MOVED_MAX = 65_536  # renamed names whose numbers are remembered
 _ASKED_MAX = 8  # directories whose names several programs ask for by number in turn
 _TABLE_MIN = 4096  # nodes; a table of fewer is not worth it
@@ -55,7 +56,7 @@ def _path_hash(parent: Node) -> Callable[[], blake2b]:
 
 def _number(above: blake2b, slot: str) -> int:
     above.update(slot.encode())
-    return _from_bytes(above.digest()) >> _SHIFT
+    return _from_bytes(above.digest()) & _LAST_INO
 
 
 def number_of(node: Node | int) -> int:
@@ -151,7 +152,7 @@ class Inodes:
                 if node is None and slot[-1:] != "/" and slot not in moved:
                     digest = hash_of()  # does what _make does, without a call for each
                     digest.update(slot.encode())
-                    node = _from_bytes(digest.digest()) >> _SHIFT
+                    node = _from_bytes(digest.digest()) & _LAST_INO
                     if node in nodes or node in taken or node <= ROOT_INO:
                         node = self._unused(node)
                     nodes[node] = parent

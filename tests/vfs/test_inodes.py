@@ -1,5 +1,9 @@
 """Nodes: numbers, holds, and moving in the tree."""
 
+import sys
+import tracemalloc
+from collections import Counter
+
 import pytest
 
 from mimicfs.errors import PosixError
@@ -221,6 +225,19 @@ def test_a_listed_object_is_a_number_until_somebody_asks_for_its_node():
     assert inodes.find(inodes.root, "a") is node
 
 
+def test_the_number_of_a_light_name_is_allocated_with_two_digits():
+    inodes = Inodes("photos")
+    slots = [f"{i}.jpg" for i in range(1000)]
+    tracemalloc.start()
+    try:
+        light = inodes.listed(inodes.root, slots, hold=True)
+        made = Counter(trace.size for trace in tracemalloc.take_snapshot().traces)
+    finally:
+        tracemalloc.stop()
+    assert made[sys.getsizeof(light[0])] >= 1000
+    assert made[sys.getsizeof(1 << 60)] < 100  # three digits would take 48 bytes, not 32
+
+
 @pytest.mark.parametrize("by", ["find", "child", "below", "number"])
 def test_a_light_name_gets_one_node_whoever_asks_for_it(by):
     inodes = Inodes("photos")
@@ -324,7 +341,7 @@ def test_two_light_names_whose_numbers_collide_have_two(monkeypatch):
             pass
 
         def digest(self):
-            return (1000 << 4).to_bytes(8, "big")
+            return (1000).to_bytes(8, "big")
 
     monkeypatch.setattr("mimicfs.vfs.inodes.blake2b", lambda *_, **__: Same())
     inodes = Inodes("photos")
