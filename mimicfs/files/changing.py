@@ -364,8 +364,9 @@ class ChangingFile(ContentFile):
                 self._redescribe()
 
     def secure(self) -> None:
-        """Return when what S3 does not have yet would outlive a power cut. Raises PosixError."""
-        self.interrupt(NEVER)
+        """Return when what S3 does not have yet would outlive a power cut. Waits for no upload: one
+        thread does this for all files. Raises PosixError."""
+        self.interrupt()
         with self._change:
             if self.dirty and self._staging is not None:
                 self._promise(self._staging)

@@ -598,6 +598,26 @@ def test_a_change_waits_for_an_upload_whose_bytes_have_waited_for_long(
     assert file.flush(calm).size == 6
 
 
+def test_who_makes_a_file_safe_on_the_disk_waits_for_no_upload(
+    files: Any, proxy: Proxy, calm: Cancellation, background: Any
+) -> None:
+    file, upload = files.create("key"), Behind(60.0)
+    file.write(0, memoryview(b"first"), calm)
+
+    def flush() -> None:
+        with pytest.raises(Interrupted):
+            file.flush(upload)
+
+    with proxy.rule(Hold(lambda request: request.kind == "PUT")) as hold:
+        uploads = background(flush)
+        assert hold.reached.wait(60)
+        secures = background(file.secure)
+        secures.join(10)
+        assert (secures.is_alive(), upload.cancelled) == (False, True)
+        uploads.join(10)
+    assert file.flush(calm).size == 5
+
+
 def test_a_change_waits_no_longer_for_an_upload_than_that_has_patience(
     files: Any, proxy: Proxy, calm: Cancellation, background: Any
 ) -> None:
