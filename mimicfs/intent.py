@@ -16,13 +16,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from mimicfs.backends import Backend
 from mimicfs.backends.pending import DELETION, LEARNED, Begun, IntentStep, Unsettled
 from mimicfs.errors import StoreError
 from mimicfs.member import Member
-from mimicfs.stragglers import Stragglers
+
+if TYPE_CHECKING:
+    from mimicfs.stragglers import Stragglers
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,6 @@ class StoreIntents:
 
     def __init__(self, backend: Backend, member: Member) -> None:
         self.resolve: Resolve | None = None  # the newest client's (learning.py)
-        self._stragglers = Stragglers()
         self._backend, self._member = backend, member
         self._numbers = count(1)
         # By token: those that a call of this process has in hand.
@@ -106,11 +108,21 @@ class StoreIntents:
         # (bucket, key) of our changes whose result only S3 knows.
         self._unsure: set[tuple[str, str]] = set()
         self._contended = self._resolved = 0
+        self._awaited: Stragglers | None = None
 
     def inherit(self, before: StoreIntents) -> None:
         """Go on where *before* was when its process was forked: what that has begun, it ends."""
         self.resolve = before.resolve
         self._unsure = set(before._unsure)
+
+    @property
+    def _stragglers(self) -> Stragglers:
+        from mimicfs.stragglers import Stragglers  # a command that only looks needs none
+
+        with self._lock:
+            if self._awaited is None:
+                self._awaited = Stragglers()
+            return self._awaited
 
     @property
     def are_kept(self) -> bool:
