@@ -272,21 +272,21 @@ def no_warning_unasked(request: pytest.FixtureRequest) -> Iterator[None]:
     assert "caplog" in request.fixturenames or warnings.messages == []
 
 
-# These end with their process: those that look for killed callers, and that tell figures. The last
-# ones answer a client as long as it lives, which may be one of a whole module.
-_MAY_STAY = re.compile(r"fuse-killed|figures-|.* \(process_request_thread\)").match
+# These end with their process: those that look for killed callers, and that tell figures; those of
+# fsspec and of dask. One that lists for a client of a moment goes with it. The last ones answer a
+# client as long as it lives, which may be one of a whole module.
+_MAY_STAY = re.compile(
+    r"fuse-killed|figures-|fsspecIO|asyncio_|ThreadPoolExecutor-|s3-list_"
+    r"|.* \(process_request_thread\)"
+).match
 
 
 @pytest.fixture(autouse=True)
-def no_thread_left(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_warning_unasked: None
-) -> Iterator[None]:
-    """Fixtures end before the environment is taken back (`monkeypatch` comes before them all), and
-    so do the threads of a quick test: the next one would have their warnings and requests."""
+def no_thread_left(monkeypatch: pytest.MonkeyPatch, no_warning_unasked: None) -> Iterator[None]:
+    """The threads of a test, and of its fixtures, end before its environment is taken back, and
+    before the next test begins, which would have their warnings and requests."""
     before = set(threading.enumerate())
     yield
-    if request.node.get_closest_marker("slow"):
-        return
     left = [each for each in threading.enumerate() if each not in before]
     left = [each for each in left if not _MAY_STAY(each.name)]
     deadline = time.monotonic() + 30

@@ -18,6 +18,7 @@ from fsspec.registry import _registry
 
 from mimicfs import process
 from mimicfs.backends.default import Redis
+from mimicfs.mimicdb import Mirror
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,6 +44,21 @@ def run(code: str, document: str, names: dict[str, Any]) -> None:
         asyncio.run(eval(compiled, names))
     else:
         exec(compiled, names)
+
+
+@pytest.fixture(autouse=True)
+def mirrors_end(monkeypatch):
+    """What the examples open is closed at their end, as by the end of a reader's process."""
+    opened, begin = [], Mirror.__init__
+
+    def noted(self, *args):
+        begin(self, *args)
+        opened.append(self)
+
+    monkeypatch.setattr(Mirror, "__init__", noted)
+    yield
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture

@@ -47,6 +47,8 @@ def tls(proxy: Proxy, tmp_path: Path, monkeypatch: Any) -> Iterator[str]:
     relaying.join(10)  # it may be about to open another one
     listening.close()
     for each in opened:
+        with suppress(OSError):  # closed by the other side
+            each.shutdown(socket.SHUT_RDWR)  # wakes whoever waits for it
         each.close()
 
 

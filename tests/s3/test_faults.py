@@ -59,6 +59,11 @@ def client(moto: str) -> Iterator[Any]:
     client.close()
 
 
+@pytest.fixture(autouse=True)
+def no_thread_left() -> None:
+    """The client and the mirror are of the whole module, and so are their threads."""
+
+
 @pytest.fixture(scope="module")
 def shared(proxy: Proxy) -> Iterator[S3]:
     mimicdb = Mirror(Memory())
