@@ -271,9 +271,8 @@ class FirstLook:
         """Have those names of *where* looked at again about which nothing is known: they were shown
         as if nothing were stored with them."""
         bucket, directory = where
-        children = self._mimicdb.children
         try:
-            for page in pages(lambda after: children(bucket, directory, after)):
+            for page in pages(lambda after: self._mimicdb.children(bucket, directory, after)):
                 if shown := [entry.key for entry in page if entry.meta is None]:
                     self._mimicdb.announce(bucket, Difference([], shown, [], 0))
         except MimicError:  # nobody can say which names were shown
@@ -289,12 +288,13 @@ class FirstLook:
         if any(news.values()) or (verdict is None and any_rich(entries)):
             return DirectorySample(where, verdict, entries, [], True)
         newest_ns = verdict.newest_ns if verdict is not None else -1
-        newer = {each.key: each for each in entries if each.mtime_ns > newest_ns}
+        newer = {each.key: each for each in (verdict.news(entries) if verdict else entries)}
         late = (self._mimicdb.entry(bucket, each) for each in news if each not in newer)
         unknown = self._unknown(where, [*newer.values(), *(each for each in late if each)])
         if not key:
             key = next((entry.key for entry in unknown if entry.key != directory), "")
-        keys = sample(key if verdict is None else "", directory, unknown)
+        wanted = verdict is None or any(entry.key == key for entry in unknown)
+        keys = sample(key if wanted else "", directory, unknown)
         newest_ns = max([newest_ns, *(entry.mtime_ns for entry in unknown)])
         return DirectorySample(where, verdict, entries, keys, False, newest_ns)
 
@@ -320,7 +320,7 @@ class FirstLook:
         (bucket, _), entries = sample.where, sample.entries
         asked = (self._mimicdb.entry(bucket, key) for key in sample.keys)
         rich = sample.rich or any_rich(entry for entry in asked if entry is not None)
-        found = Verdict(rich, max(sample.newest_ns, 0))
+        found = sample.verdict(rich=rich)
         if rich or not self._refused or self._is_said(bucket, entries, sample.keys):
             self._decide(sample.where, found, sample.before)
         else:  # what S3 does not say may be anything: note nothing

@@ -6,33 +6,69 @@ Pure functions.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mimicfs import metadata
-from mimicfs.entry import OBJECT, Entry
+from mimicfs.entry import NS, OBJECT, Entry
 
 _SAMPLE = 4  # HEADs for a directory whose objects have nothing stored with them
+_MARKED = 100  # objects of one second of which it is noted which they are; 900 bytes
 _RICH, _PLAIN = "rich", "plain"
 
 
 class Verdict(NamedTuple):
     """The verdict about a directory. What S3 was not asked about in a plain one is believed to be
-    like the sample if it is not newer than *newest_ns*."""
+    like the sample if it was there then: if it is older than the second of *newest_ns*, or of that
+    second and in *same* (`of_second`). Times of S3 are whole seconds."""
 
     rich: bool
     newest_ns: int = 0
+    same: str = ""
 
     @classmethod
     def of(cls, text: str | None) -> Verdict | None:
-        kind, _, newest = (text or "").partition(" ")
+        kind, _, rest = (text or "").partition(" ")
         if kind == _RICH:
             return cls(True)
-        return cls(False, int(newest)) if kind == _PLAIN and newest.isdecimal() else None
+        newest, _, same = rest.partition(" ")
+        return cls(False, int(newest), same) if kind == _PLAIN and newest.isdecimal() else None
 
     @property
     def text(self) -> str:
-        return _RICH if self.rich else f"{_PLAIN} {self.newest_ns}"
+        return _RICH if self.rich else f"{_PLAIN} {self.newest_ns} {self.same}"
+
+    def news(self, entries: list[Entry]) -> list[Entry]:
+        """Return those of *entries*, all of the directory, that may have come since."""
+        second = self.newest_ns // NS
+        later = [entry for entry in entries if entry.mtime_ns // NS > second]
+        if of_second(entries, second) == self.same:
+            return later
+        there = self.same.split(",")
+        return later + [each for each in _of(entries, second) if _mark(each) not in there]
+
+
+def of_second(entries: Iterable[Entry], second: int) -> str:
+    """Return what tells which objects *entries* have of that second. Each has a mark, so that those
+    that went since change nothing; more than _MARKED have one in common. What is known to have
+    metadata is left out."""
+    marks = sorted(_mark(entry) for entry in _of(entries, second))
+    text = ",".join(marks)
+    return text if len(marks) <= _MARKED else f"{zlib.crc32(text.encode()):08x}"
+
+
+def _of(entries: Iterable[Entry], second: int) -> list[Entry]:
+    return [
+        entry
+        for entry in entries
+        if entry.mtime_ns // NS == second and entry.kind == OBJECT and not entry.meta
+    ]
+
+
+def _mark(entry: Entry) -> str:
+    text = f"{entry.key}\0{entry.etag}"
+    return f"{zlib.crc32(text.encode('utf-8', 'surrogatepass')):08x}"
 
 
 class DirectorySample(NamedTuple):
@@ -47,6 +83,10 @@ class DirectorySample(NamedTuple):
     keys: list[str]
     rich: bool
     newest_ns: int = -1
+
+    def verdict(self, *, rich: bool) -> Verdict:
+        newest_ns = max(self.newest_ns, 0)
+        return Verdict(rich, newest_ns, "" if rich else of_second(self.entries, newest_ns // NS))
 
 
 def any_rich(entries: Iterable[Entry]) -> bool:

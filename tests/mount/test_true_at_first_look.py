@@ -128,6 +128,32 @@ def test_what_was_shown_while_a_directory_was_plain_is_shown_anew_once_it_is_ric
     assert os.readlink(mount / "d/6") == "xxxxxxx"
 
 
+def test_a_link_put_in_the_second_of_the_newest_is_one_for_a_mount_that_was_not_told(
+    client: Any, bucket: str, mount_at: Mounts, proxy: Proxy
+) -> None:
+    tries = range(20)
+    for n in tries:
+        client.put_object(Bucket=bucket, Key=f"{n}/first", Body=b"first")
+    looks = mount_at(f"s3://{bucket}").path
+    assert len(os.listdir(looks)) == len(tries)
+
+    def put_within_a_second(directory: str) -> bool:
+        for n in "12":
+            client.put_object(Bucket=bucket, Key=f"{directory}/{n}", Body=b"1" * 9)
+        os.lstat(looks / directory / "1")
+        body, meta = b"1", {"mode": "41471"}
+        client.put_object(Bucket=bucket, Key=f"{directory}/link", Body=body, Metadata=meta)
+        said = client.list_objects_v2(Bucket=bucket, Prefix=f"{directory}/")["Contents"]
+        return len({each["LastModified"] for each in said if each["Key"][-5:] != "first"}) == 1
+
+    directory = next(each for each in map(str, tries) if put_within_a_second(each))
+    other = mount_at(f"s3://{bucket}", name="other").path
+    (other / directory / ".sync").touch()
+    with costs(proxy, HEAD=1, GET=1):
+        assert os.readlink(other / directory / "link") == "1"
+    assert stat.S_ISREG(os.lstat(other / directory / "first").st_mode)
+
+
 def test_metadata_is_asked_for_as_the_option_says(
     client: Any, bucket: str, mount_at: Mounts, second: Callable[..., Path], proxy: Proxy
 ) -> None:

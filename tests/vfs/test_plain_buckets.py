@@ -24,14 +24,14 @@ class Objects:
 
     def __init__(self):
         self.wide = ThreadPoolExecutor(4)
-        self.asked, self.refused = 0, set()
+        self.asked, self.refused, self.replaced = 0, set(), set()
 
     def look(self, bucket, key):
         self.asked += 1
         if key in self.refused:
             raise AccessDenied(f"s3://{bucket}/{key}")
         meta = {"mode": "33152"} if key.endswith("rich") else {}
-        return Entry(key, 1, 1, "e", meta=meta)
+        return Entry(key, 1, 1, "new" if key in self.replaced else "e", meta=meta)
 
 
 class Mount:
@@ -364,3 +364,51 @@ def test_anything_may_have_been_shown_where_the_mirror_does_not_know_all_names(s
     assert None in told
     sampled.looks_at("m/3plain")
     assert sampled.look.needs("b", "m/")
+
+
+@pytest.fixture
+def of_one_second(s3):
+    """A store in which m/ with twenty names of one second is plain, by four questions, and n/ with
+    three hundred."""
+    store = filled(Memory())
+    mount = Mount(store, s3)
+    names = [f"m/{n}" for n in range(20)] + [f"n/{n}" for n in range(300)]
+    mount.mimicdb.record_all("b", [Entry(name, 1, 1, "e") for name in names])
+    mount.looks_at("m/3", "n/3")
+    s3.asked = 0
+    return store
+
+
+def test_of_many_objects_of_one_second_nobody_else_asks(s3, of_one_second):
+    mount = Mount(of_one_second, s3)
+    mount.looks_at("m/7", "n/7")
+    assert (mount.look.needs("b", "m/"), mount.look.needs("b", "n/"), s3.asked) == (False, False, 0)
+
+
+@pytest.mark.parametrize("directory", ["m/", "n/"])
+@pytest.mark.parametrize("late", ["late", "7"], ids=["new", "replaced"])
+def test_what_came_in_the_second_of_the_newest_is_asked_about_by_who_was_not_told(
+    s3, of_one_second, directory, late
+):
+    key, most = directory + late, 1 if directory == "m/" else 4
+    s3.replaced.add(key)
+    Mirror(of_one_second).record("b", Entry(key, 1, 1, "new"))  # a LIST showed it
+    for _ in range(2):
+        mount = Mount(of_one_second, s3)
+        mount.looks_at(key)
+        assert (mount.look.needs("b", directory), s3.asked) == (False, most)
+        assert mount.mimicdb.entry("b", key).meta == {}
+    Mirror(of_one_second).record("b", Entry(f"{directory}rich", 1, 1, "e"))
+    mount = Mount(of_one_second, s3)
+    mount.looks_at(f"{directory}rich")
+    assert mount.look.needs("b", directory)
+
+
+@pytest.mark.parametrize(("directory", "most"), [("m/", 0), ("n/", 4)])
+def test_what_went_of_the_second_of_the_newest_makes_nobody_ask_again_but_among_very_many(
+    s3, of_one_second, directory, most
+):
+    Mirror(of_one_second).forget("b", f"{directory}9")
+    for _ in range(2):
+        Mount(of_one_second, s3).looks_at(f"{directory}8")
+        assert s3.asked == most
