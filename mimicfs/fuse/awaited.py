@@ -1,7 +1,7 @@
 """Requests that are answered later, by the thread that ends what they wait for: no worker waits.
 
 A FLUSH that waits for the local disk is ended whatever happens to its caller. A READ of a file that
-is on its way is answered as soon as its bytes are here; if its caller is interrupted, with EINTR.
+is on its way is answered as soon as its bytes are here; if it is cancelled, with EINTR.
 
 Threading: the reading thread begins, any thread ends. Whoever takes a READ out of `_reads` answers
 it, or leaves it to a worker.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sized
 
 from mimicfs.fuse.abi import FLUSH_IN, IN_HEADER, READ_IN, Opcode
 from mimicfs.fuse.counts import Counts
-from mimicfs.fuse.killed import Killed
+from mimicfs.fuse.killed import Killed, WaitingCall
 from mimicfs.fuse.session import Session
 from mimicfs.posix import Caller, Cancellation, FileSystem
 
@@ -46,7 +46,7 @@ class Awaited:
         counts: Counts,
         killed: Killed,
         waiting: dict[int, Cancellation],
-        asked: dict[int, tuple[int, int]],
+        asked: dict[int, WaitingCall],
         failed: Callable[[Exception, int], int],
         by_worker: Callable[[Caller, int, bytes, Cancellation], None],
     ) -> None:
@@ -63,7 +63,7 @@ class Awaited:
     def flush(self, caller: Caller, unique: int, nodeid: int, request: bytes) -> bool:
         """Begin a FLUSH that waits only for the local disk; return whether it has begun."""
         # As for the requests of workers: it is answered at the end, whatever happens.
-        self._asked[unique] = Opcode.FLUSH, caller.pid
+        self._asked[unique] = WaitingCall(Opcode.FLUSH, caller.pid)
         self._waiting[unique] = Cancellation()
         # A process that was killed need not wait for the disk, or for S3 in its place.
         self._killed.closes(unique, caller.pid)
@@ -92,7 +92,7 @@ class Awaited:
         """Have a READ of bytes that are on their way answered by the thread that brings them;
         return whether there is one."""
         waits = self._reads[unique] = self._waiting[unique] = Cancellation()
-        self._asked[unique] = Opcode.READ, caller.pid
+        self._asked[unique] = WaitingCall(Opcode.READ, caller.pid)
         self._session.busy.begin((nodeid,))
         begun = False
         try:

@@ -34,7 +34,7 @@ from mimicfs.errors import Interrupted, MountError, PosixError, Unlisted
 from mimicfs.fuse.abi import IN_HEADER, INTERRUPT_IN, WRITE_OUT, Init, Opcode, title
 from mimicfs.fuse.awaited import Awaited, Elsewhere
 from mimicfs.fuse.counts import Counts
-from mimicfs.fuse.killed import Killed
+from mimicfs.fuse.killed import Killed, WaitingCall
 from mimicfs.fuse.locking import gives_up
 from mimicfs.fuse.observing import Recorder, observed
 from mimicfs.fuse.operations import Data, Lane, Operation, Operations
@@ -126,10 +126,9 @@ class Server:
         self._recorders: tuple[Recorder, ...] = ()
         self._pools = _pools(workers)
         self._learners = Pool("fuse-learn", workers)
-        # Requests at workers, by their unique number: INTERRUPT cancels them.
+        # Requests at workers, by their unique number.
         self._waiting: dict[int, Cancellation] = {}
-        # The same requests: the opcode, and the thread that waits.
-        self._asked: dict[int, tuple[int, int]] = {}
+        self._asked: dict[int, WaitingCall] = {}
         self._killed = Killed(lambda unique: self._session.fail(unique, errno.EINTR))
         others = (self._waiting, self._asked, self._failed, self._read_by_worker)
         self._awaited = Awaited(fs, session, self.counts, self._killed, *others)
@@ -330,7 +329,8 @@ class Server:
         cancellation = cancellation or Cancellation()
         caller = caller._replace(cancellation=cancellation)
         _, opcode, *_ = IN_HEADER.unpack_from(request)
-        self._asked[unique] = opcode, caller.pid
+        unlocks = opcode in _LOCKS and gives_up(request)
+        self._asked[unique] = WaitingCall(opcode, caller.pid, unlocks)
         self._waiting[unique] = cancellation
         self._session.busy.begin(_directories(request))
         work = self._close if opcode == Opcode.FLUSH else self._work
@@ -400,23 +400,20 @@ class Server:
             log.exception("giving back an undelivered answer to %s failed", title(opcode))
 
     def _interrupt(self, unique: int, interrupted: int) -> None:
-        """Cancel the request *interrupted*: the process that waits for it got a signal. The
+        """Note that the process that waits for the request *interrupted* has a signal. The
         INTERRUPT itself, *unique*, is answered only if the request is not known.
 
         Documentation/filesystems/fuse: an INTERRUPT that comes before its request is answered
         EAGAIN, and sent again. Here it can only come after its request was answered; then the
         kernel has forgotten both, and the EAGAIN goes nowhere.
         """
-        cancellation = self._waiting.get(interrupted)
-        opcode, pid = self._asked.get(interrupted, (0, 0))
-        if cancellation is None:
+        cancellation, asked = self._waiting.get(interrupted), self._asked.get(interrupted)
+        if cancellation is None or asked is None:
             self._session.fail(unique, errno.EAGAIN)
-        else:
-            cancellation.cancel()
-            if opcode != Opcode.RELEASE and pid:
-                self._killed.watch(interrupted, pid)
-                if interrupted not in self._waiting:
-                    self._killed.answered(interrupted)
+            return
+        self._killed.watch(interrupted, asked, cancellation)
+        if interrupted not in self._waiting:
+            self._killed.answered(interrupted)
 
     # The end
 
@@ -445,7 +442,7 @@ class Server:
     def _is_changing(self) -> bool:
         """Whether a call that changes something waits, or some bytes may not be saved."""
         asked = list(self._asked.values())
-        return any(opcode in _CHANGES for opcode, _ in asked) or self.unsaved()
+        return any(each.opcode in _CHANGES for each in asked) or self.unsaved()
 
     def _end(self) -> None:
         """Interrupt, then answer, all requests that still wait; let go of the device."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mimicfs.fuse.groups import _supplementary, is_member
-from mimicfs.fuse.killed import _is_killed
+from mimicfs.fuse.killed import Signal, _signal
 from mimicfs.posix import Caller, Cancellation
 
 GROUP = 424242  # not ours
@@ -34,6 +34,6 @@ def named(request: pytest.FixtureRequest) -> Iterator[Caller]:
     ids=["cut", "vertical tab", "carriage return"],
 )
 def test_the_name_of_a_program_is_no_field_and_no_obstacle(named: Caller) -> None:
-    assert not _is_killed(named.pid)
+    assert _signal(named.pid) is Signal.OTHER
     assert not is_member(named, GROUP)
     assert _supplementary(named.pid) == os.getgroups()

@@ -21,6 +21,7 @@ from support.mounts import wait_until
 from mimicfs.errors import MountError, PosixError
 from mimicfs.fuse import abi
 from mimicfs.fuse.abi import IN_HEADER, INIT_OUT, OUT_HEADER, Init, Opcode
+from mimicfs.fuse.killed import Signal
 from mimicfs.fuse.locking import gives_up
 from mimicfs.fuse.notify import Notifier
 from mimicfs.fuse.server import Server
@@ -54,6 +55,20 @@ class Kernel:
         answered, error, data = self.answer()
         assert answered == unique
         return error, data
+
+    def interrupted(self, fs: MemFS, until: Callable[[], bool] | None = None) -> str:
+        """Return the error of a request whose process gets a signal; *until*: the file system
+        answers it when that is true."""
+        stall = fs.stalls["setattr"] = Future[None]()
+        waiting = self.send(Opcode.SETATTR, abi.SETATTR_IN.pack(*[0] * 16))
+        wait_until(lambda: fs.stalled["setattr"] == 1)
+        self.send(Opcode.INTERRUPT, abi.INTERRUPT_IN.pack(waiting))
+        if until is not None:
+            wait_until(until)
+            stall.set_result(None)
+        answered, error, _ = self.answer()
+        assert answered == waiting
+        return error
 
 
 @pytest.fixture
@@ -332,12 +347,31 @@ def test_a_listing_fits_the_size_asked_for(kernel: Kernel, fs: MemFS) -> None:
         assert len(data) <= size
 
 
-def test_an_interrupt_of_a_waiting_request_ends_it_with_eintr(kernel: Kernel, fs: MemFS) -> None:
-    fs.stalls["setattr"] = Future()
-    waiting = kernel.send(Opcode.SETATTR, abi.SETATTR_IN.pack(*[0] * 16))
-    wait_until(lambda: fs.stalled["setattr"] == 1)
-    kernel.send(Opcode.INTERRUPT, abi.INTERRUPT_IN.pack(waiting))
-    assert kernel.answer() == (waiting, "EINTR", b"")
+@pytest.mark.parametrize("found", [Signal.KILLS, Signal.CTRL_C])
+def test_an_interrupt_ends_a_waiting_request_if_the_signal_kills_or_is_ctrl_c(
+    kernel: Kernel, fs: MemFS, monkeypatch: pytest.MonkeyPatch, found: Signal
+) -> None:
+    monkeypatch.setattr("mimicfs.fuse.killed._signal", lambda _: found)
+    assert kernel.interrupted(fs) == "EINTR"
+
+
+@pytest.mark.parametrize("found", [Signal.OTHER, Signal.UNSEEN])
+def test_a_request_goes_on_though_its_process_has_another_signal(
+    kernel: Kernel, fs: MemFS, monkeypatch: pytest.MonkeyPatch, found: Signal
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("mimicfs.fuse.killed._signal", lambda one: asked.append(one) or found)
+    monkeypatch.setattr("mimicfs.fuse.killed._LOOK_S", 0.01)
+    assert kernel.interrupted(fs, lambda: len(asked) > 2) == ""
+
+
+def test_a_request_of_a_process_that_is_not_seen_ends_if_it_takes_long(
+    kernel: Kernel, fs: MemFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimicfs.fuse.killed._signal", lambda _: Signal.UNSEEN)
+    monkeypatch.setattr("mimicfs.fuse.killed._LOOK_S", 0.01)
+    monkeypatch.setattr("mimicfs.fuse.killed._UNSEEN_S", 0.05)
+    assert kernel.interrupted(fs) == "EINTR"
 
 
 def test_an_interrupt_of_nothing_is_eagain(kernel: Kernel) -> None:
@@ -648,10 +682,11 @@ def test_where_no_thread_can_start_what_was_opened_for_nobody_is_closed_all_the_
     assert fs.handles == {}
 
 
-def test_a_read_whose_caller_was_interrupted_is_answered_at_once(
-    later: tuple[Later, Kernel, Server],
+def test_a_read_at_ctrl_c_is_answered_at_once(
+    later: tuple[Later, Kernel, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs, kernel, server = later
+    monkeypatch.setattr("mimicfs.fuse.killed._signal", lambda _: Signal.CTRL_C)
     asked = kernel.send(Opcode.READ, READ, nodeid=2)
     kernel.send(Opcode.INTERRUPT, abi.INTERRUPT_IN.pack(asked))
     assert kernel.answer() == (asked, "EINTR", b"")
