@@ -29,7 +29,15 @@ except ModuleNotFoundError as exc:
 
 from mimicfs.backends import DOUBTED, OF_DIRECTORY
 from mimicfs.backends.loglines import WIDE_CHANGE, left_alone
-from mimicfs.backends.pending import LEARNED, Begun, IntentStep, Unsettled, overdue, unsettled
+from mimicfs.backends.pending import (
+    LEARNED,
+    Begun,
+    IntentStep,
+    Unsettled,
+    fresh,
+    overdue,
+    unsettled,
+)
 from mimicfs.backends.redis.connecting import clock_ms, connected
 from mimicfs.backends.redis.layout import (
     LAST,
@@ -43,6 +51,7 @@ from mimicfs.backends.redis.layout import (
     cover_of,
     entry_of,
     found_of,
+    life_of,
     packed,
     prefix,
     scope_of,
@@ -60,6 +69,7 @@ from mimicfs.backends.waiter import Waiter
 from mimicfs.entry import LINES, PAGE, BucketEntry, Change, DirectoryCopy, Entry, OwnChange, Scope
 
 _JUMP = 1_000_000  # numbers that a new epoch passes over
+_SWEPT = 1000  # keys that are looked at together when a bucket was dropped
 
 
 class RedisBackend(NotingBackend):
@@ -154,7 +164,8 @@ class RedisBackend(NotingBackend):
         if self._is_known(name):
             self._wipe(self._tag(name))
         steps = Transactions(self._client)  # a script more would not be worth it
-        if steps.delist(self._tag(""), self.origin, name, since):
+        delisted = steps.delist(self._tag(""), self.origin, name, since)
+        if delisted and not self._is_known(name):
             return True
         self.add_bucket(name, 0)  # it was made meanwhile; S3 is asked for its contents
         return False
@@ -162,12 +173,17 @@ class RedisBackend(NotingBackend):
     def _wipe(self, tag: str) -> None:
         with self._client.pipeline(transaction=True) as pipe:
             pipe.hdel(f"{tag}:meta", "known", "objects", "bytes", "created_ns")
+            pipe.hset(f"{tag}:meta", "life", fresh())
             pipe.hincrby(f"{tag}:meta", "seq", 1)
-            pipe.unlink(
-                f"{tag}:scopes", f"{tag}:notes", f"{tag}:log", f"{tag}:k", f"{tag}:d:", f"{tag}:i:"
-            )
+            pipe.unlink(f"{tag}:scopes", f"{tag}:notes", f"{tag}:log", f"{tag}:k")
             pipe.execute()
-        self._unlink(f"{tag}:", "[cdi]:*")
+        keys = self._client.scan_iter(f"{quoted(tag)}:*", count=1000)
+        while some := list(islice(keys, _SWEPT)):
+            # Named after the keys were seen, and before it had any: all other lives are over.
+            life = self._client.hget(f"{tag}:meta", "life") or b""
+            lives = {key: life_of(tag, key) for key in some}
+            if dead := [key for key, its in lives.items() if its is not None and its != life]:
+                self._client.unlink(*dead)
 
     # Entries
 
@@ -251,11 +267,10 @@ class RedisBackend(NotingBackend):
 
     @ours
     def has_below(self, bucket: str, directory: str) -> bool:
-        tag = self._tag(bucket)
         if not directory:
-            return bool(self._client.exists(f"{tag}:d:", f"{tag}:i:"))
+            return bool(self._page(bucket, "", b"", LAST, 1))
         parent, name = split(directory)
-        return self._steps.records(tag, parent, [name]) != [None]
+        return self._steps.records(self._tag(bucket), parent, [name]) != [None]
 
     # Changes
 

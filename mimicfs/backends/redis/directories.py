@@ -12,8 +12,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from mimicfs.backends.redis.layout import FULL, RedisCommand, chunk_key, index_key, split
+from mimicfs.backends.redis.layout import FULL, RedisCommand, chunk_key, index_key, place_of, split
 from mimicfs.backends.redis.watching import Watch
+
+RowPlaces = dict[str, str]  # by the tag of a bucket, where its rows were at the last look
 
 
 class _ChunkedDirectory:
@@ -45,10 +47,10 @@ class _ChunkedDirectory:
     def exists(self) -> bool:
         return any(self.chunks.values()) or len(self.starts) > len(self.chunks)
 
-    def commands(self, tag: str, directory: str) -> Iterator[RedisCommand]:
+    def commands(self, place: str, directory: str) -> Iterator[RedisCommand]:
         """Yield the commands that make Redis hold this directory."""
         for start, chunk in self.chunks.items():
-            key, old = chunk_key(tag, directory, start), self._old.get(start, {})
+            key, old = chunk_key(place, directory, start), self._old.get(start, {})
             for name in old.keys() - chunk.keys():
                 yield "HDEL", key, name
             for name, record in chunk.items():
@@ -56,17 +58,18 @@ class _ChunkedDirectory:
                     yield "HSET", key, name, record
         starts = {start for start in self.starts[1:] if self.chunks.get(start) != {}}
         for start in starts - self._old_starts:
-            yield "ZADD", index_key(tag, directory), 0, start
+            yield "ZADD", index_key(place, directory), 0, start
         for start in self._old_starts - starts:
-            yield "ZREM", index_key(tag, directory), start
+            yield "ZREM", index_key(place, directory), start
 
 
 class Directories:
-    """The directories of a bucket of which *names*, by directory, are put or deleted, or read.
+    """The directories of a bucket, with their rows at *place*, of which *names*, by directory, are
+    put or deleted, or read.
     First `asks` is asked, and the answers are given to `read`."""
 
-    def __init__(self, tag: str, names: Mapping[str, Collection[str]]) -> None:
-        self._tag = tag
+    def __init__(self, place: str, names: Mapping[str, Collection[str]]) -> None:
+        self._place = place
         self._names = names
         self._at: dict[str, _ChunkedDirectory] = {}
 
@@ -74,8 +77,8 @@ class Directories:
         """Return the commands whose answers `read` takes."""
         found: list[RedisCommand] = []
         for directory in self._names:
-            found.append(("ZRANGE", index_key(self._tag, directory), 0, -1))
-            found.append(("HGETALL", chunk_key(self._tag, directory, b"")))
+            found.append(("ZRANGE", index_key(self._place, directory), 0, -1))
+            found.append(("HGETALL", chunk_key(self._place, directory, b"")))
         return found
 
     def read(self, answers: Sequence[Any], watch: Watch) -> None:
@@ -90,7 +93,7 @@ class Directories:
 
     def _bring(self, missing: Sequence[tuple[str, bytes]], watch: Watch) -> None:
         if missing:
-            found = watch.ask(*(("HGETALL", chunk_key(self._tag, *each)) for each in missing))
+            found = watch.ask(*(("HGETALL", chunk_key(self._place, *each)) for each in missing))
             for (directory, start), chunk in zip(missing, found, strict=True):
                 self._at[directory].came(start, chunk)
 
@@ -120,7 +123,32 @@ class Directories:
     def commands(self) -> Iterator[RedisCommand]:
         """Yield the commands that make Redis hold the changes that were made here."""
         for directory, at in self._at.items():
-            yield from at.commands(self._tag, directory)
+            yield from at.commands(self._place, directory)
+
+
+def life_asked(tag: str) -> RedisCommand:
+    """Return the command that asks in which life the bucket is (layout.py)."""
+    return ("HGET", f"{tag}:meta", "life")
+
+
+def asked_with(
+    asks: Sequence[RedisCommand],
+    watch: Watch,
+    tag: str,
+    names: Mapping[str, Collection[str]],
+    places: RowPlaces,
+) -> tuple[list[Any], Directories]:
+    """Return the answers to *asks*, and the directories of *names*, which are read with them."""
+    place = places.get(tag, tag)
+    at = Directories(place, names)
+    life, *answers = watch.ask(life_asked(tag), *asks, *at.asks())
+    answers, read = answers[: len(asks)], answers[len(asks) :]
+    places[tag] = place_of(tag, life)
+    if places[tag] != place:  # and so it stays: its key is watched
+        at = Directories(places[tag], names)
+        read = watch.ask(*at.asks())
+    at.read(read, watch)
+    return answers, at
 
 
 def names_about(keys: Iterable[str]) -> dict[str, set[str]]:

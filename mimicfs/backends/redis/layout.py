@@ -3,7 +3,7 @@
 All keys of a bucket have one hash tag, so that they are on one node of a cluster:
 
     TAG = PREFIX{BUCKET}
-    TAG:meta       HASH    known, created_ns, objects, bytes, seq
+    TAG:meta       HASH    known, created_ns, objects, bytes, seq; life, once the bucket was dropped
     TAG:d:DIR      HASH    the names directly below DIR -> packed record: all of them or, of a
                            directory of more than FULL names, the first. A name that ends in
                            "/" is a subdirectory; "" where it has no entry of its own
@@ -18,6 +18,10 @@ INVARIANT: a chunk holds the names of its directory from its first name on up to
 the next chunk. The first name itself may have been deleted since. A further chunk that becomes
 empty is gone, and so is its line in TAG:i:DIR; TAG:d:DIR may be empty beside others.
 
+To drop a bucket is one step, too, however many rows it has: `life` becomes another word, and the
+keys of kinds d, c and i are TAG:LIFE:d:DIR ... from then on. Those of before are found by nobody
+any more, and are deleted later. A life never comes back.
+
 PREFIX is "mimicfs:" or "mimicfs:NAMESPACE:". The list of buckets is kept like a bucket named "/",
 a name that no bucket has; its directory "" has the names.
 """
@@ -25,6 +29,7 @@ a name that no bucket has; its directory "" has the names.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +41,8 @@ from mimicfs.errors import StoreCorrupt
 
 # 1: directories were one hash each, with a ZSET of all their names (TAG:z:DIR) from 2,000 on.
 # 2: scopes had no `names`.
-VERSION = 3
+# 3: a bucket had no `life`.
+VERSION = 4
 LOG_MAX = 200_000
 # Names of a chunk. Redis packs a hash of up to 128 names (hash-max-listpack-entries): 63 bytes a
 # name instead of 121. It does not pack a hash again that once had more.
@@ -46,6 +52,7 @@ LAST = b"\xff"  # behind every name: no UTF-8 has that byte
 # kind, the etag is 16 bytes, else it ends at a NUL. Empty fields at the end are left out.
 _FIXED = struct.Struct("<bqq")
 _MD5 = 16
+_ROWS = re.compile(rb":(?:([0-9a-f]{16}):)?[dci]:")
 
 
 RedisCommand = tuple[Any, ...]
@@ -101,13 +108,25 @@ def prefix(namespace: str) -> str:
     return f"mimicfs:{namespace}:" if namespace else "mimicfs:"
 
 
-def chunk_key(tag: str, directory: str, start: bytes) -> bytes:
+def place_of(tag: str, life: bytes | None) -> str:
+    """Return the beginning of the keys that have rows."""
+    return f"{tag}:{life.decode()}" if life else tag
+
+
+def life_of(tag: str, key: bytes) -> bytes | None:
+    """Return the life whose rows are in *key*; b"": that before the bucket was dropped; None: *key*
+    has no rows."""
+    found = _ROWS.match(key[len(tag.encode()) :])
+    return found and (found[1] or b"")
+
+
+def chunk_key(place: str, directory: str, start: bytes) -> bytes:
     """Return the key of the chunk of *directory* that begins with *start* (b"": the first)."""
-    return f"{tag}:{'c' if start else 'd'}:{directory}".encode() + start
+    return f"{place}:{'c' if start else 'd'}:{directory}".encode() + start
 
 
-def index_key(tag: str, directory: str) -> str:
-    return f"{tag}:i:{directory}"
+def index_key(place: str, directory: str) -> str:
+    return f"{place}:i:{directory}"
 
 
 def split(key: str) -> tuple[str, str]:

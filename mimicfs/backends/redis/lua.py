@@ -9,19 +9,21 @@ from mimicfs.backends.redis.layout import FULL, LOG_MAX
 # Lua's `<`, which goes by the collation of the server's locale.
 LIBRARY = """
 local tag = KEYS[1]
+local life = redis.call('HGET', tag .. ':meta', 'life')
+local rows_at = life and (tag .. ':' .. life) or tag
 local function split(key)  -- a directory into its parent and its name there
   local first = string.find(string.sub(key, 1, -2), '/[^/]*$')
   if first then return string.sub(key, 1, first), string.sub(key, first + 1) end
   return '', key
 end
 local function place(dir, name)  -- the chunk that has a name or would have it; its first name
-  local index = tag .. ':i:' .. dir
+  local index = rows_at .. ':i:' .. dir
   local start = redis.call('ZREVRANGEBYLEX', index, '[' .. name, '-', 'LIMIT', 0, 1)[1]
-  if start then return tag .. ':c:' .. dir .. start, start end
-  return tag .. ':d:' .. dir
+  if start then return rows_at .. ':c:' .. dir .. start, start end
+  return rows_at .. ':d:' .. dir
 end
 local function exists(dir)
-  return redis.call('EXISTS', tag .. ':d:' .. dir, tag .. ':i:' .. dir) > 0
+  return redis.call('EXISTS', rows_at .. ':d:' .. dir, rows_at .. ':i:' .. dir) > 0
 end
 local function divide(dir, chunk, newest)  -- names that come in order fill their chunks
   local sorted = tag .. ':sorted'
@@ -31,11 +33,11 @@ local function divide(dir, chunk, newest)  -- names that come in order fill thei
   local first = math.floor(#names / 2) + 1
   if names[#names] == newest then first = #names end
   for n = first, #names do
-    redis.call('HSET', tag .. ':c:' .. dir .. names[first], names[n],
+    redis.call('HSET', rows_at .. ':c:' .. dir .. names[first], names[n],
                redis.call('HGET', chunk, names[n]))
     redis.call('HDEL', chunk, names[n])
   end
-  redis.call('ZADD', tag .. ':i:' .. dir, 0, names[first])
+  redis.call('ZADD', rows_at .. ':i:' .. dir, 0, names[first])
 end
 local function add(dir, name, record)
   local chunk = place(dir, name)
@@ -46,7 +48,7 @@ local function remove(dir, name)
   local chunk, start = place(dir, name)
   redis.call('HDEL', chunk, name)
   if start and redis.call('EXISTS', chunk) == 0 then
-    redis.call('ZREM', tag .. ':i:' .. dir, start)
+    redis.call('ZREM', rows_at .. ':i:' .. dir, start)
   end
 end
 local rows = tag .. ':k'
@@ -238,9 +240,9 @@ end
 local function last()
   if most < 0 then return 0 end
   local others = 0
-  local chunks = {tag .. ':d:' .. dir}
-  for _, start in ipairs(redis.call('ZRANGE', tag .. ':i:' .. dir, 0, most)) do
-    chunks[#chunks + 1] = tag .. ':c:' .. dir .. start
+  local chunks = {rows_at .. ':d:' .. dir}
+  for _, start in ipairs(redis.call('ZRANGE', rows_at .. ':i:' .. dir, 0, most)) do
+    chunks[#chunks + 1] = rows_at .. ':c:' .. dir .. start
   end
   for _, chunk in ipairs(chunks) do
     for _, other in ipairs(redis.call('HKEYS', chunk)) do
@@ -289,9 +291,9 @@ local found = redis.call('HGETALL', chunk)
 if low == '' then missing = missing - #found / 2 end
 while missing > 0 do
   local from = start and '(' .. start or '-'
-  start = redis.call('ZRANGEBYLEX', tag .. ':i:' .. dir, from, high, 'LIMIT', 0, 1)[1]
+  start = redis.call('ZRANGEBYLEX', rows_at .. ':i:' .. dir, from, high, 'LIMIT', 0, 1)[1]
   if not start then break end
-  local more = redis.call('HGETALL', tag .. ':c:' .. dir .. start)
+  local more = redis.call('HGETALL', rows_at .. ':c:' .. dir .. start)
   for _, each in ipairs(more) do found[#found + 1] = each end
   missing = missing - #more / 2
 end

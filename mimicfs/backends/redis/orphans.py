@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from mimicfs.backends.redis.layout import chunk_key, index_key, split
+from mimicfs.backends.redis.layout import chunk_key, index_key, place_of, split
 from mimicfs.backends.redis.scripts import Scripts
 from mimicfs.backends.redis.transactions import Transactions
 
@@ -24,21 +24,22 @@ def quoted(text: str) -> str:
 
 def orphans(client: Any, tag: str, steps: Scripts | Transactions) -> Iterator[str]:
     """Yield the faults of the keys below *tag*."""
-    for page in _pages(client, tag, "d"):
+    place = place_of(tag, client.hget(f"{tag}:meta", "life"))
+    for page in _pages(client, place, "d"):
         yield from _not_named(steps, tag, page)
-        yield from _empty(client, tag, {chunk_key(tag, each, b""): each for each in page})
-    for page in _pages(client, tag, "c"):
-        yield from _not_indexed(client, tag, page)
-        places = {each: split(each) for each in page}
-        chunks = {chunk_key(tag, at, name.encode()): at for at, name in places.values()}
-        yield from _empty(client, tag, chunks)
-    for page in _pages(client, tag, "i"):
-        yield from _without_chunks(client, tag, page)
+        yield from _empty(client, place, {chunk_key(place, each, b""): each for each in page})
+    for page in _pages(client, place, "c"):
+        yield from _not_indexed(client, place, page)
+        parts = {each: split(each) for each in page}
+        chunks = {chunk_key(place, at, name.encode()): at for at, name in parts.values()}
+        yield from _empty(client, place, chunks)
+    for page in _pages(client, place, "i"):
+        yield from _without_chunks(client, place, page)
 
 
-def _pages(client: Any, tag: str, kind: str) -> Iterator[list[str]]:
+def _pages(client: Any, place: str, kind: str) -> Iterator[list[str]]:
     """Yield the rest of the names of the keys of *kind*, a page at a time."""
-    start = f"{tag}:{kind}:"
+    start = f"{place}:{kind}:"
     keys = client.scan_iter(f"{quoted(start)}*", count=1000)
     while some := list(islice(keys, _PAGE)):
         yield sorted({key.decode().removeprefix(start) for key in some})
@@ -53,28 +54,28 @@ def _not_named(steps: Scripts | Transactions, tag: str, directories: list[str]) 
             yield parent + name
 
 
-def _not_indexed(client: Any, tag: str, chunks: list[str]) -> Iterator[str]:
+def _not_indexed(client: Any, place: str, chunks: list[str]) -> Iterator[str]:
     pipe = client.pipeline(transaction=False)
     for each in chunks:
         directory, name = split(each)
-        pipe.zscore(index_key(tag, directory), name)
+        pipe.zscore(index_key(place, directory), name)
     for each, score in zip(chunks, pipe.execute(), strict=True):
         if score is None:
             yield each
 
 
-def _without_chunks(client: Any, tag: str, directories: list[str]) -> Iterator[str]:
+def _without_chunks(client: Any, place: str, directories: list[str]) -> Iterator[str]:
     for directory in directories:
-        starts = client.zrange(index_key(tag, directory), 0, -1)
+        starts = client.zrange(index_key(place, directory), 0, -1)
         pipe = client.pipeline(transaction=False)
         for start in starts:
-            pipe.exists(chunk_key(tag, directory, start))
+            pipe.exists(chunk_key(place, directory, start))
         for start, there in zip(starts, pipe.execute(), strict=True):
             if not there:
                 yield directory + start.decode()
 
 
-def _empty(client: Any, tag: str, chunks: dict[bytes, str]) -> Iterator[str]:
+def _empty(client: Any, place: str, chunks: dict[bytes, str]) -> Iterator[str]:
     """Yield the subdirectories in *chunks* that have no entry and nothing in them. *chunks* has the
     directory of each chunk."""
     pipe = client.pipeline(transaction=False)
@@ -89,7 +90,7 @@ def _empty(client: Any, tag: str, chunks: dict[bytes, str]) -> Iterator[str]:
     ]
     pipe = client.pipeline(transaction=False)
     for directory in implied:
-        pipe.exists(chunk_key(tag, directory, b""), index_key(tag, directory))
+        pipe.exists(chunk_key(place, directory, b""), index_key(place, directory))
     for directory, there in zip(implied, pipe.execute(), strict=True):
         if not there:
             yield directory

@@ -2,7 +2,8 @@
 
 Reading: one MULTI reads the index of a directory and its chunks. The index says which chunks there
 are. So the chunks are read that it named a moment ago, and again if it names others now. A
-directory of one chunk costs one round trip.
+directory of one chunk costs one round trip. Where the rows of a bucket are is remembered, and asked
+with them: if it was dropped, they are read again.
 
 Changing: every change of a bucket changes TAG:meta, whichever way it is made. So that key is
 watched (watching.py). The records of the change are read, changed here, and written in one MULTI,
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import WatchError
@@ -26,7 +27,13 @@ from mimicfs.backends import NoteSwap
 from mimicfs.backends.loglines import left_alone, logged_as
 from mimicfs.backends.pending import IntentStep, admitted, begun, ended, may_go
 from mimicfs.backends.redis.connecting import as_ms
-from mimicfs.backends.redis.directories import Directories, names_about
+from mimicfs.backends.redis.directories import (
+    Directories,
+    RowPlaces,
+    asked_with,
+    life_asked,
+    names_about,
+)
 from mimicfs.backends.redis.layout import (
     LAST,
     LOG_MAX,
@@ -38,6 +45,7 @@ from mimicfs.backends.redis.layout import (
     change_of,
     chunk_key,
     index_key,
+    place_of,
     scope_of,
     split,
     totals,
@@ -57,17 +65,20 @@ class Transactions:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._places: RowPlaces = {}
 
     def records(self, tag: str, directory: str, names: list[str]) -> list[bytes | None]:
         """Do as Scripts.records."""
-        index = index_key(tag, directory)
         starts = [b""] * len(names)
+
+        def asks(place: str) -> Iterator[RedisCommand]:
+            for name, start in zip(names, starts, strict=True):
+                low = b"[" + name.encode()
+                yield "ZREVRANGEBYLEX", index_key(place, directory), low, b"-", "LIMIT", 0, 1
+                yield "HGET", chunk_key(place, directory, start), name
+
         while True:
-            with self._client.pipeline(transaction=True) as pipe:
-                for name, start in zip(names, starts, strict=True):
-                    pipe.zrevrangebylex(index, b"[" + name.encode(), b"-", 0, 1)
-                    pipe.hget(chunk_key(tag, directory, start), name)
-                answers = pipe.execute()
+            answers = self._read(tag, asks)
             now = [found[0] if found else b"" for found in answers[::2]]
             if now == starts:
                 records: list[bytes | None] = answers[1::2]
@@ -78,15 +89,17 @@ class Transactions:
         self, tag: str, directory: str, low: bytes, high: bytes, limit: int
     ) -> list[tuple[bytes, bytes]]:
         """Do as Scripts.page."""
-        index = index_key(tag, directory)
         starts, more = [b""], 0  # the chunks to read, and how many of them are behind the first
+
+        def asks(place: str) -> Iterator[RedisCommand]:
+            index = index_key(place, directory)
+            yield "ZREVRANGEBYLEX", index, b"[" + low, b"-", "LIMIT", 0, 1
+            yield "ZRANGEBYLEX", index, b"(" + low, b"(" + high, "LIMIT", 0, more + 1
+            for start in starts:
+                yield "HGETALL", chunk_key(place, directory, start)
+
         while True:
-            with self._client.pipeline(transaction=True) as pipe:
-                pipe.zrevrangebylex(index, b"[" + low, b"-", 0, 1)
-                pipe.zrangebylex(index, b"(" + low, b"(" + high, 0, more + 1)
-                for start in starts:
-                    pipe.hgetall(chunk_key(tag, directory, start))
-                first, behind, *chunks = pipe.execute()
+            first, behind, *chunks = self._read(tag, asks)
             now = [*(first or [b""]), *behind[:more]]
             whole = now == starts
             pairs = [pair for chunk in chunks for pair in _pairs(chunk)]
@@ -95,6 +108,20 @@ class Transactions:
             if whole:
                 more = 2 * more + 1
             starts = [*(first or [b""]), *behind[:more]]
+
+    def _read(self, tag: str, asks: Callable[[str], Iterable[RedisCommand]]) -> list[Any]:
+        """Return the answers to the commands of *asks*, in one step. It is given the place of the
+        rows of *tag*."""
+        while True:
+            place = self._places.get(tag, tag)
+            with self._client.pipeline(transaction=True) as pipe:
+                for each in (life_asked(tag), *asks(place)):
+                    pipe.execute_command(*each)
+                answers: list[Any]
+                life, *answers = pipe.execute()
+            if place_of(tag, life) == place:
+                return answers
+            self._places[tag] = place_of(tag, life)
 
     def records_of(
         self, tag: str, wanted: Sequence[tuple[str, list[str]]]
@@ -118,7 +145,7 @@ class Transactions:
 
     def apply(self, tag: str, batch: ChangeBatch) -> AppliedBatch:
         """Do as Scripts.apply."""
-        return self._watched(tag, lambda watch: _apply(watch, tag, batch))
+        return self._watched(tag, lambda watch: _apply(watch, tag, batch, self._places))
 
     def begin(
         self, tag: str, keys: Sequence[str], token: str, lasts_ms: int
@@ -136,7 +163,8 @@ class Transactions:
 
     def begin_seeing(self, tag: str, asked: BegunKey) -> SeenKey:
         """Do as Scripts.begin_seeing."""
-        return self._watched(tag, lambda watch: _see(watch, tag, asked), f"{tag}:notes")
+        notes = f"{tag}:notes"
+        return self._watched(tag, lambda watch: _see(watch, tag, asked, self._places), notes)
 
     def end(self, tag: str, keys: Sequence[str], token: str, *, unsure: bool) -> set[str]:
         """Do as Backend.end."""
@@ -273,26 +301,25 @@ class _BucketState:
 
 
 def _state_and_directories(
-    watch: Watch, tag: str, keys: Sequence[str], since: int | None = None
+    watch: Watch, tag: str, keys: Sequence[str], since: int | None, places: RowPlaces
 ) -> tuple[_BucketState, Directories]:
     """Return what a change of the names *keys* must know."""
-    at, asks = Directories(tag, names_about(keys)), _BucketState.asks(tag, keys, since)
-    answers = watch.ask(*asks, *at.asks())
-    state = _BucketState(answers[: len(asks)], keys, since)
-    at.read(answers[len(asks) :], watch)
-    return state, at
+    asks = _BucketState.asks(tag, keys, since)
+    answers, at = asked_with(asks, watch, tag, names_about(keys), places)
+    return _BucketState(answers, keys, since), at
 
 
-def _see(watch: Watch, tag: str, asked: BegunKey) -> tuple[SeenKey, list[RedisCommand]]:
+def _see(
+    watch: Watch, tag: str, asked: BegunKey, places: RowPlaces
+) -> tuple[SeenKey, list[RedisCommand]]:
     key, token, lasts_ms, note, most = asked
     directory, name = split(key)
     parent, own = split(directory)
-    at = Directories(tag, {directory: [name]} | ({parent: [own]} if directory else {}))
+    names = {directory: [name]} | ({parent: [own]} if directory else {})
     asks = [CLOCK, ("HGET", f"{tag}:notes", note), *_BucketState.asks(tag, [key])]
     asks += [("HSCAN", f"{tag}:k", 0, "COUNT", _SCANNED)] if most >= 0 else []
-    answers = watch.ask(*asks, *at.asks())
-    at.read(answers[len(asks) :], watch)
-    moment, text, known, row, *scanned = answers[: len(asks)]
+    answers, at = asked_with(asks, watch, tag, names, places)
+    moment, text, known, row, *scanned = answers
     state = _BucketState((known, row), [key])
     met = state.rows[key] is not None
     rows = {key: begun(state.rows[key], token, as_ms(moment), lasts_ms)}
@@ -316,13 +343,16 @@ def _go(
     return all(row is not None and may_go(row.decode()) for row in rows)
 
 
-def _apply(watch: Watch, tag: str, batch: ChangeBatch) -> tuple[AppliedBatch, list[RedisCommand]]:
+def _apply(
+    watch: Watch, tag: str, batch: ChangeBatch, places: RowPlaces
+) -> tuple[AppliedBatch, list[RedisCommand]]:
     puts = {directory + name: (directory, name, record) for directory, name, record in batch.puts}
     deletes = {directory + name: (directory, name) for directory, name in batch.deletes}
-    state, at = _state_and_directories(watch, tag, [*puts, *deletes], batch.since)
-    left = left_alone(state.later, [*puts, *deletes])
+    keys = [*puts, *deletes]
+    state, at = _state_and_directories(watch, tag, keys, batch.since, places)
+    left = left_alone(state.later, keys)
     left, rows = _not_admitted(tag, batch.step, state.rows, left)
-    changed = [key for key in (*puts, *deletes) if key not in left]
+    changed = [key for key in keys if key not in left]
     if not changed:
         return AppliedBatch(state.known, left, state.seq, [], []), rows
     made: list[str] = []
@@ -439,7 +469,7 @@ def _seq_of(tag: str) -> RedisCommand:
 
 
 def _enlist(watch: Watch, tag: str, origin: int, name: str) -> tuple[None, list[RedisCommand]]:
-    state, at = _state_and_directories(watch, tag, [name])
+    state, at = _state_and_directories(watch, tag, [name], None, {})
     if at.get("", name) is not None:
         return None, []
     at.put("", name, b"")
@@ -449,7 +479,7 @@ def _enlist(watch: Watch, tag: str, origin: int, name: str) -> tuple[None, list[
 def _delist(
     watch: Watch, tag: str, origin: int, name: str, since: int | None
 ) -> tuple[bool, list[RedisCommand]]:
-    state, at = _state_and_directories(watch, tag, [name], since)
+    state, at = _state_and_directories(watch, tag, [name], since, {})
     if left_alone(state.later, [name]):
         return False, []
     if at.get("", name) is not None:
