@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -227,9 +227,10 @@ class KernelCache(Protocol):
     def data_changed(self, ino: int) -> None:
         """Tell that the data of *ino* changed, and its attributes with it."""
 
-    def drop_data(self, ino: int, within_s: float) -> None:
-        """Tell the same, and return when the kernel has dropped the data, or after *within_s*: the
-        kernel waits for a page that a WRITE without an answer has locked."""
+    def drop_data(self, inos: Iterable[int], within_s: float) -> None:
+        """Tell the same of each of *inos*, and return when the kernel has dropped their data, or
+        after *within_s*: the kernel waits for a page that a WRITE without an answer has locked, and
+        meanwhile drops those of the other inodes."""
 
     def names_changed(self) -> None:
         """Tell that every name must be looked up again. Waits for no lock of a directory."""

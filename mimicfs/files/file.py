@@ -184,9 +184,8 @@ class File(ChangingFile):
         )
 
     def _rebased(self, staging: Staging, cancellation: Cancellation) -> Staging:
-        """Return a staging file in which what was appended stands behind the version that S3 has
-        now. Raises ObjectChanged if another one came meanwhile, PosixError ESTALE if there is
-        none."""
+        """Return a staging file with what was appended behind the version that S3 has now. Raises
+        ObjectChanged if another one came meanwhile, PosixError ESTALE if there is none."""
         about = (self.bucket, self.key)
         try:
             entry, content = cancellation.wait(self._s3.pool.submit(self._s3.kept.of, *about))
@@ -214,6 +213,7 @@ class File(ChangingFile):
             self._heard()
             self._staging, self._layout = new, layout
             self._moved(start, entry.size, seen=seen)
+        self._tools.moved(self)
         if old is not None:
             old.close()
         self.set_meta(metadata.of_new_bytes(content.meta, self.mtime_ns))

@@ -5,9 +5,9 @@
     listing_changed     INVAL_ENTRY (directory, "."), then INVAL_INODE (directory, 0, 0)
     attr_changed        INVAL_INODE (inode, -1): attributes only, pages stay
     data_changed        INVAL_INODE (inode, 0, 0): pages, and attributes with them
-    drop_data           the same, now, by a thread of its own: messages that are sent in order may
-                        wait for the lock of a directory, but a program that gets its answer next
-                        reads the pages
+    drop_data           the same, now, by a thread of its own for each inode: messages that are sent
+                        in order may wait for the lock of a directory, but a program that gets its
+                        answer next reads the pages
     names_changed       INC_EPOCH: all names are looked up again
     everything_changed  INC_EPOCH, and each listing that the kernel may have
 
@@ -35,7 +35,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -105,14 +105,20 @@ class Notifier:
     def data_changed(self, ino: int) -> None:
         self._queue(lambda: self._inode(ino, 0))
 
-    def drop_data(self, ino: int, within_s: float) -> None:
+    def drop_data(self, inos: Iterable[int], within_s: float) -> None:
+        until_s = time.monotonic() + within_s
+        for thread in [self._dropping(ino) for ino in inos]:
+            if thread is not None:
+                thread.join(max(0.0, until_s - time.monotonic()))
+
+    def _dropping(self, ino: int) -> threading.Thread | None:
         thread = threading.Thread(target=self._inode, args=(ino, 0), name="fuse-drop", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # there can be no more threads
             self.data_changed(ino)
-        else:
-            thread.join(within_s)
+            return None
+        return thread
 
     def names_changed(self) -> None:
         self._queue(self._names)

@@ -214,8 +214,11 @@ class ClosingFiles(RenewedFiles):
             raise
         finally:
             if file.moves != moves:  # the appended bytes are not where the kernel has put them
-                for each in self._opened_as(file):
-                    self._kernel.drops(each, writing=False)
+                self._kernel.drops(self._opened_as(file), writing=False)
+
+    def _moved(self, file: File) -> None:
+        # A WRITE that has a page of the kernel may wait for the turn of this upload.
+        self._kernel.drops(self._opened_as(file), writing=True)
 
     def _wrote(self, node: Node, file: File) -> None:
         self._kernel.wrote(node, file.etag)

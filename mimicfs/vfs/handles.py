@@ -300,15 +300,15 @@ class Handles(ClosingFiles):
         self._changed_by(handle)
         if file.lately_dropped:
             file.dropped_again()
-            for node in self._opened_as(file):
-                self._kernel.drops_again(node)
+            self._kernel.drops_again(self._opened_as(file))
 
     def _went_elsewhere(self, file: File, *, may_be_read: bool) -> None:
         """Tell the kernel that what was appended to *file* is not where it has put that, or not
         behind the bytes that it has. *may_be_read*: it may have pages of these that can be read
         without asking us."""
-        for node in self._opened_as(file):
-            if may_be_read:
-                self._kernel.drops(node, writing=True)
-            else:
-                self._kernel.grew(node)
+        nodes = self._opened_as(file)
+        if may_be_read:
+            self._kernel.drops(nodes, writing=True)
+            return
+        for node in nodes:
+            self._kernel.grew(node)

@@ -15,7 +15,7 @@ it may hold `OpenFiles._lock`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
@@ -145,19 +145,24 @@ class Kernel:
         node.pages_etag = ""
         self._drop_pages(node)
 
-    def drops(self, node: Node, *, writing: bool) -> None:
-        """As `grew`; returns when the kernel has dropped the pages, which whoever is answered next
-        may read. *writing*: a WRITE waits for this, but not for long, as the kernel may keep the
-        last page of it locked. That one it reads anew; those before are dropped by then."""
-        node.pages_etag = ""
-        if node.file is not None:
-            node.file.dropping()
-        self._kernel.drop_data(node.ino, _WRITING_S if writing else _DROPS_S)
+    def drops(self, nodes: Collection[Node], *, writing: bool) -> None:
+        """As `grew`, of each of *nodes*; returns when the kernel has dropped the pages, which
+        whoever is answered next may read. *writing*: a WRITE waits for this, but not for long, as
+        the kernel may keep the last page of it locked. That one it reads anew; those before, and
+        those of the other nodes, are dropped by then."""
+        for node in nodes:
+            node.pages_etag = ""
+            if node.file is not None:
+                node.file.dropping()
+        self._drop_now(nodes, _WRITING_S if writing else _DROPS_S)
 
-    def drops_again(self, node: Node) -> None:
+    def drops_again(self, nodes: Iterable[Node]) -> None:
         """As `drops`, before a WRITE is answered: the kernel may have read its pages of the present
         version anew after it had put into them what is written, and before that came here."""
-        self._kernel.drop_data(node.ino, _WRITING_S)
+        self._drop_now(nodes, _WRITING_S)
+
+    def _drop_now(self, nodes: Iterable[Node], within_s: float) -> None:
+        self._kernel.drop_data([node.ino for node in nodes], within_s)
 
     def _drop_pages(self, node: Node) -> None:
         if node.file is not None:
@@ -168,9 +173,7 @@ class Kernel:
         """Note that a program has changed the bytes of the file of *node* by the inode of
         *through*, which may be another one that the kernel has opened for that file: each has pages
         of its own. Returns when what is read by the others is the new."""
-        for each in (node, *node.also):
-            if each is not through:
-                self.drops(each, writing=True)
+        self.drops([each for each in (node, *node.also) if each is not through], writing=True)
 
     def gives_up_pages(self, nodes: Iterable[Node]) -> bool:
         """Have the kernel write, and then give up, its pages of *nodes*. Return whether it has done

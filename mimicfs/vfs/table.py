@@ -63,7 +63,7 @@ class HandleTable(ABC):
         self._inodes = below.inodes
         self._kernel = below.kernel
         budget = Budget(below.options.read_memory, below.cache)
-        self._tools = Tools(below.s3, below.journal, below.options, budget)
+        self._tools = Tools(below.s3, below.journal, below.options, budget, self._moved)
         self._lock = threading.Lock()  # protects the three below, and Node.file
         self._open: dict[int, Handle] = {}
         self._users: dict[File, int] = {}
@@ -72,6 +72,11 @@ class HandleTable(ABC):
     @abstractmethod
     def release(self, handle: int) -> None:
         """Close one handle; with the last one of a File, the File."""
+
+    @abstractmethod
+    def _moved(self, file: File) -> None:
+        """Note that what was appended to *file* is behind a version of others now, and not where
+        the kernel has put it."""
 
     def file(self, handle: int) -> File | None:
         """Return the File of *handle*; None if it is never written."""

@@ -288,7 +288,7 @@ def test_data_that_is_dropped_before_a_write_is_answered_is_read_anew(
 
         def write(_caller: Caller, _handle: int, _at: int, data: memoryview, **_: bool) -> int:
             node.data[:] = b"theirs" + data
-            mount.kernel.drop_data(node.ino, 0.1)
+            mount.kernel.drop_data([node.ino], 0.1)
             return len(data)
 
         monkeypatch.setattr(fs, "write", write)

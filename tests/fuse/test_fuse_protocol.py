@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -471,6 +471,29 @@ def test_no_thread_waits_while_the_kernel_does_not_take_what_it_is_told() -> Non
     assert notifier.waiting == 8
     free.set()
     assert notifier.flush(30)
+    notifier.close()
+
+
+def test_an_inode_whose_page_is_locked_does_not_hold_up_the_drop_of_others() -> None:
+    free, second, told = threading.Event(), threading.Event(), list[int]()
+
+    class Locked:
+        minor = 45
+
+        def notify(self, _: object, data: bytes) -> None:
+            ino = abi.NOTIFY_INVAL_INODE_OUT.unpack(data)[0]
+            assert ino != 1 or free.wait(30)
+            told.append(ino)
+            if ino == 2:
+                second.set()
+
+    notifier = Notifier(Locked())  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        dropping = pool.submit(notifier.drop_data, [1, 2], 30.0)
+        assert second.wait(20)
+        free.set()
+        dropping.result()
+    assert told == [2, 1]
     notifier.close()
 
 

@@ -116,6 +116,25 @@ def test_what_was_appended_is_read_where_it_is_however_long_the_kernel_waits_for
     os.close(log)
 
 
+def test_what_was_appended_is_read_behind_what_others_have_put_there_while_it_is_uploaded(
+    mount, client, bucket, proxy
+):
+    client.put_object(Bucket=bucket, Key="log", Body=b"first\n")
+    log = os.open(mount / "log", os.O_RDWR | os.O_APPEND)
+    assert os.pread(log, 99, 0) == b"first\n"
+    os.write(log, b"one\n")
+    client.put_object(Bucket=bucket, Key="log", Body=b"another\n")
+    both = Hold(lambda request: request.kind == "PUT" and request.headers["Content-Length"] == "12")
+    with proxy.rule(both), ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(os.fsync, log)
+        assert both.reached.wait(60)
+        read = os.pread(log, 99, 0)
+        both.release()
+        synced.result()
+    assert read == os.pread(log, 99, 0) == b"another\none\n"
+    os.close(log)
+
+
 def test_a_large_object_is_appended_to_without_being_fetched(mount, client, bucket, proxy):
     client.put_object(Bucket=bucket, Key="log", Body=b"x" * (40 << 20))
     with open(mount / "log", "ab", buffering=0) as log:
