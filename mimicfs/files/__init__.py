@@ -24,6 +24,7 @@ shelves    files of it that small objects share
 eviction   the space of the cache          direct     large reads and writes by O_DIRECT
 bringing   parts of it brought from the disk before they are read
 turn       a lock whose wait can be interrupted
+halves     that of a file: appends that come in two halves stay together
 tools      what the open files of a mount share
 behind     uploads that give way to changes
 """

@@ -17,6 +17,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import Interrupted, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.behind import Behind
 from mimicfs.files.content import ContentFile
+from mimicfs.files.halves import UNSENT, FileTurn, KernelWrite
 from mimicfs.files.layout import Layout
 from mimicfs.files.multipart import size_max
 from mimicfs.files.origin import Origin
@@ -25,7 +26,6 @@ from mimicfs.files.record import Record
 from mimicfs.files.staging import Staging
 from mimicfs.files.states import Event, State
 from mimicfs.files.tools import Tools
-from mimicfs.files.turn import Turn
 from mimicfs.files.upload import Job, Uploader
 from mimicfs.files.view import ChosenPlace, HandleView
 from mimicfs.posix import NEVER, Cancellation
@@ -51,12 +51,11 @@ class ChangingFile(ContentFile):
         staging: Staging | None = None,
     ) -> None:
         super().__init__(tools, bucket, key, entry, content, reader)
-        self._change = Turn()
+        self._change = FileTurn()
         self.refused = False  # S3 did not take the bytes, and they were not changed since
         self.lost: UploadFailed | None = None  # what flush raises of a file that is lost
         self._based = False  # some of the staged bytes are those of the version `entry`
-        # Since S3 had all bytes, there were only appends. Never true of a file that must be the
-        # first of its name.
+        # Only appends since S3 had all bytes. Never true of what must be the first of its name.
         self._only_appended = entry is None and not exclusive
         self._absent = absent
         self._behind: Behind | None = None  # of an upload that gives way to changes
@@ -109,9 +108,9 @@ class ChangingFile(ContentFile):
             self._check()
         if not data:
             return 0  # write(2): no bytes change nothing, not even behind the end
+        place = ChosenPlace(view or HandleView(), offset, offset + len(data))
         self.interrupt(cancellation)
         with self._change.taken(cancellation):
-            place = ChosenPlace(view or HandleView(), offset, offset + len(data))
             staging = self._staged_anew(cancellation, place)
             self._not_only_appended()
             self._write(staging, offset, data, cancellation)
@@ -126,9 +125,8 @@ class ChangingFile(ContentFile):
             staging = self._staging
             if self.state is not State.DIRTY or staging is None or not data:
                 return False
-            if view.outdated or not staging.takes_at_once(offset, len(data)):
-                return False
-            if self._only_appended and self.entry is not None:
+            behind = self._only_appended and self.entry is not None
+            if behind or view.outdated or not staging.takes_at_once(offset, len(data)):
                 return False
             view.got, self._only_appended = True, False
             self._write(staging, offset, data, NEVER)
@@ -141,26 +139,34 @@ class ChangingFile(ContentFile):
             self._change.give()
 
     def append(
-        self, data: memoryview, cancellation: Cancellation, view: HandleView | None = None
+        self,
+        data: memoryview,
+        cancellation: Cancellation,
+        view: HandleView | None = None,
+        sent: KernelWrite = UNSENT,
     ) -> int:
         """Write *data* at the end of the file; return where that was. If somebody else replaces the
         object before the upload, and all changes are appends, they go behind the bytes that are
         there then. Raises ObjectChanged where that has happened already."""
         self.interrupt(cancellation)
-        with self._change.taken(cancellation):
+        with self._change.taken_between(cancellation, sent.ino):
             self._check_size(self.size + len(data))
             with self._lock:
                 self._check()
             if not data:
                 return self.size
             staging = self._staged_anew(cancellation)
-            clean = self.state in (State.CLEAN, State.DETACHED)
-            self._only_appended = self._only_appended or clean
+            self._only_appended |= self.state in (State.CLEAN, State.DETACHED)
             offset = self.size
             if view is not None:
                 view.appends, view.stale = True, False
             self._write(staging, offset, data, cancellation)
+            self._change.wrote(sent, len(data))
             return offset
+
+    def write_ended(self, handle: int) -> None:
+        """Note that no write(2) by *handle* is under way."""
+        self._change.ended(handle)
 
     def _write(
         self, staging: Staging, offset: int, data: memoryview, cancellation: Cancellation
@@ -260,8 +266,8 @@ class ChangingFile(ContentFile):
             behind.cancel() if cancellation is None else behind.give_way(cancellation)
 
     def _behind_ends(self) -> None:
-        behind, self._behind = self._behind, None
-        if behind is not None:
+        if (behind := self._behind) is not None:
+            self._behind = None
             behind.ends()
 
     @property

@@ -86,7 +86,7 @@ class File(ChangingFile):
         the next flush tries again, unless the file is lost. Raises Interrupted; the file stays
         dirty.
         """
-        with self._change.taken(cancellation):
+        with self._change.taken_between(cancellation):
             if self.lost is not None:
                 raise UploadFailed(str(self.lost), errno=self.lost.errno, kept_at=self.lost.kept_at)
             staging = self._staging

@@ -43,6 +43,7 @@ class ClosingFiles(RenewedFiles):
         """Upload what was written. Returns when S3 has it and the mirror knows."""
         node, file, *_ = self._handle(handle)
         if file is not None:
+            file.write_ended(handle)
             self._upload(node, file, cancellation)
 
     def closed_by(self, handle: int, pid: int) -> None:
@@ -53,10 +54,11 @@ class ClosingFiles(RenewedFiles):
         nothing is written yet, and the other one is open. An empty object that is replaced a moment
         later is not worth a PUT.
         """
-        found = self._handle(handle)
-        node, file, ino = found.node, found.file, (found.asked or found.node).ino
+        node, file, *_ = self._handle(handle)
+        ino = self._asked(handle).ino
         if file is None or (file.size == 0 and file.dirty and _has_open(pid, ino)):
             return
+        file.write_ended(handle)
         self._finish(node, file)
 
     def closed_later(self, handle: int, done: Callable[[Exception | None], None]) -> bool:
@@ -69,6 +71,7 @@ class ClosingFiles(RenewedFiles):
             return False
         if not (file.dirty and file.size) or file.lost is not None:
             return False
+        file.write_ended(handle)
         sync = file.secure_later()
         return sync is not None and self._securer.add(lambda: self._secured(node, file, sync, done))
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.file import File
+from mimicfs.files.halves import KernelWrite
 from mimicfs.posix import Answered, Cancellation, Opened
 from mimicfs.vfs.closing import ClosingFiles
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
@@ -275,10 +276,11 @@ class Handles(ClosingFiles):
     def append(self, handle: int, offset: int, data: memoryview, cancellation: Cancellation) -> int:
         """Write *data* at the end of the file, which the kernel believes to be at *offset*."""
         file, view = self._writable(handle)
+        sent = KernelWrite(self._asked(handle).ino, handle, offset)
         before = file
         for _ in range(_RENEWALS_MAX):
             try:
-                at = file.append(data, cancellation, view)
+                at = file.append(data, cancellation, view, sent)
                 break
             except ObjectChanged:
                 file = self._renewed(handle, cancellation)

@@ -85,6 +85,11 @@ class HandleTable(ABC):
     def node(self, handle: int) -> Node:
         return self._handle(handle).node
 
+    def _asked(self, handle: int) -> Node:
+        """Return the node that the kernel has opened as *handle*."""
+        found = self._handle(handle)
+        return found.asked or found.node
+
     def _writable(self, handle: int) -> tuple[File, HandleView]:
         """Return the File of *handle*, and what the handle knows of it."""
         found = self._handle(handle)

@@ -4,6 +4,7 @@ between the look at its name and the open."""
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import threading
@@ -387,3 +388,32 @@ def test_pages_that_were_dropped_and_read_before_a_write_came_here_are_dropped_o
     fs.write(CALLER, handle, 5, memoryview(b"!"), append=append)
     assert dropped == [ino] * again
     fs.release(handle)
+
+
+def test_a_line_of_which_the_kernel_sends_two_halves_has_nothing_of_others_in_it(
+    fs, client, bucket
+):
+    """It sends what goes into a page that it has not read in a WRITE of its own."""
+    ino = save(fs, b"x", b"." * (mmap.PAGESIZE - 96))
+    line, other = (fs.open(CALLER, ino, os.O_RDWR).handle for _ in range(2))
+    fs.write(CALLER, line, mmap.PAGESIZE - 96, memoryview(b"a" * 96), append=True)
+    comes = threading.Event()  # to its end, or to the wait for the other half
+
+    class Watched(Cancellation):
+        def wait(self, future, timeout_s=None):
+            if timeout_s is not None:
+                comes.set()
+            return super().wait(future, timeout_s)
+
+    with ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(fs.fsync, CALLER._replace(cancellation=Watched()), other)
+        synced.add_done_callback(lambda _: comes.set())
+        assert comes.wait(30)
+        theirs = client.get_object(Bucket=bucket, Key="x")["Body"].read() + b"theirs"
+        client.put_object(Bucket=bucket, Key="x", Body=theirs)
+        fs.write(CALLER, line, mmap.PAGESIZE, memoryview(b"a" * 104), append=True)
+        synced.result()
+    fs.fsync(CALLER, line)
+    assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == theirs + b"a" * 200
+    for handle in (line, other):
+        fs.release(handle)
