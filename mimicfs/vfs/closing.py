@@ -220,8 +220,9 @@ class ClosingFiles(RenewedFiles):
                 self._kernel.drops(self._opened_as(file), writing=False)
 
     def _moved(self, file: File) -> None:
-        # A WRITE that has a page of the kernel may wait for the turn of this upload.
-        self._kernel.drops(self._opened_as(file), writing=True)
+        # A WRITE that has locked a page may wait for the turn of this upload; and the longer that
+        # takes, the likelier others are quicker again.
+        self._kernel.drops(self._opened_as(file), writing=True, waits=False)
 
     def _wrote(self, node: Node, file: File) -> None:
         self._kernel.wrote(node, file.etag)

@@ -145,16 +145,16 @@ class Kernel:
         node.pages_etag = ""
         self._drop_pages(node)
 
-    def drops(self, nodes: Collection[Node], *, writing: bool) -> None:
+    def drops(self, nodes: Collection[Node], *, writing: bool, waits: bool = True) -> None:
         """As `grew`, of each of *nodes*; returns when the kernel has dropped the pages, which
         whoever is answered next may read. *writing*: a WRITE waits for this, but not for long, as
         the kernel may keep the last page of it locked. That one it reads anew; those before, and
-        those of the other nodes, are dropped by then."""
+        those of the other nodes, are dropped by then. Not *waits*: returns at once."""
         for node in nodes:
             node.pages_etag = ""
             if node.file is not None:
                 node.file.dropping()
-        self._drop_now(nodes, _WRITING_S if writing else _DROPS_S)
+        self._drop_now(nodes, (_WRITING_S if writing else _DROPS_S) if waits else 0)
 
     def drops_again(self, nodes: Iterable[Node]) -> None:
         """As `drops`, before a WRITE is answered: the kernel may have read its pages of the present

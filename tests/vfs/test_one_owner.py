@@ -417,3 +417,18 @@ def test_a_line_of_which_the_kernel_sends_two_halves_has_nothing_of_others_in_it
     assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == theirs + b"a" * 200
     for handle in (line, other):
         fs.release(handle)
+
+
+def test_an_upload_that_goes_behind_others_does_not_wait_for_the_kernel(
+    fs, monkeypatch, client, bucket
+):
+    """The longer it takes, the likelier others are quicker again."""
+    handle = fs.open(CALLER, save(fs, b"x", b"new"), os.O_RDWR).handle
+    fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+    waits = []
+    tell = lambda _, within_s: waits.append(within_s)  # noqa: E731
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", tell, raising=False)
+    fs.fsync(CALLER, handle)
+    assert waits == [0, 2]
+    fs.release(handle)
