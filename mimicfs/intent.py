@@ -54,7 +54,6 @@ class StoreIntent:
         self.contended: set[str] = set()
         self.taken = False  # by a call to which it was given
         self.unsure = False  # S3 may have done it, although it has refused it later
-        self.unheard = False  # S3 has not answered, and may do it yet
         self._whole: StoreIntent | None = None  # which is held as long as a part of it
 
     def part(self, keys: Sequence[str]) -> StoreIntent:
@@ -316,10 +315,14 @@ class StoreIntents:
         keys, intent.open = sorted(intent.open), set()
         if keys:
             unsure = unsure or intent.unsure
-            if intent.unheard:
-                self._stragglers.expect(intent.bucket, keys)
             found = self._backend.end(intent.bucket, keys, intent.token, unsure=unsure)
             self.found(intent, found)
+
+    def expect(self, intent: StoreIntent) -> None:
+        """Have S3 asked about the keys of *intent* again: it may do what it has not answered."""
+        if self._backend.intents and intent.keys:
+            self._stragglers.expect(intent.bucket, intent.keys)
+            self.look_soon()
 
     def spare(self, bucket: str, keys: Collection[str]) -> None:
         """Note that S3 has at *keys* what the mirror has: it refused to change them, or was asked
@@ -455,11 +458,10 @@ class StoreIntents:
             return
         with self._lock:
             self._buckets.setdefault(bucket, time.monotonic())
-        self._backend.reap(bucket, lives)
-        left = self._backend.unsettled(bucket)
-        reaped = {row.key for row in rows if row.pending} - {row.key for row in left if row.pending}
-        self._stragglers.expect(bucket, reaped)
-        for each in left:
+        reaped = self._backend.reap(bucket, lives)
+        if reaped:
+            self._stragglers.expect(bucket, reaped)
+        for each in self._backend.unsettled(bucket):
             if self.resolve is not None and self._is_due(bucket, each) and not self._over:
                 self.resolve(bucket, each.key)
         if self._asked:

@@ -1,9 +1,9 @@
 """Keys of which S3 may yet do what nobody waits for any more.
 
-The sender of a request may be killed, or give up, while the request is on its way, or while S3 is
-doing it: that may take minutes for a large object of many parts. S3 has the old state then, if it
-is asked at once. So it is asked again, after 2 s, 4 s later, then 8 s later, and so on for eight
-minutes.
+The sender of a request may be killed, give up, or send another one, while the request is on its
+way, or while S3 is doing it: that may take minutes for a large object of many parts. S3 has the old
+state then, if it is asked at once. So it is asked again, after 2 s, 4 s later, then 8 s later, and
+so on for eight minutes.
 
 Threading: any thread may call.
 """

@@ -433,9 +433,14 @@ class BackendPromises:
             backend.begin("b", ["dead"], "dead:1", 60_000)
             backend.begin("b", ["late"], "alive:1", -1)
             backend.begin("b", ["open"], "alive:2", 60_000)
-            backend.reap("b", lambda token: token.startswith("alive:"))
+            backend.begin("b", ["both"], "dead:2", 60_000)
+            backend.begin("b", ["both"], "alive:3", 60_000)
+            keys = backend.reap("b", lambda token: token.startswith("alive:"))
+            assert keys == {"both", "dead", "late"}
+            assert backend.reap("b", lambda token: token.startswith("alive:")) == set()
             found = [(each.key, each.pending) for each in backend.unsettled("b")]
-            assert found == [("dead", False), ("late", False), ("open", True)]
+            wanted = [("both", True), ("dead", False), ("late", False), ("open", True)]
+            assert found == wanted
 
     def test_threads_lose_nothing(self) -> None:
         with self.opened() as backend:

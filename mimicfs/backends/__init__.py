@@ -366,9 +366,9 @@ class Backend(ABC):
         """Return the keys that are pending or contended; or *key*, if it is."""
         raise NotImplementedError
 
-    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> set[str]:
         """End the intents that are over their deadline, and those of whose tokens *lives* is not
-        true: their keys become contended."""
+        true: their keys become contended. Return these keys."""
         raise NotImplementedError
 
     # Scopes

@@ -81,8 +81,8 @@ class Forwarding(Backend):
     def unsettled(self, bucket: str, key: str | None = None) -> list[Unsettled]:
         return self._ask().unsettled(bucket, key)
 
-    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
-        self._ask().reap(bucket, lives)
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> set[str]:
+        return self._ask().reap(bucket, lives)
 
     def seq(self, bucket: str) -> int:
         return self._ask().seq(bucket)

@@ -164,11 +164,12 @@ class Memory(Backend):
             rows = self._buckets.get(bucket, _MemoryBucket()).pending
             return unsettled(rows, self.now_ms(), key)
 
-    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> set[str]:
         with self._lock:
             at = self._buckets.get(bucket, _MemoryBucket())
-            for key, row in at.pending.items():
-                at.pending[key] = reaped(row, self.now_ms(), lives)
+            before, now_ms = dict(at.pending), self.now_ms()
+            at.pending |= {key: reaped(row, now_ms, lives) for key, row in before.items()}
+            return {key for key, row in before.items() if at.pending[key] != row}
 
     def _known(self, bucket: str) -> _MemoryBucket:
         if bucket and self.bucket(bucket) is None:

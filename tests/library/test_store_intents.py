@@ -248,6 +248,66 @@ def test_what_s3_does_after_its_caller_has_given_up_is_seen(
         wait_until(lambda: mimicdb.entry(bucket, "k") is not None)
 
 
+class _Unheard(Drop):
+    """The first of the requests never has an answer."""
+
+    def __init__(self, matches: Callable[[Request], bool]) -> None:
+        super().__init__(matches)
+        self.release()
+
+    def applies(self, request: Request) -> bool:
+        return not self.seen and super().applies(request)
+
+
+def test_what_s3_does_of_an_attempt_after_it_has_refused_the_next_is_seen(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str, client: Any
+) -> None:
+    monkeypatch.setattr(stragglers, "FIRST_S", 0.05)
+    monkeypatch.setattr(intent, "_AGAIN_S", 0.05)
+    with writer(proxy, "memory:") as (writing, mimicdb):
+        unheard, denied = _Unheard(of("PUT", "k")), Fail(of("PUT", "k"), 403, "AccessDenied")
+        with proxy.rule(unheard), proxy.rule(denied), pytest.raises(ClientError, match="Denied"):
+            writing.put_object(Bucket=bucket, Key="k", Body=b"there")
+        assert (unheard.seen, denied.seen) == (1, 1)
+        wait_until(lambda: mimicdb.backend.unsettled(bucket) == [])
+        assert mimicdb.entry(bucket, "k") is None
+        client.put_object(Bucket=bucket, Key="k", Body=b"there")  # S3 does the first now
+        wait_until(lambda: mimicdb.entry(bucket, "k") is not None)
+
+
+def test_what_s3_does_of_an_attempt_after_it_has_done_the_next_is_seen(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str, client: Any
+) -> None:
+    monkeypatch.setattr(stragglers, "FIRST_S", 0.05)
+    monkeypatch.setattr(intent, "_AGAIN_S", 0.05)
+    with writer(proxy, "memory:") as (writing, mimicdb):
+        unheard = _Unheard(of("PUT", "k"))
+        with proxy.rule(unheard):
+            writing.put_object(Bucket=bucket, Key="k", Body=b"there")
+        assert unheard.seen == 1
+        writing.delete_object(Bucket=bucket, Key="k")
+        assert mimicdb.entry(bucket, "k") is None
+        client.put_object(Bucket=bucket, Key="k", Body=b"there")  # S3 does the first now
+        wait_until(lambda: mimicdb.entry(bucket, "k") is not None)
+
+
+def test_what_s3_does_late_for_a_dead_mount_is_seen_though_another_changed_the_key_beside(
+    monkeypatch: pytest.MonkeyPatch, proxy: Proxy, bucket: str, client: Any
+) -> None:
+    monkeypatch.setattr(stragglers, "FIRST_S", 0.05)
+    with writer(proxy, "memory:") as (_, mimicdb):
+        beat(mimicdb.backend, StoreSession("dead", "host", 7, "1", "/mnt", 0, 0, {}), 0)
+        mimicdb.backend.begin(bucket, ["k"], "dead:1", 300_000)
+        ours = mimicdb.intents.begin(bucket, ["k"])
+        mimicdb.intents.look_everywhere()
+        mimicdb.intents.look_after()
+        mimicdb.intents.end(ours, unsure=False)
+        wait_until(lambda: mimicdb.intents.look_after() or not mimicdb.backend.unsettled(bucket))
+        assert mimicdb.entry(bucket, "k") is None
+        client.put_object(Bucket=bucket, Key="k", Body=b"there")  # S3 does it for the dead now
+        wait_until(lambda: mimicdb.intents.look_after() or mimicdb.entry(bucket, "k") is not None)
+
+
 def test_a_change_that_has_ended_and_that_the_store_has_again_is_asked_of_s3_at_once(
     proxy: Proxy, bucket: str, redis_url: str
 ) -> None:

@@ -69,6 +69,9 @@ class _Dead:
     def end(self, intent: StoreIntent, *, unsure: bool) -> None:
         pass
 
+    def expect(self, intent: StoreIntent) -> None:
+        pass
+
     def look_soon(self) -> None:
         pass
 

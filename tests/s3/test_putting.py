@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from support.mounts import wait_until
-from support.proxy import Fail, Hold, Lose, LoseOne, Proxy, Replace, Request, Rule
+from support.proxy import Drop, Fail, Hold, Lose, LoseOne, Proxy, Replace, Request, Rule
 
+from mimicfs import intent, stragglers
 from mimicfs.backends.sqlite import SQLite
 from mimicfs.config.values import S3Options
 from mimicfs.entry import Entry
@@ -397,6 +398,33 @@ def test_what_is_refused_after_a_lost_answer_is_asked_of_s3(
     entry = mimicdb.entry(bucket, "a")
     assert entry is not None
     assert entry.etag == client.head_object(Bucket=bucket, Key="a")["ETag"].strip('"')
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_s3_does_of_a_put_that_it_has_not_answered_is_seen_though_the_next_was_refused(
+    s3: S3,
+    mimicdb: Mirror,
+    client: Any,
+    bucket: str,
+    proxy: Proxy,
+    together: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stragglers, "FIRST_S", 0.05)
+    monkeypatch.setattr(intent, "_AGAIN_S", 0.05)
+    unheard = Drop(lambda request: puts(request) and not unheard.seen)
+    unheard.release()
+    with proxy.rule(unheard), proxy.rule(Fail(puts, 403, "AccessDenied")):
+        if together:
+            [future] = at_once(s3, bucket, "a", condition=Condition())
+        else:
+            future = s3.pool.submit(s3.put, bucket, "a", b"aaaaaaaaa", 9)
+        with pytest.raises(AccessDenied):
+            future.result(20)
+    wait_until(lambda: not mimicdb.backend.unsettled(bucket))
+    assert mimicdb.entry(bucket, "a") is None
+    client.put_object(Bucket=bucket, Key="a", Body=b"aaaaaaaaa")  # S3 does the first now
+    wait_until(lambda: mimicdb.entry(bucket, "a") is not None)
 
 
 class GivenUp(io.BytesIO):

@@ -366,12 +366,14 @@ class RedisBackend(NotingBackend):
         return {key.decode(): row.decode() for key, row in found.items()}
 
     @ours
-    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> set[str]:
         # No transaction: where others change much, that would be begun anew again and again.
         tag = self._tag(bucket)
         rows = self._rows(tag)
-        for token, keys in overdue(rows, clock_ms(self._client, tag), lives).items():
+        over = overdue(rows, clock_ms(self._client, tag), lives)
+        for token, keys in over.items():
             self._steps.end(tag, keys, token, unsure=True)
+        return {key for keys in over.values() for key in keys}
 
     @ours
     def seq(self, bucket: str) -> int:

@@ -337,12 +337,13 @@ class SQLite(CopyingBackend):
         return pending.unsettled(dict(rows), self.now_ms())
 
     @_ours
-    def reap(self, bucket: str, lives: Callable[[str], bool]) -> None:
+    def reap(self, bucket: str, lives: Callable[[str], bool]) -> set[str]:
         with self._db.writing() as db:
             number, now_ms = self._id(bucket, db), self.now_ms()
             before = dict(db.execute(PENDING, (number,)).fetchall())
             after = {key: pending.reaped(row, now_ms, lives) for key, row in before.items()}
             keep_pending(db, number, before, after)
+            return {key for key, row in before.items() if after[key] != row}
 
     def _changed_since(
         self, db: sqlite3.Connection, bucket: str, number: int, since: int, keys: list[str]

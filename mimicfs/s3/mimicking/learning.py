@@ -139,13 +139,16 @@ class Learner:
                 answer = yield operation, params
             finally:
                 no_more(token)
+                if sent.unheard:
+                    self.mimicdb.intents.expect(intent)
         except ClientError as exc:
             intent.unsure |= sent.doubtful or may_be_done(exc)
             yield from self._failed(operation, asked, intent, heads, exc)
             raise
         except BaseException as exc:
             intent.unsure |= not isinstance(exc, _UNASKED) or bool(sent)
-            intent.unheard = intent.unsure
+            if intent.unsure:
+                self.mimicdb.intents.expect(intent)
             with self._ending(operation, asked, intent):
                 self._undone(operation, asked, intent, heads)
                 self._look_soon(intent)

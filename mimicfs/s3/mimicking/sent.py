@@ -42,6 +42,7 @@ class Sent:
     def __init__(self) -> None:
         self.sizes: list[int] = []  # UNKNOWN if a request does not name it
         self.doubtful = False  # S3 may have done one of the earlier requests
+        self.unheard = False  # S3 has not answered one of them, and may do it yet
         # Where `note_questions` was called:
         self.made: _Question | None = None  # as botocore made it
         self.redirected = False  # to the region of the bucket: the request was made anew
@@ -137,15 +138,23 @@ def _note_headers(request: Any, event_name: str, **_: Any) -> None:
 
 
 def _note_outcome(response: Any, **_: Any) -> None:
-    if response is None or response[0].status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        doubt()
+    status = 0 if response is None else response[0].status_code
+    if not status or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        doubt(status)
 
 
-def doubt() -> None:
-    """Note that the result of a request of the call in this context is not known."""
+def doubt(status: int) -> None:
+    """Note that the result of a request of the call in this context is not known. *status*: with
+    which it was answered; 0: it was not."""
     sent = _current.get(None)
     if sent is not None:
         sent.doubtful = True
+        sent.unheard |= is_unheard(status)
+
+
+def is_unheard(status: int) -> bool:
+    """Whether S3 itself has not answered the request with the answer *status*; 0: nobody has."""
+    return status in (0, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 
 
 def note(size: int) -> None:

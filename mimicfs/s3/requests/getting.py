@@ -133,7 +133,7 @@ class Getter(Together[_GetUnderWay]):
     def _otherwise(self, each: _GetUnderWay) -> Callable[[], None]:
         return each.get.otherwise
 
-    def _again(self, each: _GetUnderWay, *, unsure: bool) -> Callable[[], None]:
+    def _again(self, each: _GetUnderWay, _status: int) -> Callable[[], None]:
         error = _gone(each.come, each.since)
         return each.get.otherwise if error is None else partial(self._told_by, each, error)
 

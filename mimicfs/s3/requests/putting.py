@@ -22,6 +22,7 @@ from mimicfs.entry import Entry
 from mimicfs.errors import StoreError
 from mimicfs.intent import StoreIntent
 from mimicfs.s3.mimicking.learning import untold
+from mimicfs.s3.mimicking.sent import is_unheard
 from mimicfs.s3.requests.together import Together, UnderWay, Ways, end
 from mimicfs.s3.transport.calls import Answer, CallParams
 from mimicfs.s3.transport.errors import ours
@@ -133,9 +134,11 @@ class Putter(Together[_PutUnderWay]):
             resolve(put.bucket, put.key)
         return put.has_stored(entry, True)
 
-    def _again(self, each: _PutUnderWay, *, unsure: bool) -> Callable[[], Entry]:
+    def _again(self, each: _PutUnderWay, status: int) -> Callable[[], Entry]:
         put, intent = each.put, each.whole.part([each.key])
-        intent.unsure = unsure
+        intent.unsure = not 400 <= status < 500
+        if is_unheard(status):
+            self._learner.mimicdb.intents.expect(intent)
 
         def again() -> Entry:
             try:

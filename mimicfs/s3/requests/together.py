@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
+from http import HTTPStatus
 from itertools import takewhile
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -175,8 +176,9 @@ class Together(ABC, Generic[Each]):
         """Return what makes the request as any other."""
 
     @abstractmethod
-    def _again(self, each: Each, *, unsure: bool) -> Callable[[], Any]:
-        """Return the same for a request that was begun. *unsure*: S3 may have done it already."""
+    def _again(self, each: Each, status: int) -> Callable[[], Any]:
+        """Return the same for a request that was begun. *status*: of its refusal, by which S3 has
+        not done it if it is below 500; 0: there was none."""
 
     def _body_size(self, _each: Each) -> int:
         """Return how many bytes the request has behind its head."""
@@ -296,7 +298,7 @@ class Together(ABC, Generic[Each]):
             self._wire.sending(self._method, self._body_size(each))
         except MimicError:  # too many requests today: whoever makes it otherwise raises that
             self._leave(each, kept=True)
-            self._in_pool(each.future, self._again(each, unsure=False))
+            self._in_pool(each.future, self._again(each, HTTPStatus.TOO_MANY_REQUESTS))
             return
         each.seen = self._traffic.observing(self._operation, each.about)
         each.ends_s = time.monotonic() + self._patience_s
@@ -372,8 +374,7 @@ class Together(ABC, Generic[Each]):
         log.debug("%s %s: %r; it is sent again", self._method, each.about, exc)
         self._seen(each, "" if exc is None else type(exc).__name__, {})
         self._leave(each, kept=False)
-        unsure = not 400 <= refusal(each.come) < 500
-        self._in_pool(each.future, self._again(each, unsure=unsure))
+        self._in_pool(each.future, self._again(each, refusal(each.come)))
 
     def _seen(self, each: Each, failed: str, headers: Mapping[str, str]) -> None:
         seen, each.seen = each.seen, None

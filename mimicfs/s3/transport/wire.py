@@ -81,8 +81,8 @@ class _BucketAddress(NamedTuple):
 
 class Wire:
     """Answers the calls of *client*. *credentials* sign the requests. *count* is told the method of
-    each request, and *note* the size of its body; *doubt* is called where nobody knows the outcome
-    of one."""
+    each request, and *note* the size of its body; *doubt* is told the status of one whose outcome
+    nobody knows (0: it was not answered)."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Wire:
         transport: Transport,
         count: Callable[[str], None],
         note: Callable[[int], None],
-        doubt: Callable[[], None],
+        doubt: Callable[[int], None],
     ) -> None:
         self._client = client
         self._otherwise = _readable(client._make_api_call)
@@ -121,8 +121,9 @@ class Wire:
                 return self._uncompressed(operation, params, self._sent(operation, request))
             except _Again as exc:
                 failed: Exception = exc.error
-                if not isinstance(failed, ClientError) or _status_of(failed) in RETRIED:
-                    self._doubt()
+                status = _status_of(failed) if isinstance(failed, ClientError) else 0
+                if not status or status in RETRIED:
+                    self._doubt(status)
             except _ForBotocore as exc:
                 request.rewind()
                 if exc.moved:
