@@ -18,6 +18,7 @@ from support.faults import Drip, Headers, Refuse, Reset, Stall
 from support.mounts import wait_until
 from support.proxy import Lose, LoseOne, Proxy, Request
 
+from mimicfs import stragglers
 from mimicfs.backends.memory import Memory
 from mimicfs.config.values import S3Options
 from mimicfs.errors import (
@@ -62,6 +63,12 @@ def client(moto: str) -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def no_thread_left() -> None:
     """The client and the mirror are of the whole module, and so are their threads."""
+
+
+@pytest.fixture(autouse=True)
+def nobody_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What S3 has not answered is asked about for minutes: in the tests that come next, too."""
+    monkeypatch.setattr(stragglers, "FIRST_S", 3600.0)
 
 
 @pytest.fixture(scope="module")
