@@ -48,7 +48,8 @@ for number, (name, waits, before) in enumerate(calls):
             said = errno.errorcode[exc.errno]
         except KeyboardInterrupt:
             said = "KeyboardInterrupt"
-        print(json.dumps([name, said, heard[0] if heard else 0.0, time.monotonic()]), flush=True)
+        ended = json.dumps([name, said, heard[0] if heard else 0.0, time.monotonic()])
+        os.write(1, f"{ended}\\n".encode())  # a line as a whole, also beside those of others
         os._exit(0)
     processes[name] = process
 for _ in processes:
