@@ -670,6 +670,7 @@ def test_where_no_thread_can_start_a_request_is_enomem_or_in_its_turn_and_the_mo
 ) -> None:
     fs, kernel, server = later
     fs.handles[1] = fs.make("other", b"by a worker")
+    assert still_answers(kernel)  # so it serves
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", cannot_start)
         asked = kernel.send(Opcode.READ, READ, nodeid=2)
@@ -695,6 +696,7 @@ def test_where_no_thread_can_start_what_was_opened_for_nobody_is_closed_all_the_
     later: tuple[Later, Kernel, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs, kernel, server = later
+    assert still_answers(kernel)  # so it serves
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", cannot_start)
         patch.setattr(server._session, "reply", lambda *_: False)
