@@ -717,7 +717,7 @@ def test_a_read_at_ctrl_c_is_answered_at_once(
     assert kernel.answer() == (asked, "EINTR", b"")
     fs.reads[0](b"too late")
     assert still_answers(kernel)
-    assert (server._waiting, server._asked) == ({}, {})
+    wait_until(lambda: (server._waiting, server._asked) == ({}, {}))
     assert server._session.busy.wait_until_free(2, 0)
 
 
