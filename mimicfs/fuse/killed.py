@@ -15,7 +15,8 @@ programs that have timers or children take EINTR for an error. So here is what a
 
 (docs/decisions/fuse.md, "What a signal does to a call".) Which signal it is we ask /proc, at once
 and as long as the process waits. Every signal that ends a process is SIGKILL there, but for those
-that also leave a core, which stay what they are until the process has its answer.
+that also leave a core, which stay what they are until the process has its answer. So do all of them
+if the process is traced (strace), and those that it ignores are there as well.
 
 A process that waits is in /proc. If we do not see it there, its number belongs to another PID
 namespace (that of the process that mounted, with /dev/fd/N), or hidepid hides it. Then nothing is
@@ -52,6 +53,8 @@ _UNSEEN_S = 30.0  # a connection that says nothing for so long has stalled, too
 _SIGKILL, _SIGINT = 1 << (signal.SIGKILL - 1), 1 << (signal.SIGINT - 1)
 _CORE = "QUIT ILL TRAP ABRT BUS FPE SEGV XCPU XFSZ SYS"  # signal(7): those whose action is "Core"
 _LEAVES_CORE = sum(1 << (signal.Signals[f"SIG{name}"] - 1) for name in _CORE.split())
+_NO_END = "CHLD CONT STOP TSTP TTIN TTOU URG WINCH"  # those whose action is another than to end
+_ENDS_NOBODY = sum(1 << (signal.Signals[f"SIG{name}"] - 1) for name in _NO_END.split())
 _MASKS = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
 _KEEP_BYTES = (Opcode.FLUSH, Opcode.RELEASE)
 _PF_EXITING = 0x4  # in the flags of /proc/PID/stat; linux/sched.h
@@ -71,7 +74,7 @@ class Signal(Enum):
     """The signal of a thread that waits."""
 
     KILLS = auto()
-    CTRL_C = auto()  # SIGINT, which the process handles
+    CTRL_C = auto()  # SIGINT, which the process handles; or what ends it unless its tracer objects
     OTHER = auto()  # one that it handles, or none
     UNSEEN = auto()
 
@@ -185,12 +188,12 @@ def _signal(thread: int) -> Signal:
         return Signal.UNSEEN
     masks = {name: int(fields[name], 16) for name in _MASKS}
     pending = masks["SigPnd"] | masks["ShdPnd"]
-    ends = _SIGKILL
-    if fields["TracerPid"] == "0":  # otherwise a debugger says what becomes of the signal
-        ends |= _LEAVES_CORE & ~(masks["SigBlk"] | masks["SigIgn"] | masks["SigCgt"])
-    if pending & ends:
+    heard = pending & ~(masks["SigBlk"] | masks["SigIgn"])
+    ends = heard & ~masks["SigCgt"] & ~_ENDS_NOBODY
+    traced = fields["TracerPid"] != "0"  # then a debugger says what becomes of the signal
+    if pending & _SIGKILL or (ends & _LEAVES_CORE and not traced):
         return Signal.KILLS
-    return Signal.CTRL_C if pending & ~masks["SigBlk"] & _SIGINT else Signal.OTHER
+    return Signal.CTRL_C if heard & _SIGINT or (ends and traced) else Signal.OTHER
 
 
 def _is_ended(thread: int) -> bool:
