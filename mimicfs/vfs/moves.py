@@ -16,7 +16,7 @@ from functools import partial
 
 from mimicfs.backends.pending import Begun
 from mimicfs.entry import OBJECT, Difference, Entry, pages
-from mimicfs.errors import BeingRenamed, KeyNotFound, MimicError, PosixError
+from mimicfs.errors import BeingRenamed, KeyNotFound, MimicError, PosixError, S3Error
 from mimicfs.files.file import File
 from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
@@ -201,13 +201,24 @@ class Mover:
         whether nobody else changes it. Where a deletion needs a HEAD, it begins behind that: what a
         HEAD shows of a key that is being changed makes it contended."""
         with suppress(BeingRenamed):  # since it was copied: that cannot be taken back
-            if self._s3.conditions.of_deletes(place.bucket):
+            if self._looks_at_etags(place):
                 begun = stack.enter_context(self._claims.begun(*place.place, deletes=True))
                 if begun is not None:
                     _, seen = begun
                     return seen.entry, not seen.met
         quiet = is_quiet(self._mimicdb, *place.place, NEVER)
         return stored_now(self._mimicdb, *place.place), quiet
+
+    def _looks_at_etags(self, place: NamePlace) -> bool:
+        """Whether S3 looks at the ETag of a deletion at *place*. If nobody knows, and there are
+        other mounts, it is tried: by their intents two mounts see that they delete the same."""
+        form = self._s3.conditions.of_deletes(place.bucket)
+        if form is None and sum(each.alive for each in self._mimicdb.member.others()) > 1:
+            try:  # where *place* is: there this account may delete what it has tried with
+                form = self._s3.conditions.honoured(*place.place).delete
+            except S3Error as exc:
+                log.debug("nobody knows how s3://%s deletes: %s", place.bucket, exc)
+        return bool(form)
 
     def _copy(
         self, source: NamePlace, entry: Entry, target: NamePlace, copy: FileCopy, replace: bool

@@ -24,16 +24,21 @@ pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
 
 @pytest.fixture
-def two(proxy: Proxy, bucket: str, client: Any, tmp_path: Path) -> Iterator[list[Sharing]]:
+def new(proxy: Proxy, bucket: str, client: Any, tmp_path: Path) -> Iterator[list[Sharing]]:
     for key in ("f", "d/s/g"):
         client.put_object(Bucket=bucket, Key=key, Body=key.encode())
     with ExitStack() as stack:
         store = tmp_path / "store.db"
         two = [Sharing(store, tmp_path / name, bucket, proxy.url, stack) for name in ("one", "two")]
         Syncer(two[0].mimicdb, two[0].fs._s3).sync(bucket)
-        for each in two:
-            each.fs._s3.conditions.honoured(bucket, "f")
         yield two
+
+
+@pytest.fixture
+def two(new: list[Sharing], bucket: str) -> list[Sharing]:
+    for each in new:
+        each.fs._s3.conditions.honoured(bucket, "f")
+    return new
 
 
 def _stored(client: Any, bucket: str) -> dict[str, bytes]:
@@ -85,6 +90,33 @@ def test_a_file_whose_removal_by_another_mount_is_under_way_is_where_that_puts_i
         deleted.release()
         assert [first.result(20), second.result(20)] == ["done", "ENOENT"]
     assert _stored(client, bucket) == {"d/s/g": b"f"}
+
+
+def test_a_mount_that_does_not_know_yet_how_the_server_deletes_says_what_it_deletes_too(
+    new: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    one, _ = new
+    copied = Hold(_asks("COPY", "d/s/g"), answers=True)
+    deletes = Hold(lambda request: request.kind in {"HEAD", "DELETE"} and request.key == "f")
+    with proxy.rule(copied), ThreadPoolExecutor(1) as pool:
+        first = pool.submit(one.rename, "f", "d/s/g")
+        assert copied.reached.wait(10)
+        with proxy.rule(deletes):
+            copied.release()
+            assert deletes.reached.wait(10)
+            deletes.matches = lambda _: False
+            assert one.mimicdb.intents.unsettled(bucket, "f")
+            assert _meet(new, proxy, "rename f d/f", deletes.release) == "ENOENT"
+        assert first.result(20) == "done"
+    assert _stored(client, bucket) == {"d/s/g": b"f"}
+
+
+def test_a_mount_that_cannot_find_out_how_the_server_deletes_moves_a_file_all_the_same(
+    new: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    with proxy.rule(Fail(lambda request: request.kind == "PUT", 403, "AccessDenied")):
+        assert new[0].rename("f", "d/f") == "done"
+    assert _stored(client, bucket) == {"d/f": b"f", "d/s/g": b"d/s/g"}
 
 
 def test_a_file_that_another_mount_has_deleted_meanwhile_is_gone(

@@ -137,7 +137,8 @@ class Conditions:
 
     def of_deletes(self, bucket: str) -> str | None:
         """Return the form of the ETag that the server wants in the If-Match of a DELETE; "": it
-        does not look; None: nobody knows, and a deletion is no reason to try. S3 looks."""
+        does not look; None: nobody knows, and a deletion alone is no reason to try. S3
+        looks."""
         if not self._of_deletes:
             return ""
         found = self._found.get(bucket) or self._remembered(bucket)
