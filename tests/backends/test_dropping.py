@@ -57,6 +57,18 @@ def two(url: str, request: pytest.FixtureRequest) -> Iterator[Two]:
         _used.pop().disconnect()
 
 
+@pytest.mark.parametrize("url", ["cluster"], indirect=True)
+def test_a_closed_store_in_a_cluster_has_no_connection_left(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with before_packets(monkeypatch, {}):
+        store = open_store(url, "closed")
+        store.apply("b", [Entry("a", 1)])
+        store.close()
+    assert _used
+    assert [each for each in _used if each._sock is not None] == []
+
+
 both = pytest.mark.parametrize("url", ["server", "cluster"], indirect=True)
 
 

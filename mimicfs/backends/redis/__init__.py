@@ -38,7 +38,7 @@ from mimicfs.backends.pending import (
     overdue,
     unsettled,
 )
-from mimicfs.backends.redis.connecting import clock_ms, connected
+from mimicfs.backends.redis.connecting import clock_ms, close, connected
 from mimicfs.backends.redis.layout import (
     LAST,
     LOG_MAX,
@@ -86,7 +86,7 @@ class RedisBackend(NotingBackend):
         try:
             self._check()
         except BaseException:
-            client.close()
+            close(client)
             raise
 
     @classmethod
@@ -489,7 +489,7 @@ class RedisBackend(NotingBackend):
         return LogWaiter(self._client, lambda bucket: f"{self._tag(bucket)}:log", self._where)
 
     def close(self) -> None:
-        self._client.close()
+        close(self._client)
 
 
 def _asked_scopes(directories: Sequence[str]) -> list[str]:

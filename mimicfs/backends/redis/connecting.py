@@ -87,6 +87,14 @@ def connected_once(url: str, password: str | None) -> Any:
     return client
 
 
+def close(client: Any) -> None:
+    """Give up *client* and all its connections."""
+    if isinstance(client, RedisCluster):
+        cluster: Any = client  # it has no types
+        cluster.disconnect_connection_pools()  # redis-py leaves those of a client from a URL open
+    client.close()
+
+
 def run_id(client: Any) -> str:
     """Return the id of the run of the server; "" for a cluster, or without the right to ask."""
     if isinstance(client, RedisCluster):
