@@ -309,7 +309,9 @@ class StoredAttributes:
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
         surely = self._s3.capabilities["copy-etags"] == "yes"
         self._kernel.copied(node, entry, new, surely=surely)
-        if file is not None:
+        if not surely and new.etag != entry.etag:  # the server may have copied what others had put
+            new, content = self._s3.head(node.bucket, key)
+        if file is not None and new.size == entry.size:
             file.adopt(new, content, source=entry.etag)
 
 

@@ -432,3 +432,29 @@ def test_an_upload_that_goes_behind_others_does_not_wait_for_the_kernel(
     fs.fsync(CALLER, handle)
     assert waits == [0, 2]
     fs.release(handle)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_chmod_of_what_others_have_replaced_does_not_make_their_bytes_ours(
+    fs, s3, monkeypatch, client, bucket, ours
+):
+    """moto and Ceph copy whatever is there, whichever version was asked for."""
+    ino = save(fs, b"x", b"first\n")
+    handle = fs.open(CALLER, ino, os.O_RDWR | os.O_APPEND).handle
+    if ours:
+        fs.write(CALLER, handle, 6, memoryview(b"one\n"), append=True)
+        fs.fsync(CALLER, handle)
+    theirs = client.get_object(Bucket=bucket, Key="x")["Body"].read() + b"theirs\n"
+    copy = type(s3).copy
+
+    def late(self, *args):
+        monkeypatch.undo()
+        client.put_object(Bucket=bucket, Key="x", Body=theirs)
+        return copy(self, *args)
+
+    monkeypatch.setattr(type(s3), "copy", late)
+    fs.setattr(CALLER, ino, NewAttr(mode=0o600), None)
+    fs.write(CALLER, handle, 10, memoryview(b"two\n"), append=True)
+    fs.fsync(CALLER, handle)
+    assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == theirs + b"two\n"
+    fs.release(handle)
