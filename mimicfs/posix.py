@@ -227,10 +227,13 @@ class KernelCache(Protocol):
     def data_changed(self, ino: int) -> None:
         """Tell that the data of *ino* changed, and its attributes with it."""
 
-    def drop_data(self, inos: Iterable[int], within_s: float) -> None:
+    def drop_data(
+        self, inos: Iterable[int], within_s: float, then: Callable[[], bool] = lambda: False
+    ) -> None:
         """Tell the same of each of *inos*, and return when the kernel has dropped their data, or
         after *within_s*: the kernel waits for a page that a WRITE without an answer has locked, and
-        meanwhile drops those of the other inodes."""
+        meanwhile drops those of the other inodes. *then* is called once all are dropped, even if
+        that is later; where it returns True, the kernel is told that their sizes changed."""
 
     def names_changed(self) -> None:
         """Tell that every name must be looked up again. Waits for no lock of a directory."""

@@ -157,7 +157,7 @@ class ChangingFile(ContentFile):
                 return self.size
             staging = self._staged_anew(cancellation)
             self._only_appended |= self.state in (State.CLEAN, State.DETACHED)
-            offset = self.size
+            offset = self._end(sent.offset)
             if view is not None:
                 view.appends, view.stale = True, False
             self._write(staging, offset, data, cancellation)

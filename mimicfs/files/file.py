@@ -211,6 +211,7 @@ class File(ChangingFile):
             old = self._put_on(origin)
             self.content, self._based = content, True
             self._heard()
+            self._hold_size()
             self._staging, self._layout = new, layout
             self._moved(start, entry.size, seen=seen)
         self._tools.moved(self)

@@ -25,6 +25,7 @@ from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 
 _WAY_S = 1.0  # how long a WRITE may take from the kernel's pages to us, on a busy machine
+_HELD_S = 10.0  # how long an old size is shown at most, should the kernel not answer
 _MOMENT_S = 0.05  # a program that opens a file asks for its attributes next
 
 
@@ -34,6 +35,13 @@ class LatelySeen(NamedTuple):
     entry: Entry
     generation: int
     at_s: float
+
+
+class HeldSize(NamedTuple):
+    """The size of the pages that the kernel may still have of an older version."""
+
+    size: int
+    until_s: float
 
 
 class StandingFile:
@@ -73,6 +81,9 @@ class StandingFile:
         self._dropped_s = -math.inf
         self._read_anew = False
         self.seen: LatelySeen | None = None  # when it was opened; replaced in one step
+        # What appended bytes have gone behind others' is not shown yet, as the kernel's pages end
+        # before. Replaced in one step.
+        self.held: HeldSize | None = None
         self._views: set[HandleView] = set()  # of the handles that it has
 
     def seen_by(self, view: HandleView) -> None:
@@ -129,6 +140,35 @@ class StandingFile:
     @property
     def size(self) -> int:
         return self._layout.size
+
+    @property
+    def size_shown(self) -> int:
+        """The size that the kernel is told. A larger one over a page that ended before would show
+        zeros there."""
+        size, held = self.size, self.held  # in this order: `_hold_size` comes before the new size
+        if held is None or time.monotonic() > held.until_s:
+            return size
+        return min(size, held.size)
+
+    def _hold_size(self) -> None:
+        """Show no larger size than the present one until the kernel has dropped its pages."""
+        self.held = HeldSize(self.size_shown, time.monotonic() + _HELD_S)
+
+    def _end(self, believed: int) -> int:
+        """Return the size, before an append that the kernel has put at *believed*: if that is
+        elsewhere, show none with the new bytes until it has dropped its pages."""
+        if believed != self.size:
+            self._hold_size()
+        return self.size
+
+    def show_size(self, held: HeldSize | None) -> bool:
+        """Note that the kernel has dropped the pages for which *held* was; return whether it may
+        have been told that size."""
+        with self._lock:
+            if held is None or self.held is not held:
+                return False
+            self.held = None
+            return True
 
     @property
     def entry(self) -> Entry | None:

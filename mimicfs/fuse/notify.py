@@ -35,7 +35,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -61,6 +61,22 @@ class _Deletion(NamedTuple):
     ino: int
     until_s: float  # when it is too late to tell of it
     named: bool = False  # the kernel was told that the name is gone
+
+
+class _Drops:
+    """The drops of *inos*; *then* is called after the last one."""
+
+    def __init__(self, inos: Collection[int], then: Callable[[], bool]) -> None:
+        self.inos = inos
+        self.then = then
+        self._lock = threading.Lock()  # protects the set below; a leaf
+        self._left = set(inos)
+
+    def ends(self, ino: int) -> bool:
+        """Note that the drop of *ino* is done; return whether it was the last one."""
+        with self._lock:
+            self._left.discard(ino)
+            return not self._left
 
 
 class Notifier:
@@ -105,20 +121,31 @@ class Notifier:
     def data_changed(self, ino: int) -> None:
         self._queue(lambda: self._inode(ino, 0))
 
-    def drop_data(self, inos: Iterable[int], within_s: float) -> None:
+    def drop_data(
+        self, inos: Iterable[int], within_s: float, then: Callable[[], bool] = lambda: False
+    ) -> None:
         until_s = time.monotonic() + within_s
-        for thread in [self._dropping(ino) for ino in inos]:
+        drops = _Drops(list(inos), then)
+        for thread in [self._dropping(ino, drops) for ino in drops.inos]:
             if thread is not None:
                 thread.join(max(0.0, until_s - time.monotonic()))
 
-    def _dropping(self, ino: int) -> threading.Thread | None:
-        thread = threading.Thread(target=self._inode, args=(ino, 0), name="fuse-drop", daemon=True)
+    def _dropping(self, ino: int, drops: _Drops) -> threading.Thread | None:
+        thread = threading.Thread(
+            target=self._drop, args=(ino, drops), name="fuse-drop", daemon=True
+        )
         try:
             thread.start()
         except RuntimeError:  # there can be no more threads
-            self.data_changed(ino)
+            self._queue(lambda: self._drop(ino, drops))
             return None
         return thread
+
+    def _drop(self, ino: int, drops: _Drops) -> None:
+        self._inode(ino, 0)
+        if drops.ends(ino) and drops.then():
+            for each in drops.inos:
+                self._inode(each, -1)
 
     def names_changed(self) -> None:
         self._queue(self._names)

@@ -217,6 +217,8 @@ class Handles(ClosingFiles):
         found = self._handle(handle)
         if found.node.also:  # hardly ever
             self._kernel.changed_by(found.asked or found.node, found.node)
+        if found.file is not None:
+            self._show_size(found.file)
 
     def copy_whole(
         self,
@@ -311,6 +313,7 @@ class Handles(ClosingFiles):
         nodes = self._opened_as(file)
         if may_be_read:
             self._kernel.drops(nodes, writing=True)
-            return
-        for node in nodes:
-            self._kernel.grew(node)
+        else:
+            for node in nodes:
+                self._kernel.grew(node)
+        self._show_size(file)

@@ -162,7 +162,9 @@ class Kernel:
         self._drop_now(nodes, _WRITING_S)
 
     def _drop_now(self, nodes: Iterable[Node], within_s: float) -> None:
-        self._kernel.drop_data([node.ino for node in nodes], within_s)
+        inos = [node.ino for node in nodes]
+        held = [(file, file.held) for node in nodes if (file := node.file) is not None]
+        self._kernel.drop_data(inos, within_s, lambda: sum(f.show_size(h) for f, h in held) > 0)
 
     def _drop_pages(self, node: Node) -> None:
         if node.file is not None:

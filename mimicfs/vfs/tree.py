@@ -300,7 +300,7 @@ class Tree:
 
     def _object_attr(self, node: Node, entry: Entry, generation: int) -> Attr:
         file = node.file
-        if file is not None and file.dirty:
+        if file is not None and (file.dirty or file.held):
             return self._shown(node.bucket).of_file(node, file)
         entry = self._mimicdb.newest(node.bucket, entry, generation)
         if entry.meta is None and node.parent is not None:
@@ -311,7 +311,7 @@ class Tree:
 
     def _file_attr(self, node: Node, file: File) -> Attr:
         """Return the attributes of an open file; if it is as S3 has it, what was learned since."""
-        if not (file.dirty or file.apart) and file.entry is not None:
+        if not (file.dirty or file.apart or file.held) and file.entry is not None:
             opened = file.just_opened(self._mimicdb.generation)
             known = opened or self._mimicdb.entry(file.bucket, file.key)
             if known is not None and (known.etag, known.size) == (file.etag, file.size):

@@ -497,6 +497,27 @@ def test_an_inode_whose_page_is_locked_does_not_hold_up_the_drop_of_others() -> 
     notifier.close()
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_sizes_are_told_once_the_pages_of_all_inodes_are_dropped(held: bool) -> None:
+    told = list[tuple[int, int] | str]()
+
+    class Session:
+        minor = 45
+
+        def notify(self, _: object, data: bytes) -> None:
+            told.append(abi.NOTIFY_INVAL_INODE_OUT.unpack(data)[:2])
+
+    def then() -> bool:
+        told.append("then")
+        return held
+
+    notifier = Notifier(Session())  # type: ignore[arg-type]
+    notifier.drop_data([1, 2], 30.0, then)
+    assert sorted(told[:2]) == [(1, 0), (2, 0)]  # type: ignore[type-var]
+    assert told[2:] == ["then", *([(1, -1), (2, -1)] if held else [])]
+    notifier.close()
+
+
 @pytest.mark.parametrize(("minor", "has_epoch"), [(0, False), (43, False), (44, True), (45, True)])
 def test_the_epoch_is_used_from_7_44_on(
     device: tuple[Session, Kernel],

@@ -60,7 +60,7 @@ class Recorder(Kernel):
     def data_changed(self, ino):
         self.told_of.add((ino, "bytes"))
 
-    def drop_data(self, inos, timeout_s):
+    def drop_data(self, inos, timeout_s, then):
         self.told_of.update((ino, "bytes") for ino in inos)
 
     def attr_changed(self, ino):
@@ -731,7 +731,7 @@ def test_whoever_appends_to_what_others_have_replaced_is_answered_when_the_old_p
             said.append((told, how))
 
     kernel.data_changed = lambda told: tell(told, "in turn")
-    kernel.drop_data = lambda told, _: [tell(each, "at once") for each in told]
+    kernel.drop_data = lambda told, *_: [tell(each, "at once") for each in told]
     handle = fs.open(CALLER, ino, os.O_RDWR).handle
     assert fs.read(CALLER, handle, 0, 10) == b"abc"
     client.put_object(Bucket=bucket, Key="x", Body=b"newer")

@@ -381,7 +381,7 @@ def test_pages_that_were_dropped_and_read_before_a_write_came_here_are_dropped_o
         fs._kernel.grew(node)
         if read:
             fs.read(CALLER, handle, 0, 99)
-        monkeypatch.setattr(fs._kernel._kernel, "drop_data", lambda told, _: dropped.extend(told))
+        monkeypatch.setattr(fs._kernel._kernel, "drop_data", lambda told, *_: dropped.extend(told))
 
     before(monkeypatch, node.file, "append" if append else "write", others)
     fs.write(CALLER, handle, 3, memoryview(b"er"), append=append)
@@ -427,7 +427,7 @@ def test_an_upload_that_goes_behind_others_does_not_wait_for_the_kernel(
     fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
     client.put_object(Bucket=bucket, Key="x", Body=b"newer")
     waits = []
-    tell = lambda _, within_s: waits.append(within_s)  # noqa: E731
+    tell = lambda _, within_s, *__: waits.append(within_s)  # noqa: E731
     monkeypatch.setattr(fs._kernel._kernel, "drop_data", tell, raising=False)
     fs.fsync(CALLER, handle)
     assert waits == [0, 2]
@@ -457,4 +457,81 @@ def test_a_chmod_of_what_others_have_replaced_does_not_make_their_bytes_ours(
     fs.write(CALLER, handle, 10, memoryview(b"two\n"), append=True)
     fs.fsync(CALLER, handle)
     assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == theirs + b"two\n"
+
+
+def test_a_size_is_shown_once_the_kernel_has_dropped_the_pages_that_end_before(
+    fs, monkeypatch, client, bucket
+):
+    """A page that ended before has zeros there."""
+    ino = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+    shown = []
+
+    def size():
+        return (
+            fs.getattr(CALLER, ino, handle).size,
+            fs.getattr(CALLER, ino, None).size,
+            fs.lookup(CALLER, ROOT_INO, b"x").size,
+        )
+
+    def drop(inos, within_s, then=lambda: None):
+        shown.extend([size(), then(), size()])
+
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
+    fs.fsync(CALLER, handle)
+    # before the upload, and before fsync returns
+    assert shown == [(4, 4, 4), True, (6, 6, 6), (6, 6, 6), False, (6, 6, 6)]
+    fs.release(handle)
+
+
+def test_who_changes_a_file_sees_its_size_though_the_kernel_has_old_pages(
+    fs, monkeypatch, client, bucket
+):
+    """The kernel drops a page that it has locked for a WRITE only after the answer."""
+    ino = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+    shown = []
+
+    def never(inos, within_s, then):
+        if within_s == 2:  # the upload is done
+            shown.append(fs.getattr(CALLER, ino, None).size)
+            fs.write(CALLER, handle, 4, memoryview(b"+"), append=True)
+            shown.append(fs.getattr(CALLER, ino, None).size)
+
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", never, raising=False)
+    fs.fsync(CALLER, handle)
+    assert shown == [4, 7]
+    fs.release(handle)
+
+
+def test_who_stores_a_file_sees_its_size_though_the_kernel_has_old_pages(
+    fs, monkeypatch, client, bucket
+):
+    ino = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", lambda *_: None, raising=False)
+    fs.fsync(CALLER, handle)
+    assert fs.getattr(CALLER, ino, None).size == 6
+    fs.release(handle)
+
+
+def test_the_size_of_an_append_that_the_kernel_has_put_elsewhere_is_shown_with_its_answer(
+    fs, monkeypatch
+):
+    """Until then its page may end with zeros where the bytes belong."""
+    ino = save(fs, b"x", b"newer")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    assert fs.read(CALLER, handle, 0, 99) == b"newer"
+    shown = []
+    drop = lambda *_: shown.append(fs.getattr(CALLER, ino, None).size)  # noqa: E731
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
+    fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+    assert shown == [5]
+    assert fs.getattr(CALLER, ino, None).size == 6
     fs.release(handle)
