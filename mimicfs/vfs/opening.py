@@ -36,6 +36,7 @@ from mimicfs.vfs.table import Below, HandleTable
 WRITES = os.O_WRONLY | os.O_RDWR
 NOT_READ = os.O_PATH  # with the flags of an open(2) that is ours, and not the kernel's
 _LOOKS = 4  # so often an object is looked up again before the mirror is asked under `_lock`
+_TRIES = 1_000  # and so often in all: an open file may stand at another key for good
 
 
 class OpenFiles(HandleTable):
@@ -72,6 +73,8 @@ class OpenFiles(HandleTable):
                 opened = self._open_standing(node, stands, look, flags, cancellation, asks=asks)
                 if opened is not None:
                     return opened
+                if tried >= _TRIES:
+                    raise PosixError(errno.ESTALE, f"{node.component!r} is not what it was")
                 with self.turn(stands, cancellation):  # who changes the object has done so by then
                     tried += 1
 

@@ -535,3 +535,17 @@ def test_the_size_of_an_append_that_the_kernel_has_put_elsewhere_is_shown_with_i
     assert shown == [5]
     assert fs.getattr(CALLER, ino, None).size == 6
     fs.release(handle)
+
+
+def test_an_open_of_a_name_whose_open_file_stands_at_another_key_ends(fs, s3, client, bucket):
+    """A rename of a directory that fails half done may leave one."""
+    ino = save(fs, b"x", b"first")
+    handle = fs.open(CALLER, ino, os.O_RDONLY).handle
+    assert fs.read(CALLER, handle, 0, 5) == b"first"
+    fs.inodes.get(ino).file.key = "elsewhere"
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+    s3.head(bucket, "x")
+    with pytest.raises(PosixError) as raised:
+        fs.open(CALLER, ino, os.O_RDONLY)
+    assert raised.value.errno == errno.ESTALE
+    fs.release(handle)
