@@ -228,7 +228,8 @@ class ClosingFiles(RenewedFiles):
     def _show_size(self, file: File) -> None:
         """Show the size of *file*, for which a caller may ask as soon as it is answered, even if
         the kernel drops the pages of an older version only after that."""
-        if file.show_size(file.held):
+        held = file.held
+        if held is not None and file.show_size(held):  # hardly ever: each WRITE comes here
             for node in self._opened_as(file):
                 self._kernel.attributes_changed(node)
 
