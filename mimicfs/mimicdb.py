@@ -411,13 +411,14 @@ class Mirror(Knowledge):
 
     # Scopes
 
-    def complete(self, bucket: str, scope: Scope) -> None:
+    def complete(self, bucket: str, scope: Scope, since: int | None = None) -> None:
         """Record that *scope* was listed to its end. If the listing began before the store lost
-        something, that may include what was merged first: then the scope is not complete."""
+        something, that may include what was merged first: then the scope is not complete. Raises
+        LogTrimmed if the bucket was dropped after number *since*, which was read before."""
         since_s = boot_s() - self._renewed_s
         if time.time_ns() - scope.listed_ns > since_s * NS:
             return
-        self.backend.mark(bucket, scope)
+        self.backend.mark(bucket, scope, since)
         if bucket in self._doubted and scope.deep and not scope.prefix:
             self._doubted -= {bucket}
             self.backend.set_note(bucket, DOUBTED, None)

@@ -282,7 +282,7 @@ class BackendPromises:
     def test_a_bucket_that_comes_again_is_empty_and_goes_on_counting(self) -> None:
         with self.opened() as backend:
             _fill(backend, "a", "d/b")
-            backend.mark("b", Scope("", True, 1))
+            backend.mark("b", Scope("", True, 1), backend.seq("b") - 1)
             before = backend.seq("b")
             backend.drop_bucket("b")
             assert backend.scan("b") == []
@@ -292,6 +292,16 @@ class BackendPromises:
             assert backend.seq("b") > before
             with _refused(LogTrimmed):
                 backend.changes("b", before)
+
+    def test_what_was_listed_before_a_bucket_was_dropped_does_not_count(self) -> None:
+        with self.opened() as backend:
+            _fill(backend, "a")
+            since = backend.seq("b")
+            backend.drop_bucket("b")
+            backend.add_bucket("b", 1)
+            with _refused(LogTrimmed):
+                backend.mark("b", Scope("", True, 1), since)
+            assert not backend.covered("b", "")
 
     def test_scopes_are_told_the_oldest_first(self) -> None:
         with self.opened() as backend:

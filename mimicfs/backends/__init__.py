@@ -162,8 +162,7 @@ class Backend(ABC):
 
         With *since*, a bucket that the log of the list names after that number is left alone: S3
         was asked before that was known. Raises LogTrimmed where the log does not say so. Dropping
-        what is not known is logged too: a list of buckets that was in flight must not bring it
-        back.
+        what is not known is logged too: a list of buckets in flight must not bring it back.
 
         A bucket added again under that name goes on with the sequence where it was, so that a
         reader of the log notices.
@@ -374,8 +373,9 @@ class Backend(ABC):
     # Scopes
 
     @abstractmethod
-    def mark(self, bucket: str, scope: Scope) -> None:
-        """Remember that *scope* was listed to its end. A deep one replaces all those inside."""
+    def mark(self, bucket: str, scope: Scope, since: int | None = None) -> None:
+        """Remember that *scope* was listed to its end. A deep one replaces all those inside. Raises
+        LogTrimmed, and marks nothing, if the bucket was dropped after number *since*."""
 
     @abstractmethod
     def unmark(self, bucket: str, prefix: str) -> None:

@@ -36,6 +36,7 @@ class _MemoryBucket:
     created_ns: int = 0
     known: bool = False  # False: dropped, or only its log is in use
     seq: int = 0
+    born: int = 0  # the number when it was dropped last
     bytes: int = 0
     objects: int = 0
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class Memory(Backend):
                 return False
             at = self._buckets.get(name)
             if at is not None and at.known:
-                self._buckets[name] = _MemoryBucket(seq=at.seq + 1)
+                self._buckets[name] = _MemoryBucket(seq=at.seq + 1, born=at.seq + 1)
             self._log("", [name])
             return True
 
@@ -220,11 +221,15 @@ class Memory(Backend):
             start = since - first + 1
             return [at.log[n] for n in range(start, min(start + limit, len(at.log)))]
 
-    def mark(self, bucket: str, scope: Scope) -> None:
+    def mark(self, bucket: str, scope: Scope, since: int | None = None) -> None:
         with self._lock:
+            at = self._buckets.get(bucket, _MemoryBucket())
+            if since is not None and not at.born <= since <= at.seq:
+                raise LogTrimmed.after(since, bucket)
+            scopes = self._known(bucket).scopes
             if scope.deep:
-                _drop_scopes(self._known(bucket).scopes, scope.prefix)
-            self._known(bucket).scopes[scope.prefix] = scope
+                _drop_scopes(scopes, scope.prefix)
+            scopes[scope.prefix] = scope
 
     def unmark(self, bucket: str, prefix: str) -> None:
         with self._lock:

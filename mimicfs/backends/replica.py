@@ -307,8 +307,8 @@ class Replica(Forwarding):
 
     # Scopes
 
-    def mark(self, bucket: str, scope: Scope) -> None:
-        self._ask().mark(bucket, scope)
+    def mark(self, bucket: str, scope: Scope, since: int | None = None) -> None:
+        self._ask().mark(bucket, scope, since)
         with self._lock:
             if not bucket:
                 self._listed = None

@@ -98,9 +98,9 @@ def import_part(
     counts = (imported.added, imported.changed, imported.deleted, names)
     for prefix in _directories(mimicdb.backend, part):
         scope = Scope(prefix, True, part.synced_ns, part.duration_ns, *counts)
-        mimicdb.complete(part.bucket, scope)
+        mimicdb.complete(part.bucket, scope, merge.since)
     for scope in merge.newer.values():  # marking the whole has replaced them
-        mimicdb.complete(part.bucket, scope)
+        mimicdb.complete(part.bucket, scope, merge.since)
     return imported
 
 
@@ -145,6 +145,7 @@ class _ImportMerge:
         self._force = force
         self._uncertain_ns = uncertain_ns
         self._others = _Others(mimicdb, part.bucket)
+        self.since = self._others.seen  # of the log, before anything is merged
         self._known = self._is_known()
         self._left = 0
         self._cover: tuple[str, Scope | None] = ("\0", None)  # of the directory asked for last

@@ -128,8 +128,9 @@ class _Verify:
     def _run(self, said: ListingNote | None, progress: Callable[[int], None]) -> Verified:
         report = self._report
         started_ns = time.time_ns()
-        counts = [0, 0, 0]
+        counts, first = [0, 0, 0], None
         for page, since, after in self._pages():
+            first = since if first is None else first
             self._compare(page, since, after)
             if said is not None:
                 said.renew()
@@ -142,7 +143,7 @@ class _Verify:
             said.check()
             duration_ns = time.time_ns() - started_ns
             scope = Scope(self._prefix, True, started_ns, duration_ns, *counts)
-            self._mimicdb.complete(self._bucket, scope._replace(names=report.keys))
+            self._mimicdb.complete(self._bucket, scope._replace(names=report.keys), first)
         return report
 
     def _pages(self) -> Iterator[tuple[Page, int, str]]:

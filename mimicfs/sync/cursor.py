@@ -24,9 +24,11 @@ _EVERY_S = 1.0
 
 @dataclass(slots=True)
 class Cursor:
-    """The rest of the sync that began at *started_ns*: *ranges*, as (after, upto)."""
+    """The rest of the sync that began at *started_ns*, at number *since* of the log: *ranges*, as
+    (after, upto)."""
 
     started_ns: int
+    since: int
     ranges: list[tuple[str, str | None]]
     keys: int = 0  # that were listed
     ended: bool = False  # it knew that it was ending

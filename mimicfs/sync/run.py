@@ -91,6 +91,7 @@ class Run:
         self._error: MalformedListing | None = None
         self._alphabet = Alphabet()
         self._first: str | None = None  # the first key that was seen
+        self.since: int | None = None  # the lowest number before a page that was merged
         self._pages = self._cuts = self._depth = 0
         self._guessing = True
         self._directories = not scope.delimiter  # may still be asked for
@@ -240,6 +241,7 @@ class Run:
         except LogTrimmed as exc:
             self._again(part, before, exc)
             return
+        self.since = since if self.since is None else min(self.since, since)
         part.pages, part.keys, part.tries = part.pages + 1, part.keys + len(entries), 0
         if ended:
             self._end(part)

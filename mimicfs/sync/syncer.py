@@ -298,12 +298,22 @@ class Syncer:
             del self._listing[where]
         mine.set_result(None)
 
-    def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
+    def _list_directory(
+        self, bucket: str, directory: str, cancellation: Cancellation, tries: int = 3
+    ) -> None:
         seen = self._mimicdb.seen_lately(bucket, directory)
         with self._said(bucket, directory) as said:
-            listed, pages = self._directory_listed(bucket, directory, seen, said, cancellation)
+            listed, pages, since = self._directory_listed(
+                bucket, directory, seen, said, cancellation
+            )
             said.check(closely=pages > 1)
-            self._mimicdb.complete(bucket, listed)
+            try:
+                self._mimicdb.complete(bucket, listed, since)
+                return
+            except LogTrimmed:  # the bucket was dropped meanwhile, and what was merged with it
+                if tries == 1:
+                    raise
+        self._list_directory(bucket, directory, cancellation, tries - 1)
 
     def _said(self, bucket: str, directory: str) -> AbstractContextManager[ListingNote]:
         """Within, the store has a note that *directory* is being listed."""
@@ -319,9 +329,9 @@ class Syncer:
         seen: DirectorySeen | None,
         said: ListingNote,
         cancellation: Cancellation,
-    ) -> tuple[Scope, int]:
+    ) -> tuple[Scope, int, int | None]:
         """Merge the children of *directory*, of which the store had what was *seen*; return that as
-        a scope, and how often was merged."""
+        a scope, how often was merged, and a number of the log from before that."""
         started_ns, since = time.time_ns(), self._mimicdb.seq_lately("")
         found: list[tuple[int, ...]] = []
 
@@ -333,10 +343,11 @@ class Syncer:
             what = (self._mimicdb, self._s3, scope)
             try:
                 if is_directory_bucket(bucket):
-                    Walk(*what, late, tell, cancellation, said.renew).run()
+                    run: Walk | Run = Walk(*what, late, tell, cancellation, said.renew)
                 else:
                     plan = GivenRanges([("", None)])
-                    Run(*what, plan, None, late, tell, cancellation, said.renew, seen).run()
+                    run = Run(*what, plan, None, late, tell, cancellation, said.renew, seen)
+                run.run()
             except NoSuchBucket:
                 self._gone(bucket, since)
                 raise
@@ -347,4 +358,4 @@ class Syncer:
         duration_ns = time.time_ns() - started_ns
         log.debug("listed %s: %d names", scope, names)
         listed = Scope(directory, False, started_ns, duration_ns, *counts)
-        return listed._replace(names=names), len(found)
+        return listed._replace(names=names), len(found), run.since

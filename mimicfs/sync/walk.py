@@ -53,6 +53,7 @@ class Walk:
         self._pace = Pace(s3.lists)
         self._flights: Flights[_Directory] = Flights(s3.pool, cancellation)
         self._waiting = [_Directory(scope.prefix)]
+        self.since: int | None = None  # the lowest number before a page that was merged
 
     def run(self) -> None:
         """List and merge all. Raises S3Error, MalformedListing, Interrupted, StoreError."""
@@ -116,6 +117,7 @@ class Walk:
         except LogTrimmed:  # so much was written meanwhile: list it again
             self._waiting.append(_Directory(directory.key))
             return
+        self.since = directory.since if self.since is None else min(self.since, directory.since)
         below = {entry.key for entry in entries if entry.kind == LISTED}
         if not self._scope.delimiter:
             self._waiting += [_Directory(key) for key in sorted(below, reverse=True)]

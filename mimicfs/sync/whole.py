@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mimicfs import entry
 from mimicfs.entry import Difference, is_directory_bucket
-from mimicfs.errors import NoSuchBucket, StoreError, StoreUnavailable, TooManyDeletions
+from mimicfs.errors import LogTrimmed, NoSuchBucket, StoreError, StoreUnavailable, TooManyDeletions
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 from mimicfs.sync.cursor import Cursor, Notes
@@ -66,6 +66,7 @@ class Whole:
 
     def run(self) -> Report:
         """Raises S3Error, MalformedListing, TooManyDeletions, Interrupted, StoreError."""
+        self._since = self._mimicdb.seq(self._scope.bucket)
         self._listing = ListingNote(self._mimicdb.backend, self._scope.bucket, self._scope.prefix)
         try:
             return self._run()
@@ -107,7 +108,8 @@ class Whole:
             return None
         if not cursor.usable(covered.listed_ns if covered is not None else 0):
             return None
-        self._listed_ns, self._listed_before = cursor.started_ns, cursor.keys
+        self._listed_ns, self._since = cursor.started_ns, cursor.since
+        self._listed_before = cursor.keys
         log.info("the sync of %s continues after %d keys", self._scope, cursor.keys)
         return cursor
 
@@ -177,7 +179,7 @@ class Whole:
         if self._listing.is_lost():  # the sync is about to fail, and nobody may go on from here
             return
         keys = self._listed_before + self.so_far.keys
-        self._notes.write(Cursor(self._listed_ns, run.left(), keys, ended))
+        self._notes.write(Cursor(self._listed_ns, self._since, run.left(), keys, ended))
 
     # The end
 
@@ -191,7 +193,12 @@ class Whole:
         for spool in spools:
             self._release(spool)
         self._listing.check()
-        self._mimicdb.complete(self._scope.bucket, self._as_listed())
+        try:
+            self._mimicdb.complete(self._scope.bucket, self._as_listed(), self._since)
+        except LogTrimmed as exc:
+            self._notes.clear()
+            text = "its bucket was dropped while it was listed; sync it again"
+            raise StoreUnavailable(f"{self._scope}: {text}") from exc
         self._notes.clear()
 
     def _ask(self, gone: int, known: int) -> None:

@@ -19,8 +19,8 @@ from mimicfs.mimicdb import Mirror
 class _Trimmed(Memory):
     """Others change the list of buckets as soon as it is marked, and the log does not hold it."""
 
-    def mark(self, bucket: str, scope: Scope) -> None:
-        super().mark(bucket, scope)
+    def mark(self, bucket: str, scope: Scope, since: int | None = None) -> None:
+        super().mark(bucket, scope, since)
         self._buckets[""].seq += 5
         self._buckets[""].log.clear()
 

@@ -174,6 +174,22 @@ def test_a_lost_store_does_not_hide_that_s3_has_done_it(server, client, bucket):
     mimicked.close()
 
 
+def test_pages_of_a_bucket_that_was_dropped_meanwhile_are_not_all_of_it(server, client, bucket):
+    class Dropping(Memory):
+        def mark(self, bucket, scope, since=None):
+            self.drop_bucket(bucket)
+            self.add_bucket(bucket, 1)
+            super().mark(bucket, scope, since)
+
+    client.put_object(Bucket=bucket, Key="a", Body=b"x")
+    mimicdb = Mirror(Dropping())
+    mimicked = learn(plain(server), mimicdb)
+    assert mimicked.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
+    assert not mimicdb.covered(bucket, "")
+    mimicked.close()
+    mimicdb.close()
+
+
 def test_other_versions_are_not_learned(moto, mimicdb):
     client = learn(plain(moto), mimicdb)
     client.create_bucket(Bucket="versions")

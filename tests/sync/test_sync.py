@@ -9,8 +9,17 @@ import pytest
 from support.clients import plain
 from support.proxy import Fail, Hold, Replace
 
-from mimicfs.entry import LISTED, Difference, Entry
-from mimicfs.errors import AccessDenied, Interrupted, MalformedListing, NoSuchBucket, Unlisted
+from mimicfs.backends.memory import Memory
+from mimicfs.entry import LISTED, Difference, Entry, Scope
+from mimicfs.errors import (
+    AccessDenied,
+    Interrupted,
+    MalformedListing,
+    NoSuchBucket,
+    StoreUnavailable,
+    Unlisted,
+)
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Cancellation
 
 pytestmark = pytest.mark.slow
@@ -51,6 +60,42 @@ def test_just_what_others_changed_is_found(syncer, mimicdb, client, bucket):
     assert (report.added, report.changed, report.deleted, report.unchanged) == (1, 1, 1, 1)
     assert news == [(bucket, Difference(["new"], ["b"], ["a"], 1))]
     assert mimicdb.entry(bucket, "b").size == 6
+
+
+class _Dropping(Memory):
+    """Another process drops the bucket, and makes it anew, before the first listing counts."""
+
+    dropped = False
+
+    def mark(self, bucket: str, scope: Scope, since: int | None = None) -> None:
+        if bucket and not self.dropped:
+            self.dropped = True
+            self.drop_bucket(bucket)
+            self.add_bucket(bucket, 1)
+        super().mark(bucket, scope, since)
+
+
+class TestBucketDroppedWhileItIsListed:
+    @pytest.fixture
+    def mimicdb(self, client, bucket):
+        put(client, bucket, "a", "d/b")
+        mimicdb = Mirror(_Dropping())
+        yield mimicdb
+        mimicdb.close()
+
+    def test_a_directory_is_listed_again(self, syncer, mimicdb, bucket, proxy):
+        proxy.counted()
+        syncer.list_directory(bucket, "d/")
+        assert proxy.counted() == {"LIST": 2}
+        assert mimicdb.covered(bucket, "d/")
+        assert mimicdb.entry(bucket, "d/b") is not None
+
+    def test_a_sync_fails_and_nothing_counts_as_listed(self, syncer, mimicdb, bucket):
+        with pytest.raises(StoreUnavailable, match="dropped while it was listed; sync it again"):
+            syncer.sync(bucket)
+        assert mimicdb.scopes(bucket) == []
+        syncer.sync(bucket)
+        assert known(mimicdb, bucket) == ["a", "d/b"]
 
 
 def test_learned_metadata_survives(syncer, mimicdb, client, bucket, s3):

@@ -5,7 +5,7 @@
 for news, `notes.py` keeps plain texts, and learns what the server says of itself.
 Records, their directories, the totals and the log change in one step: a script (`lua.py`, which
 `scripts.py` runs) or, if this user may not run scripts, a transaction (`transactions.py`, with
-`watching.py`); `steps.py` chooses.
+`watching.py` and `lives.py`); `steps.py` chooses.
 
 `scan` reads a directory at a time: each page of one directory is a snapshot.
 
@@ -15,7 +15,6 @@ Threading: any number of threads, like the client of redis-py.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
@@ -34,7 +33,6 @@ from mimicfs.backends.pending import (
     Begun,
     IntentStep,
     Unsettled,
-    fresh,
     overdue,
     unsettled,
 )
@@ -161,22 +159,17 @@ class RedisBackend(NotingBackend):
         # known.
         if since is not None and left_alone(self.changes("", since, LOG_MAX), [name]):
             return False
-        if self._is_known(name):
-            self._wipe(self._tag(name))
         steps = Transactions(self._client)  # a script more would not be worth it
+        if steps.wipe(self._tag(name)):
+            self._sweep(self._tag(name))
         delisted = steps.delist(self._tag(""), self.origin, name, since)
         if delisted and not self._is_known(name):
             return True
         self.add_bucket(name, 0)  # it was made meanwhile; S3 is asked for its contents
         return False
 
-    def _wipe(self, tag: str) -> None:
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.hdel(f"{tag}:meta", "known", "objects", "bytes", "created_ns")
-            pipe.hset(f"{tag}:meta", "life", fresh())
-            pipe.hincrby(f"{tag}:meta", "seq", 1)
-            pipe.unlink(f"{tag}:scopes", f"{tag}:notes", f"{tag}:log", f"{tag}:k")
-            pipe.execute()
+    def _sweep(self, tag: str) -> None:
+        """Delete the rows of the lives that are over."""
         keys = self._client.scan_iter(f"{quoted(tag)}:*", count=1000)
         while some := list(islice(keys, _SWEPT)):
             # Named after the keys were seen, and before it had any: all other lives are over.
@@ -397,24 +390,16 @@ class RedisBackend(NotingBackend):
     # Scopes
 
     @ours
-    def mark(self, bucket: str, scope: Scope) -> None:
+    def mark(self, bucket: str, scope: Scope, since: int | None = None) -> None:
         if self.evicts:
             return
-        tag, own = self._tag(bucket), scope.prefix.encode()
-        scopes = f"{tag}:scopes"
         highest = self._highest.get(bucket, 0)  # read before: other threads go on
-        _, (known, seq), *names = self._together(
-            ("HSET", scopes, own, json.dumps(scope)),
-            ("HMGET", f"{tag}:meta", "known", "seq"),
-            *([("HKEYS", scopes)] if scope.deep else []),
-        )
-        if int(seq or 0) < highest:  # what was merged before is lost
+        done = self._steps.mark(self._tag(bucket), scope, since)
+        if done.seq < highest:  # what was merged before is lost
             self.begin_epoch()  # and this scope with all others
-            return
-        inside = [key for found in names for key in found if key.startswith(own) and key != own]
-        if inside:  # older than this one, which counts from now on
-            self._client.hdel(scopes, *inside)
-        if bucket and not known:
+        elif not done.marked:
+            raise LogTrimmed.after(since, bucket)
+        elif bucket and not done.known:
             self.add_bucket(bucket, 0)
 
     @ours

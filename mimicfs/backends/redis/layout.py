@@ -3,7 +3,8 @@
 All keys of a bucket have one hash tag, so that they are on one node of a cluster:
 
     TAG = PREFIX{BUCKET}
-    TAG:meta       HASH    known, created_ns, objects, bytes, seq; life, once the bucket was dropped
+    TAG:meta       HASH    known, created_ns, objects, bytes, seq; once the bucket was dropped,
+                           life, and born: what seq was then
     TAG:d:DIR      HASH    the names directly below DIR -> packed record: all of them or, of a
                            directory of more than FULL names, the first. A name that ends in
                            "/" is a subdirectory; "" where it has no entry of its own
@@ -20,7 +21,7 @@ empty is gone, and so is its line in TAG:i:DIR; TAG:d:DIR may be empty beside ot
 
 To drop a bucket is one step, too, however many rows it has: `life` becomes another word, and the
 keys of kinds d, c and i are TAG:LIFE:d:DIR ... from then on. Those of before are found by nobody
-any more, and are deleted later. A life never comes back.
+any more, and are deleted later. A life never comes back. A listing from before `born` is void.
 
 PREFIX is "mimicfs:" or "mimicfs:NAMESPACE:". The list of buckets is kept like a bucket named "/",
 a name that no bucket has; its directory "" has the names.
@@ -80,6 +81,15 @@ class AppliedBatch(NamedTuple):
     before: int
     made: list[str]
     gone: list[str]
+
+
+class MarkedScope(NamedTuple):
+    """What `mark` has done: whether the scope is *marked*, whether the bucket is *known*, and the
+    number of its log."""
+
+    marked: bool
+    known: bool
+    seq: int
 
 
 class BegunKey(NamedTuple):

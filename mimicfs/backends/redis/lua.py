@@ -319,6 +319,23 @@ if ARGV[6] ~= '' then append(ARGV[6], {{name, name}}) end
 return {1, ARGV[4] == '1' and ARGV[5]}
 """
 
+# ARGV: prefix, '1' if deep, the scope, since or ''. Returns a MarkedScope.
+MARK = """
+local scopes, prefix, since = tag .. ':scopes', ARGV[1], ARGV[4]
+local meta = redis.call('HMGET', tag .. ':meta', 'known', 'seq', 'born')
+local seq, born = tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
+local marked = since == '' or (born <= tonumber(since) and tonumber(since) <= seq)
+if marked then
+  if ARGV[2] == '1' then
+    for _, inside in ipairs(redis.call('HKEYS', scopes)) do
+      if string.sub(inside, 1, #prefix) == prefix then redis.call('HDEL', scopes, inside) end
+    end
+  end
+  redis.call('HSET', scopes, prefix, ARGV[3])
+end
+return {marked and 1 or 0, meta[1] and 1 or 0, seq}
+"""
+
 # Every command that changes something. A user that may not run one of them must not get to the
 # middle of a script, which would stay half done.
 TRY = """

@@ -14,6 +14,7 @@ Threading: like the client of redis-py.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -29,9 +30,11 @@ from mimicfs.backends.redis.layout import (
     AppliedBatch,
     BegunKey,
     ChangeBatch,
+    MarkedScope,
     RedisCommand,
     SeenKey,
 )
+from mimicfs.entry import Scope
 from mimicfs.errors import LogTrimmed
 
 _MOVES_S = 5.0  # how long a script waits for keys that move
@@ -52,6 +55,7 @@ class Scripts:
         self._begin_seeing = client.register_script(lua.LIBRARY + lua.BEGUN + lua.BEGIN_SEEING)
         self._end = client.register_script(lua.LIBRARY + lua.END)
         self._enlist = client.register_script(lua.LIBRARY + lua.ENLIST)
+        self._mark = client.register_script(lua.LIBRARY + lua.MARK)
         self._swap = client.register_script(lua.LIBRARY + lua.SWAP)
 
     def try_all(self, tag: str) -> None:
@@ -128,6 +132,13 @@ class Scripts:
     def enlist(self, tag: str, origin: int, name: str) -> None:
         """Put *name* into the list of buckets; log it if that is news."""
         self._run(self._enlist, tag, origin, name)
+
+    def mark(self, tag: str, scope: Scope, since: int | None) -> MarkedScope:
+        """Do as Backend.mark, but for making the bucket known."""
+        said = "" if since is None else since
+        found = self._run(self._mark, tag, scope.prefix, int(scope.deep), json.dumps(scope), said)
+        marked, known, seq = found
+        return MarkedScope(bool(marked), bool(known), seq)
 
     def swap_note(
         self,

@@ -15,7 +15,6 @@ Threading: like the client of redis-py.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from mimicfs.backends.redis.layout import (
     AppliedBatch,
     BegunKey,
     ChangeBatch,
+    MarkedScope,
     RedisCommand,
     SeenKey,
     change_of,
@@ -50,6 +50,7 @@ from mimicfs.backends.redis.layout import (
     split,
     totals,
 )
+from mimicfs.backends.redis.lives import marked, marked_at_once, scopes_kept, wiped
 from mimicfs.backends.redis.watching import CLOCK, Watch, watched
 from mimicfs.backends.uncovering import LEFT_MAX, uncovered
 from mimicfs.entry import LAST_KEY, Change, Scope
@@ -219,6 +220,18 @@ class Transactions:
         after that number. Return whether it is taken out. Raises LogTrimmed."""
         return self._watched(tag, lambda watch: _delist(watch, tag, origin, name, since))
 
+    def wipe(self, tag: str) -> bool:
+        """Make the bucket unknown, and begin another life of its rows. Return whether it was
+        known."""
+        return self._watched(tag, lambda watch: wiped(watch, tag))
+
+    def mark(self, tag: str, scope: Scope, since: int | None) -> MarkedScope:
+        """Do as Scripts.mark."""
+        if since is None:
+            return marked_at_once(self._client, tag, scope)
+        place = f"{tag}:scopes"
+        return self._watched(tag, lambda watch: marked(watch, tag, scope, since), place)
+
     def unmark(self, tag: str, origin: int, prefix: str) -> None:
         """Do as Backend.unmark."""
         place = f"{tag}:scopes"
@@ -231,7 +244,7 @@ class Transactions:
             if not after:
                 return None, []
             logged = _logged(tag, origin, int(number or 0), [(prefix, prefix + LAST_KEY)])
-            return None, [*_scopes_kept(place, after), *logged]
+            return None, [*scopes_kept(place, after), *logged]
 
         def scopes(prefixes: Sequence[str]) -> dict[str, Scope]:
             texts = self._client.hmget(place, prefixes) if prefixes else []
@@ -397,14 +410,6 @@ def _kept(tag: str, rows: Mapping[str, str | None]) -> list[RedisCommand]:
         ("HDEL", f"{tag}:k", key) for key, row in rows.items() if row is None
     ]
     return [*gone, *(("HSET", f"{tag}:k", k, row) for k, row in rows.items() if row is not None)]
-
-
-def _scopes_kept(place: str, scopes: Mapping[str, Scope | None]) -> list[RedisCommand]:
-    gone: list[RedisCommand] = [
-        ("HDEL", place, each) for each, scope in scopes.items() if not scope
-    ]
-    kept = ((each, scope) for each, scope in scopes.items() if scope)
-    return [*gone, *(("HSET", place, each, json.dumps(scope)) for each, scope in kept)]
 
 
 def _put(

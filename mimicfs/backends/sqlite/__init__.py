@@ -49,7 +49,15 @@ from mimicfs.backends.sqlite.rows import (
 )
 from mimicfs.backends.sqlite.scopes import PUT_SCOPE, SCOPE, SCOPES, covering, drop_scopes, unmark
 from mimicfs.backends.sqlite.waiting import CommitWaiter
-from mimicfs.backends.sqlite.writing import learn_plain, logged, not_admitted, store, swapped
+from mimicfs.backends.sqlite.writing import (
+    check_life,
+    drop,
+    learn_plain,
+    logged,
+    not_admitted,
+    store,
+    swapped,
+)
 from mimicfs.backends.waiter import Waiter
 from mimicfs.entry import LINES, PAGE, BucketEntry, Change, Entry, OfName, Scope, Total
 
@@ -160,12 +168,7 @@ class SQLite(CopyingBackend):
                 return False
             number = self._id(name, db)
             if db.execute("SELECT known FROM bucket WHERE id=?", (number,)).fetchone()[0]:
-                for table in ("entry", "scope", "log", "note", "pending"):
-                    db.execute(f"DELETE FROM {table} WHERE bucket=?", (number,))
-                db.execute(
-                    "UPDATE bucket SET known=0, objects=0, bytes=0, seq=seq+1 WHERE id=?",
-                    (number,),
-                )
+                drop(db, number)
             self._log(db, "", [name])
         return True
 
@@ -394,9 +397,11 @@ class SQLite(CopyingBackend):
     # Scopes
 
     @_ours
-    def mark(self, bucket: str, scope: Scope) -> None:
+    def mark(self, bucket: str, scope: Scope, since: int | None = None) -> None:
         with self._db.writing() as db:
             number = self._add(db, bucket, 0) if bucket else self._id("", db)
+            if since is not None:
+                check_life(db, bucket, number, since)
             if scope.deep:
                 drop_scopes(db, number, scope.prefix)
             db.execute(PUT_SCOPE, (number, *scope))

@@ -53,6 +53,9 @@ CREATE TABLE IF NOT EXISTS pending(
     PRIMARY KEY(bucket, key)) WITHOUT ROWID
 """
 
+# The number of a bucket when it was dropped last, likewise.
+_BORN = "CREATE TABLE IF NOT EXISTS born(bucket INTEGER PRIMARY KEY, seq INT NOT NULL)"
+
 # From the schema of each older version to the next.
 _MIGRATIONS = {
     1: ("ALTER TABLE entry ADD COLUMN head TEXT",),
@@ -82,6 +85,7 @@ def check(db: sqlite3.Connection, path: str) -> None:
         _migrate(db, version)
     db.execute(_NOTES)
     db.execute(_PENDING)
+    db.execute(_BORN)
 
 
 def _migrate(db: sqlite3.Connection, version: int) -> None:

@@ -80,6 +80,25 @@ def swapped(
     return True, after
 
 
+def drop(db: sqlite3.Connection, bucket: int) -> None:
+    """Forget what is known of the bucket. Its numbers go on."""
+    for table in ("entry", "scope", "log", "note", "pending"):
+        db.execute(f"DELETE FROM {table} WHERE bucket=?", (bucket,))
+    db.execute("UPDATE bucket SET known=0, objects=0, bytes=0, seq=seq+1 WHERE id=?", (bucket,))
+    db.execute("INSERT OR REPLACE INTO born SELECT id, seq FROM bucket WHERE id=?", (bucket,))
+
+
+def check_life(db: sqlite3.Connection, bucket: str, number: int, since: int) -> None:
+    """Raise LogTrimmed if the bucket was dropped after number *since*."""
+    sql = (
+        "SELECT coalesce(born.seq, 0), bucket.seq FROM bucket"
+        " LEFT JOIN born ON born.bucket=bucket.id WHERE bucket.id=?"
+    )
+    born, seq = db.execute(sql, (number,)).fetchone()
+    if not born <= since <= seq:
+        raise LogTrimmed.after(since, bucket)
+
+
 def logged(
     db: sqlite3.Connection, bucket: str, number: int, since: int, limit: int
 ) -> list[Change]:

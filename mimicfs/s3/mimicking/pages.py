@@ -50,6 +50,7 @@ class ListingPlace(NamedTuple):
     started_ns: int | None = None  # of its first page, if the mirror has learned all so far
     ours: bool = False  # the page before was the mirror's
     names: int = 0  # that the pages before had
+    since: int | None = None  # of the log, before the first page was asked for
 
 
 class Places:
@@ -91,7 +92,7 @@ class Pages:
         if not all(item.keys() >= _WHOLE for item in answer.get("Contents", ())):
             return
         shown = [item["Key"] for item in answer.get("Contents", ())]
-        place = self._begins(asked, at_ns)
+        place = self._begins(asked, since, at_ns)
         in_order = shown == sorted(set(shown))
         if not in_order or (place is not None and shown and shown[0] <= place.last):
             return
@@ -110,14 +111,14 @@ class Pages:
             names = (place.names if place is not None else 0) + len(shown) + len(groups)
             self._goes_on(asked, answer, place, max([*shown, *groups], default=""), names)
 
-    def _begins(self, asked: Params, at_ns: int) -> ListingPlace | None:
+    def _begins(self, asked: Params, since: int, at_ns: int) -> ListingPlace | None:
         """Return the place behind which a page begins; None: that is not certain."""
         marker = asked.get("ContinuationToken") or asked.get("Marker")
         if marker:
             place = self._places.find(asked, marker)
             return place if place is not None and not place.ours else None
         after = asked.get("StartAfter") or ""
-        return ListingPlace(after, None if after else at_ns)
+        return ListingPlace(after, None if after else at_ns, since=since)
 
     def _merge(
         self,
@@ -162,7 +163,10 @@ class Pages:
             duration_ns = time.time_ns() - place.started_ns
             names = place.names + shown
             scope = Scope(prefix, True, place.started_ns, duration_ns, names=names)
-            self._mimicdb.complete(asked["Bucket"], scope)
+            try:
+                self._mimicdb.complete(asked["Bucket"], scope, place.since)
+            except LogTrimmed as exc:
+                log.debug("a listing was not learned: %s", exc)
 
     def _goes_on(
         self, asked: Params, answer: Params, place: ListingPlace | None, last: str, names: int
@@ -171,8 +175,9 @@ class Pages:
         last = last or (place.last if place is not None else "")
         if not last:
             return
-        started_ns = place.started_ns if place is not None else None
-        going_on = ListingPlace(last, started_ns, names=names)
+        going_on = ListingPlace(last, names=names)
+        if place is not None:
+            going_on = place._replace(last=last, names=names)
         if "NextContinuationToken" in answer:
             self._places.note(asked, answer["NextContinuationToken"], going_on)
         elif "KeyCount" not in answer:  # a ListObjects may also go on with its last key
