@@ -17,7 +17,8 @@ all.
 
 Numbers are hashes of the path, so that they are the same after a remount: backup programs
 and git recognise files by them. Where two collide, the later one takes a free number. A renamed
-file keeps its number as long as this mount lives, even when the kernel has forgotten it.
+file keeps its number as long as this mount lives, even when the kernel has forgotten it, and a
+directory the time at which this mount has changed its names.
 
 Thread-safe: one lock, taken last and held for a few instructions.
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -43,6 +45,7 @@ _from_bytes = int.from_bytes
 # (What is left by a shift keeps the room that it had before.)
 _LAST_INO = (1 << 60) - 1
 _MOVED_MAX = 65_536  # renamed names whose numbers are remembered
+_TOUCHED_MAX = 65_536  # forgotten directories whose times are remembered: 10 MB
 _ASKED_MAX = 8  # directories whose names several programs ask for by number in turn
 _TABLE_MIN = 4096  # nodes; a table of fewer is not worth it
 _SPARSE = 4  # a table that once had so many times as many nodes is made anew
@@ -81,6 +84,8 @@ class Inodes:
         # them.
         self._moved: dict[int, dict[str, int]] = {}
         self._taken: set[int] = set()
+        # By number: `mtime_ns` of directories that nobody holds, the one forgotten last at the end.
+        self._touched: OrderedDict[int, int] = OrderedDict()
         # By number: the node, or the directory of a light name.
         self._nodes: dict[int, Node] = {ROOT_INO: self.root}
         # By directory: the slots of its light names, or of some, for who asks by number.
@@ -295,6 +300,8 @@ class Inodes:
         if bucket in self._prefixes and parent.kind is _ACCOUNT:
             node = PartOfBucket(node, self._prefixes[bucket])
         self._nodes[ino] = node
+        if ino in self._touched:
+            node.mtime_ns = self._touched.pop(ino)
         return node
 
     def _unused(self, ino: int) -> int:
@@ -318,6 +325,11 @@ class Inodes:
             if not moved:
                 del self._moved[parent_ino]
 
+    def _remember_touched(self, directory: Node) -> None:
+        if len(self._touched) >= _TOUCHED_MAX:
+            self._touched.popitem(last=False)
+        self._touched[directory.ino] = directory.mtime_ns
+
     def _take_out(self, node: Node) -> None:
         parent = node.parent
         if parent is not None and parent.children and parent.children.get(node.slot) is node:
@@ -328,6 +340,8 @@ class Inodes:
     def _drop_unused(self, node: Node) -> None:
         while not (node.holds or node.opens or node.children or node is self.root):
             parent = node.parent
+            if node.mtime_ns and parent is not None:
+                self._remember_touched(node)
             self._take_out(node)
             self._slots.pop(node, None)
             if self._nodes.get(node.ino) is node:

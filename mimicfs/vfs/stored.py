@@ -70,12 +70,14 @@ class StoredAttributes:
     def set_attributes(self, node: Node, now: Attr, new: NewAttr) -> None:
         """Store mode, owner and times of *node*, which are *now* so far. Raises PosixError
         ENOSPC."""
+        kept = self._options.buckets.of(node.bucket).keeps_metadata
+        if kept:  # otherwise as on a disk without owners: cp -a and rsync -a go on
+            self._change(
+                node, lambda meta: {**meta, **self._said(node, meta, now, new)}, new.mtime_ns
+            )
         if node.is_directory and new.mtime_ns is not None:
-            node.mtime_ns = new.mtime_ns
-        if not self._options.buckets.of(node.bucket).keeps_metadata:
-            return  # as on a disk without owners: cp -a and rsync -a go on
-        self._change(node, lambda meta: {**meta, **self._said(node, meta, now, new)}, new.mtime_ns)
-        if node.parent is not None and not node.is_directory and not node.component:
+            node.mtime_ns = 0 if kept else new.mtime_ns  # 0: what is stored, also later by others
+        if kept and node.parent is not None and not node.is_directory and not node.component:
             # those of a marker are those of its directory
             self._kernel.attributes_changed(node.parent)
 
@@ -92,11 +94,13 @@ class StoredAttributes:
         mode, uid, gid, mtime_ns = new.mode, new.uid, new.gid, new.mtime_ns
         if mode is None and stored.permissions is None:
             mode = now.mode
+        if mtime_ns is None and (stored.mtime_ns is None or node.mtime_ns > stored.mtime_ns):
+            mtime_ns = now.mtime_ns
         return metadata.written(
             None if mode is None else kind | stat.S_IMODE(mode),
             now.uid if uid is None and stored.uid is None else uid,
             now.gid if gid is None and stored.gid is None else gid,
-            now.mtime_ns if mtime_ns is None and stored.mtime_ns is None else mtime_ns,
+            mtime_ns,
             new.atime_ns,
         )
 

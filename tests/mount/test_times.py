@@ -1,0 +1,43 @@
+"""The times that stat(2) shows while the mount lives."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
+
+MS_NOSUID, MS_NODEV, MS_REMOUNT = 2, 4, 32  # linux/mount.h
+
+
+def forget(path: Path) -> None:
+    """Have the kernel forget all names of the mount *path* that nobody uses: a remount does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = MS_NOSUID | MS_NODEV | MS_REMOUNT
+    if libc.mount(b"", bytes(path), None, flags, None):
+        raise OSError(ctypes.get_errno(), "mount")
+    for _ in range(32):  # the kernel tells of it when nothing else waits, or after nine requests
+        os.statvfs(path)
+
+
+def times(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ctime_ns
+
+
+def test_the_time_of_a_directory_stays_when_the_kernel_forgets_it(mount: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can remount")
+    (mount / "d").mkdir()
+    made = times(mount / "d")
+    (mount / "d/f").touch()
+    filled = times(mount / "d")
+    forget(mount)
+    assert times(mount / "d") == filled > made
+    (mount / "d/f").unlink()
+    emptied = times(mount / "d")
+    forget(mount)
+    assert times(mount / "d") == emptied > filled
