@@ -66,9 +66,8 @@ class Making:
         component = self._tree.new_name(parent, name, of_directory=True)
         slot = slot_of(component, directory=True)
         if parent.kind == NodeKind.ACCOUNT:
-            self._s3.create_bucket(component)
+            self._s3.create_bucket(component)  # and is listed: it may have been there
             self._roots.forget(component)
-            self._mimicdb.complete(component, Scope("", True, time.time_ns()))
         else:
             self._make_directory(caller, parent, parent.key + slot, mode)
         parent.mtime_ns = time.time_ns()
