@@ -104,6 +104,7 @@ def test_two_mounts_of_a_store_divide_what_is_due_after_a_gap(
         pass
     assert proxy.counted() == {"LIST": 12}
     other.member.leave()
+    other.intents.close()  # a beat of the session begins its thread
     aged(mimicdb, bucket, "", 4)
     assert sweep._divided(sweep._all_due())[0].scope.prefix == ""
 
