@@ -34,6 +34,7 @@ from mimicfs.vfs.vacated import Vacated
 
 log = logging.getLogger(__name__)
 
+_TELL_KERNEL_S = 2.0
 _ROUNDS_OF_ONE = 100  # so often a file is copied again because others change its attributes
 
 
@@ -244,7 +245,8 @@ class Mover:
     def move_directory(
         self, cancellation: Cancellation, source: NamePlace, target: NamePlace
     ) -> None:
-        """Move everything below one directory to another name."""
+        """Move everything below one directory to another name. Once that is copied, the directory
+        is there, also if S3 does not delete all originals (PosixError EIO)."""
         old, new = (
             KeyTree(source.bucket, source.key + "/"),
             KeyTree(target.bucket, target.key + "/"),
@@ -254,15 +256,34 @@ class Mover:
         node = self._inodes.find(source.parent, slot_of(source.component, directory=True))
         for below in self._inodes.below(node) if node is not None else ():
             self._handles.flush_node(below, cancellation)
-        with ExitStack() as leaves:
-            with self._claims.held(cancellation, old, new) as claim:
-                rename = self._renamed(cancellation, node, (old, new), claim, leaves)
-            self._go_along(node, rename, {})  # files that were opened meanwhile
-            if node is not None:
-                self._inodes.move(node, target.parent, target.component)
+        with ExitStack() as leaves, self._claims.held(cancellation, old, new) as claim:
+            rename = self._renamed(cancellation, node, (old, new), claim, leaves)
+            try:
+                rename.delete(partial(claim.holds, cancellation), claim.was_lost)
+            except BaseException:
+                self._arrive(node, rename, target)
+                self._contradict(source, target)
+                raise
+            self._arrive(node, rename, target)
+
+    def _arrive(self, node: Node | None, rename: Rename, target: NamePlace) -> None:
+        """Let the directory *node*, and files in it that were opened meanwhile, be at *target*."""
+        if node is not None:
+            self._inodes.move(node, target.parent, target.component)
+        self._go_along(node, rename, {})
         if rename.late:  # the kernel may not know yet what others did at the old place
-            late = [new.prefix + name for name in rename.late]
-            self._mimicdb.announce(new.bucket, Difference(late, [], [], 0))
+            late = [rename.new.prefix + name for name in rename.late]
+            self._mimicdb.announce(rename.new.bucket, Difference(late, [], [], 0))
+
+    def _contradict(self, source: NamePlace, target: NamePlace) -> None:
+        """Have the kernel look up both names anew, as it is about to hear that the rename has
+        failed. It keeps their directories locked until then: it may take what it is told of single
+        names only behind that."""
+        self._kernel.unheard(target.parent.ino)
+        self._kernel.told(_TELL_KERNEL_S)
+        for place in (source, target):
+            self._kernel.name_gone(place.parent, place.component)
+            self._kernel.passing(place.parent)
 
     def _renamed(
         self,
@@ -272,8 +293,9 @@ class Mover:
         claim: RenameClaim,
         leaves: ExitStack,
     ) -> Rename:
-        """Rename the one of *trees*, of the directory *node*, to the other; nobody else does. Until
-        *leaves* ends, nobody in this mount does anything below."""
+        """Rename the one of *trees*, of the directory *node*, to the other, but for the deletion of
+        the originals; nobody else does. Until *leaves* ends, nobody in this mount does anything
+        below."""
         old, new = trees
         self._know_all(cancellation, old)
         rename = self._renames.begin(cancellation, old, new)
@@ -294,7 +316,6 @@ class Mover:
             self._go_back(rename, along)
             self._undo(rename)
             raise
-        rename.delete(partial(claim.holds, cancellation), claim.was_lost)
         return rename
 
     def _know_all(self, cancellation: Cancellation, tree: KeyTree) -> None:

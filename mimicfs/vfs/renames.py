@@ -111,7 +111,7 @@ class Rename:
         self.new = intent.new
         self.copies = intent.copies
         self.ahead: Callable[[], Mapping[str, File]] = dict  # open files at the new place, by key
-        self.late: set[str] = set()  # the names that were copied behind the first round
+        self.late: set[str] = set()  # the names of which the kernel may not know that they moved
         self._seen: set[str] = set()  # the names of the old tree when it was copied last
         self._is_first = True
         self._deleted_names: set[str] = set()  # those whose originals are deleted
@@ -168,8 +168,7 @@ class Rename:
             left = [str(exc)]
         if left:
             self._intent.leave()
-            there = [self.new.prefix + name for name in self.copies]
-            self._mimicdb.announce(self.new.bucket, Difference(there, [], [], 0))
+            self.late.update(self.copies)
             log.error("%s; the next mount continues: %s", self.state(), left[0])
             raise PosixError(errno.EIO, f"{self.state()}: {left[0]}")
         self._intent.end()

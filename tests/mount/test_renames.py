@@ -254,6 +254,23 @@ def test_what_cannot_be_deleted_is_at_both_places_and_the_log_says_so(place: Pla
     wait_until(lambda: os.listdir(place.path / "d") == ["07"])
 
 
+def test_what_is_open_goes_along_though_not_all_originals_can_be_deleted(place: Place) -> None:
+    before = (place.path / "d").stat().st_ino
+    with open(place.path / "d/07", "r+b", buffering=0) as file:
+        with place.proxy.rule(Fail(deletion, 403, "AccessDenied")):
+            with pytest.raises(OSError, match="Input/output error"):
+                (place.path / "d").rename(place.path / "e")
+        wait_until(lambda: (place.path / "d").stat().st_ino != before)
+        assert (place.path / "e").stat().st_ino == before
+        place.put("d/07", b"theirs")
+        (place.path / ".sync").touch()
+        file.write(b"D")
+        assert (place.path / "d/07").read_bytes() == b"theirs"
+        assert (place.path / "e/07").read_bytes() == b"D/07"
+        assert os.stat(file.fileno()).st_ino == (place.path / "e/07").stat().st_ino
+    assert (place.body("d/07"), place.body("e/07")) == (b"theirs", b"D/07")
+
+
 def test_what_others_write_into_a_directory_meanwhile_goes_along(place: Place) -> None:
     with place.proxy.rule(Hold(place.copy_of("e/23"))) as held:
         mover = renamed(place.path)

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from support.kernels import Kernel
 from support.mounts import wait_until
-from support.proxy import Hold, Proxy, Request
+from support.proxy import Fail, Hold, Proxy, Request
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
 from mimicfs.entry import Difference, Entry
-from mimicfs.errors import Departing, Interrupted
+from mimicfs.errors import Departing, Interrupted, PosixError
 from mimicfs.files.journal import Journal
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import Uploader
@@ -489,6 +489,34 @@ def test_what_others_put_at_the_old_place_unseen_stays_there_when_a_rename_fails
     }
     assert found == {"d/a": b"theirs2", "e/a": b"d/a1"}
     assert f"others have changed s3://{bucket}/d/a" in caplog.text
+
+
+@pytest.mark.usefixtures("caplog")
+def test_what_is_open_is_at_the_new_place_though_not_all_originals_can_be_deleted(
+    fs: VFS,
+    s3: S3,
+    mimicdb: Mirror,
+    inos: Inos,
+    appender: int,
+    proxy: Proxy,
+    client: Any,
+    bucket: str,
+) -> None:
+    with proxy.rule(Fail(_deletion, 403, "AccessDenied")):
+        with pytest.raises(PosixError, match="still at both places"):
+            fs.rename(CALLER, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+    assert fs.lookup(CALLER, ROOT_INO, b"e").ino == inos["d"]
+    assert fs.lookup(CALLER, inos["d"], b"a").ino == inos["a"]
+    left = fs.lookup(CALLER, fs.lookup(CALLER, ROOT_INO, b"d").ino, b"a").ino
+    assert left not in inos.values()
+    client.put_object(Bucket=bucket, Key="d/a", Body=b"theirs")
+    Syncer(mimicdb, s3).sync(bucket)
+    _append(fs, appender, b"1")
+    fs.fsync(CALLER, appender)
+    for ino, expected in ((left, b"theirs"), (inos["a"], b"d/a1")):
+        opened = fs.open(CALLER, ino, os.O_RDONLY).handle
+        assert bytes(fs.read(CALLER, opened, 0, 99)) == expected
+        fs.release(opened)
 
 
 def _release_if(fs: VFS, handle: int, condition: bool) -> None:
