@@ -28,6 +28,7 @@ from mimicfs.errors import KeyNotFound, PosixError, Unlisted
 from mimicfs.mimicdb import Mirror
 from mimicfs.posix import Attr, NewAttr
 from mimicfs.s3.requests.client import S3, Condition, Content
+from mimicfs.s3.requests.content import differ
 from mimicfs.vfs.attributes import believed_kinds
 from mimicfs.vfs.kernel import Kernel
 from mimicfs.vfs.markers import DIRECTORY_TYPE, Markers
@@ -313,10 +314,15 @@ class StoredAttributes:
         new = self._s3.copy((node.bucket, entry), node.bucket, key, content)
         surely = self._s3.capabilities["copy-etags"] == "yes"
         self._kernel.copied(node, entry, new, surely=surely)
-        if not surely and new.etag != entry.etag:  # the server may have copied what others had put
-            new, content = self._s3.head(node.bucket, key)
-        if file is not None and new.size == entry.size:
+        if file is not None and (surely or _may_be_same(new, entry, content)):
             file.adopt(new, content, source=entry.etag)
+
+
+def _may_be_same(copy: Entry, source: Entry, content: Content) -> bool:
+    """Whether *copy*, stored with *content*, may have the bytes of *source*. Some servers copy
+    whatever is there: others may have put it there a moment before."""
+    encrypted = "ServerSideEncryption" in content.headers  # by KMS: the ETag says nothing
+    return copy.size == source.size and (encrypted or not differ(copy.etag, source.etag))
 
 
 def _is_users(name: str) -> bool:

@@ -130,6 +130,18 @@ class LoseOne(Lose):
         return True
 
 
+class Ignore(Rule):
+    """The server does not look at the header *name*."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(lambda request: name in request.headers)
+        self._name = name
+
+    def before(self, handler: Any) -> bool:
+        del handler.headers[self._name]
+        return False
+
+
 class Replace(Rule):
     """Answers have *body* instead of their own."""
 

@@ -7,18 +7,21 @@ import errno
 import mmap
 import os
 import random
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from support.onefile import check_one_file_of_each_key
-from support.proxy import Hold
+from support.proxy import Fail, Hold, Ignore
 
-from mimicfs.errors import ObjectChanged, PosixError
+from mimicfs.errors import ObjectChanged, PosixError, UploadFailed
 from mimicfs.posix import ROOT_INO, Caller, Cancellation, NewAttr
 
 pytestmark = pytest.mark.parametrize("server", ["moto"], indirect=True)
 
+BLIND = "x-amz-copy-source-if-match"
 CALLER = Caller(os.getuid(), os.getgid(), 0, Cancellation())
 
 
@@ -434,29 +437,72 @@ def test_an_upload_that_goes_behind_others_does_not_wait_for_the_kernel(
     fs.release(handle)
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_a_chmod_of_what_others_have_replaced_does_not_make_their_bytes_ours(
-    fs, s3, monkeypatch, client, bucket, ours
+@pytest.mark.parametrize(
+    ("theirs", "in_parts"),
+    [(b"their", False), (b"longer", False), (b"longer", True)],
+    ids=["another MD5", "longer", "no MD5, but longer"],
+)
+def test_what_is_written_during_a_chmod_goes_over_no_bytes_of_others(
+    fs, s3, proxy, monkeypatch, caplog, client, bucket, theirs, in_parts
 ):
-    """moto and Ceph copy whatever is there, whichever version was asked for."""
+    """Some servers copy whatever is there, whichever version was asked for."""
+    ino = save(fs, b"x", b"first")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+
+    def others():
+        fs.write(CALLER, handle, 0, memoryview(b"ours"), append=False)
+        put(client, bucket, theirs, in_parts=in_parts)
+
+    before(monkeypatch, s3, "copy", others)
+    with proxy.rule(Ignore(BLIND)):
+        fs.setattr(CALLER, ino, NewAttr(mode=0o600), None)
+    with pytest.raises(UploadFailed, match="changed in S3"):
+        fs.fsync(CALLER, handle)
+    assert "its bytes are in" in caplog.text
+    assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == theirs
+    fs.release(handle)
+
+
+def put(client, bucket, body, *, in_parts):
+    """Store *body* as `x`; *in_parts*: the ETag does not say its MD5."""
+    where = {"Bucket": bucket, "Key": "x"}
+    if not in_parts:
+        client.put_object(**where, Body=body)
+        return
+    upload = where | {"UploadId": client.create_multipart_upload(**where)["UploadId"]}
+    part = client.upload_part(**upload, PartNumber=1, Body=body)["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part}]}
+    client.complete_multipart_upload(**upload, MultipartUpload=parts)
+
+
+@pytest.mark.parametrize("more", [b"", b"longer\n"], ids=["as long", "longer"])
+@pytest.mark.parametrize("ours", [b"", b"one\n"], ids=["opened", "written"])
+@pytest.mark.parametrize("says", [True, False], ids=["", "no HEAD"])
+def test_a_chmod_of_what_others_have_replaced_does_not_make_their_bytes_ours(
+    fs, s3, proxy, monkeypatch, client, bucket, more, ours, says
+):
+    """It is done then, even if S3 does not say what it has copied."""
     ino = save(fs, b"x", b"first\n")
     handle = fs.open(CALLER, ino, os.O_RDWR | os.O_APPEND).handle
-    if ours:
-        fs.write(CALLER, handle, 6, memoryview(b"one\n"), append=True)
-        fs.fsync(CALLER, handle)
-    theirs = client.get_object(Bucket=bucket, Key="x")["Body"].read() + b"theirs\n"
-    copy = type(s3).copy
+    fs.write(CALLER, handle, 6, memoryview(ours), append=True)
+    fs.fsync(CALLER, handle)
+    theirs = b"their\n" + ours + more
+    silent = Fail(lambda it: not says and it.kind == "HEAD" and it.key == "x", 503, "SlowDown")
+    with ExitStack() as stack:
 
-    def late(self, *args):
-        monkeypatch.undo()
-        client.put_object(Bucket=bucket, Key="x", Body=theirs)
-        return copy(self, *args)
+        def others():
+            put(client, bucket, theirs, in_parts=False)
+            stack.enter_context(proxy.rule(silent))
 
-    monkeypatch.setattr(type(s3), "copy", late)
-    fs.setattr(CALLER, ino, NewAttr(mode=0o600), None)
+        before(monkeypatch, s3, "copy", others)
+        stack.enter_context(proxy.rule(Ignore(BLIND)))
+        fs.setattr(CALLER, ino, NewAttr(mode=0o600), None)
     fs.write(CALLER, handle, 10, memoryview(b"two\n"), append=True)
     fs.fsync(CALLER, handle)
-    assert client.get_object(Bucket=bucket, Key="x")["Body"].read() == theirs + b"two\n"
+    answer = client.get_object(Bucket=bucket, Key="x")
+    assert answer["Body"].read() == theirs + b"two\n"
+    assert answer["Metadata"]["mode"] == str(stat.S_IFREG | 0o600)
+    fs.release(handle)
 
 
 def test_a_size_is_shown_once_the_kernel_has_dropped_the_pages_that_end_before(

@@ -164,3 +164,13 @@ def etag_of_part(answer: Mapping[str, Any]) -> str:
     quotes if it came in quotes, and without the additions of a proxy."""
     etag = str(answer["ETag"])
     return f'"{unquoted(etag)}"' if '"' in etag else etag.strip()
+
+
+def is_md5(etag: str) -> bool:
+    """Whether a copy has the same ETag, as far as one can see. (Encryption by KMS hides it.)"""
+    return len(etag) == 32 and "-" not in etag
+
+
+def differ(etag: str, other: str) -> bool:
+    """Whether objects with these ETags have different bytes, as far as one can see."""
+    return is_md5(etag) and is_md5(other) and etag != other

@@ -15,7 +15,15 @@ from mimicfs.errors import (
     S3Unavailable,
     Unsupported,
 )
-from mimicfs.s3.requests.content import PARTS_MAX, Content, bare_etag, etag_of_part, kept_class
+from mimicfs.s3.requests.content import (
+    PARTS_MAX,
+    Content,
+    bare_etag,
+    differ,
+    etag_of_part,
+    is_md5,
+    kept_class,
+)
 
 if TYPE_CHECKING:
     from mimicfs.s3.requests.client import S3
@@ -83,8 +91,8 @@ class Copier:
         etag = bare_etag(answer["CopyObjectResult"])
         meta = entry.meta if content is None else content.meta
         expected = Entry(key, entry.size, time.time_ns(), etag, storage_class, meta)
-        copy = self._s3.mirrored(bucket, expected) if etag else self._seen(bucket, expected)
-        if not etag and (copy.size != entry.size or _is_another(copy.etag, entry.etag)):
+        copy = self._known(bucket, expected) if etag else self._seen(bucket, expected)
+        if not etag and (copy.size != entry.size or differ(copy.etag, entry.etag)):
             text = "the answer to a copy did not confirm it, and S3 has another object"
             raise S3Unavailable(f"s3://{bucket}/{key}: {text}")
         if content is not None:
@@ -132,8 +140,14 @@ class Copier:
         is known to look at the condition. (Ceph and rclone copy whatever is there.)"""
         if copy.size != source.size:
             return False
-        same = _is_md5(source.etag) and copy.etag == source.etag
+        same = is_md5(source.etag) and copy.etag == source.etag
         return same or self._s3.capabilities["copy-etags"] == "yes"
+
+    def _known(self, bucket: str, expected: Entry) -> Entry:
+        """Return the copy, which the server has told the ETag of, as far as it is known: if that is
+        not the ETag of the source, a HEAD has just found the size (learning.py)."""
+        known = self._s3.mimicdb.entry(bucket, expected.key)
+        return known if known is not None and known.etag == expected.etag else expected
 
     def _seen(self, bucket: str, expected: Entry) -> Entry:
         """Return the copy, as a HEAD has found it, if the server (rclone) did not tell its ETag."""
@@ -214,12 +228,3 @@ class Copier:
         now, _ = self._s3.head(from_bucket, entry.key)
         if entry.etag and now.etag != entry.etag:
             raise ObjectChanged(f"s3://{from_bucket}/{entry.key}: changed in S3 meanwhile")
-
-
-def _is_md5(etag: str) -> bool:
-    """Whether a copy has the same ETag, as far as one can see. (Encryption by KMS hides it.)"""
-    return len(etag) == 32 and "-" not in etag
-
-
-def _is_another(etag: str, source: str) -> bool:
-    return _is_md5(etag) and _is_md5(source) and etag != source
