@@ -79,11 +79,10 @@ class FileCopy:
         if begun is None:
             self.alone = False
         else:
-            intent, seen = begun
+            _, seen = begun
             self.seq = self.seq or seen.seq
             was_there = not self.times and seen.entry is not None
-            met = seen.met or intent.contended or not intent.taken
-            self.alone = self.alone and not (was_there or met)
+            self.alone = self.alone and not (was_there or _met(begun))
         self.entry, self.of, self.content = entry, of, content
         self.times += 1
 
@@ -239,8 +238,26 @@ class Mover:
             content = None if content == own else content
         beside = [source.key] if source.bucket == target.bucket else []
         with self._claims.begun(*target.place, *beside) as begun:
-            made = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
+            try:
+                made = self._s3.copy((source.bucket, entry), target.bucket, target.key, content)
+            except KeyNotFound:
+                unheard = self._made_unheard(entry, target, begun)
+                if unheard is None:
+                    raise
+                made = unheard
         copy.made(entry.etag, made, content, begun)
+
+    def _made_unheard(
+        self, entry: Entry, target: NamePlace, begun: tuple[StoreIntent, Begun] | None
+    ) -> Entry | None:
+        """Return the copy of *entry* that S3 has made by an attempt which it has not answered,
+        before it said to the next one that there is no original. *begun*: in the store. None: there
+        is none, or it is not certain whose it is."""
+        now = stored_now(self._mimicdb, *target.place)  # as learning.py has looked
+        if begun is None or _met(begun) or now is None or now.etag != entry.etag:
+            return None
+        _, seen = begun
+        return None if seen.entry is not None and seen.entry.etag == now.etag else now
 
     def move_directory(
         self, cancellation: Cancellation, source: NamePlace, target: NamePlace
@@ -419,6 +436,12 @@ class Mover:
             for page in pages(lambda after: scan(new.bucket, new.prefix, after)):
                 left = [entry.key for entry in page]
                 self._mimicdb.announce(new.bucket, Difference(left, [], [], 0))
+
+
+def _met(begun: tuple[StoreIntent, Begun]) -> bool:
+    """Whether somebody else may have changed what was changed as *begun*."""
+    intent, seen = begun
+    return seen.met or bool(intent.contended) or not intent.taken
 
 
 def _stands_in(tree: KeyTree, file: File) -> bool:

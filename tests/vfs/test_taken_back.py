@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.mounts import wait_until
-from support.proxy import Fail, Hold, Proxy
+from support.proxy import Drop, Fail, Hold, Lose, Proxy, Request, Rule
 from support.sharing import Sharing
 
 from mimicfs.posix import ROOT_INO
@@ -116,6 +116,65 @@ def test_a_mount_that_cannot_find_out_how_the_server_deletes_moves_a_file_all_th
 ) -> None:
     with proxy.rule(Fail(lambda request: request.kind == "PUT", 403, "AccessDenied")):
         assert new[0].rename("f", "d/f") == "done"
+    assert _stored(client, bucket) == {"d/f": b"f", "d/s/g": b"d/s/g"}
+
+
+def _meet_unheard(
+    two: list[Sharing], proxy: Proxy, meanwhile: Callable[[], object], first: type[Rule] = Lose
+) -> str:
+    """Let the second mount rename f to d/f. The *first* of its COPYs is not answered, and before S3
+    gets the second one, do *meanwhile*. Return what came of it."""
+    copies = list[Request]()
+
+    def is_first(request: Request) -> bool:
+        if _asks("COPY", "d/f")(request):
+            copies.append(request)
+        return copies[:1] == [request]
+
+    again = Hold(lambda request: copies[1:2] == [request])
+    lost = first(is_first)
+    with proxy.rule(lost), proxy.rule(again), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(two[1].rename, "f", "d/f")
+        if isinstance(lost, Drop):
+            assert lost.reached.wait(10)
+            lost.release()
+        assert again.reached.wait(20)
+        meanwhile()
+        again.release()
+        return running.result(30)
+
+
+def test_a_copy_whose_answer_was_lost_is_taken_back_too(
+    two: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    said = _meet_unheard(two, proxy, lambda: two[0].rename("f", "d/s/g"))
+    assert said == "ENOENT"
+    assert _stored(client, bucket) == {"d/s/g": b"f"}
+    assert two[0].mimicdb.intents.all_unsettled(bucket) == []
+    assert two[0].claims(bucket) is None
+
+
+def test_a_file_that_was_not_copied_and_that_another_mount_has_moved_is_where_that_has_put_it(
+    two: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    said = _meet_unheard(two, proxy, lambda: two[0].rename("f", "d/s/g"), Drop)
+    assert said == "ENOENT"
+    assert _stored(client, bucket) == {"d/s/g": b"f"}
+    assert two[0].mimicdb.intents.all_unsettled(bucket) == []
+
+
+def test_a_rename_whose_copy_has_replaced_something_is_done_though_the_answer_was_lost(
+    two: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    two[0].created("d/f", b"before")()
+    assert _meet_unheard(two, proxy, lambda: two[0].rename("f", "d/s/g")) == "done"
+    assert _stored(client, bucket) == {"d/f": b"f", "d/s/g": b"f"}
+
+
+def test_what_another_mount_has_moved_to_the_name_of_a_copy_without_an_answer_stays(
+    two: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    assert _meet_unheard(two, proxy, lambda: two[0].rename("f", "d/f"), Drop) == "ENOENT"
     assert _stored(client, bucket) == {"d/f": b"f", "d/s/g": b"d/s/g"}
 
 

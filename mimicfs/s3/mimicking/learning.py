@@ -191,6 +191,9 @@ class Learner:
     ) -> Conversation[None]:
         """Deal with a change that S3 has refused, or perhaps not."""
         with self._ending(operation, params, intent):
+            if intent.unsure and _has_no_source(operation, params, exc):
+                with intent.learning():
+                    intent.unsure = not (yield from self._settling.asked(params))
             self._undone(operation, params, intent, heads)
             if may_be_done(exc):
                 self._look_soon(intent)
@@ -409,6 +412,14 @@ class Learner:
         head = effect_of(operation) is Effect.HEAD  # as of a restore that others have begun
         if (conditional and status in (404, 412)) or (head and status in (404, 409)):
             yield from self._reads.head(params)
+
+
+def _has_no_source(operation: str, params: Params, exc: ClientError) -> bool:
+    """Whether S3 has refused a copy to another key because its source is gone. An earlier request,
+    which it has not answered, may have made the copy, and that is ours then."""
+    source = params.get("CopySource")
+    place = {"Bucket": params.get("Bucket"), "Key": params.get("Key")}
+    return operation == "CopyObject" and status_of(exc) == 404 and source != place
 
 
 def _entry_of(
