@@ -228,6 +228,27 @@ def test_what_a_killed_program_has_dropped_in_part_is_gone_and_its_keys_go_with_
 
 
 @both
+def test_what_is_recorded_in_a_redis_that_was_flushed_while_a_bucket_is_dropped_stays_whole(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows have the keys of those that are just being deleted."""
+    dropper, other = two
+
+    def flushes() -> None:
+        other.client.flushall()
+        other.apply(bucket, NEW)
+
+    bucket = filled(other)
+    with before_packets(monkeypatch, {}) as sent:
+        dropper.drop_bucket(bucket)
+    for at in range(1, sent[0] + 1):
+        bucket = filled(other)
+        with before_packets(monkeypatch, {at: [flushes]}):
+            dropper.drop_bucket(bucket)
+        assert other.scan(bucket) == (NEW if other.bucket(bucket) else [])
+
+
+@both
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 def test_who_reads_or_writes_meanwhile_finds_the_old_or_the_new(
     two: Two, monkeypatch: pytest.MonkeyPatch, at: int

@@ -161,22 +161,18 @@ class RedisBackend(NotingBackend):
             return False
         steps = Transactions(self._client)  # a script more would not be worth it
         if steps.wipe(self._tag(name)):
-            self._sweep(self._tag(name))
+            self._sweep(self._tag(name), steps)
         delisted = steps.delist(self._tag(""), self.origin, name, since)
         if delisted and not self._is_known(name):
             return True
         self.add_bucket(name, 0)  # it was made meanwhile; S3 is asked for its contents
         return False
 
-    def _sweep(self, tag: str) -> None:
+    def _sweep(self, tag: str, steps: Transactions) -> None:
         """Delete the rows of the lives that are over."""
         keys = self._client.scan_iter(f"{quoted(tag)}:*", count=1000)
         while some := list(islice(keys, _SWEPT)):
-            # Named after the keys were seen, and before it had any: all other lives are over.
-            life = self._client.hget(f"{tag}:meta", "life") or b""
-            lives = {key: life_of(tag, key) for key in some}
-            if dead := [key for key, its in lives.items() if its is not None and its != life]:
-                self._client.unlink(*dead)
+            steps.sweep(tag, [key for key in some if life_of(tag, key) is not None])
 
     # Entries
 

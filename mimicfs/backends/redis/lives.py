@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mimicfs.backends.pending import fresh
-from mimicfs.backends.redis.layout import MarkedScope, RedisCommand
+from mimicfs.backends.redis.layout import MarkedScope, RedisCommand, life_of
 from mimicfs.backends.redis.watching import Watch
 from mimicfs.entry import Scope
 
@@ -31,6 +31,15 @@ def wiped(watch: Watch, tag: str) -> tuple[bool, list[RedisCommand]]:
         ("HSET", meta, "life", fresh(), "seq", born, "born", born),
         ("UNLINK", f"{tag}:scopes", f"{tag}:notes", f"{tag}:log", f"{tag}:k"),
     ]
+
+
+def swept(watch: Watch, tag: str, rows: Sequence[bytes]) -> tuple[None, list[RedisCommand]]:
+    """Plan that those of the keys *rows* are deleted that belong to a life that is over. One that
+    begins later has none of them; only a Redis that is flushed begins anew with the first life,
+    and then TAG:meta has changed."""
+    (life,) = watch.ask(("HGET", f"{tag}:meta", "life"))
+    dead = [key for key in rows if life_of(tag, key) != (life or b"")]
+    return None, [("UNLINK", *dead)] if dead else []
 
 
 def marked(

@@ -50,7 +50,7 @@ from mimicfs.backends.redis.layout import (
     split,
     totals,
 )
-from mimicfs.backends.redis.lives import marked, marked_at_once, scopes_kept, wiped
+from mimicfs.backends.redis.lives import marked, marked_at_once, scopes_kept, swept, wiped
 from mimicfs.backends.redis.watching import CLOCK, Watch, watched
 from mimicfs.backends.uncovering import LEFT_MAX, uncovered
 from mimicfs.entry import LAST_KEY, Change, Scope
@@ -224,6 +224,12 @@ class Transactions:
         """Make the bucket unknown, and begin another life of its rows. Return whether it was
         known."""
         return self._watched(tag, lambda watch: wiped(watch, tag))
+
+    def sweep(self, tag: str, rows: Sequence[bytes]) -> None:
+        """Delete those of the keys *rows*, which were seen before, that belong to a life that is
+        over."""
+        if rows:
+            self._watched(tag, lambda watch: swept(watch, tag, rows))
 
     def mark(self, tag: str, scope: Scope, since: int | None) -> MarkedScope:
         """Do as Scripts.mark."""
