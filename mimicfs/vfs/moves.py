@@ -16,7 +16,14 @@ from functools import partial
 
 from mimicfs.backends.pending import Begun
 from mimicfs.entry import OBJECT, Difference, Entry, pages
-from mimicfs.errors import BeingRenamed, KeyNotFound, MimicError, PosixError, S3Error
+from mimicfs.errors import (
+    BeingRenamed,
+    KeyNotFound,
+    MimicError,
+    ObjectChanged,
+    PosixError,
+    S3Error,
+)
 from mimicfs.files.file import File
 from mimicfs.intent import StoreIntent
 from mimicfs.mimicdb import Mirror
@@ -67,6 +74,7 @@ class FileCopy:
         self.times = 0  # how often it was copied
         self.alone = True  # nothing was there before, and nobody else changed it meanwhile
         self.seq = 0  # of the bucket, before the first copy
+        self.deletion: StoreIntent | None = None  # of the original, as far as the store knows of it
 
     def made(
         self,
@@ -152,7 +160,7 @@ class Mover:
                 file.move(*target.place, copy.entry, copy.content, source=copy.of)
             try:
                 if original is not None:
-                    self._s3.conditions.delete(source.bucket, source.key, original.etag)
+                    self._delete(source, original, copy)
             except BaseException:
                 if file is not None:
                     file.move(source.bucket, source.key, original, source=copy.entry.etag)
@@ -183,7 +191,7 @@ class Mover:
                     return None
                 raise
             with ExitStack() as beginning:
-                now, quiet = self._begin_deletion(beginning, source)
+                now, quiet = self._begin_deletion(beginning, source, copy)
                 quiet = quiet or tried > 0
                 if now is not None and (now.etag != entry.etag or (quiet and is_alike(entry, now))):
                     stack.push(beginning.pop_all())
@@ -196,15 +204,31 @@ class Mover:
             entry = now or entry
         raise PosixError(errno.EBUSY, f"{source}: others go on changing what is stored with it")
 
-    def _begin_deletion(self, stack: ExitStack, place: NamePlace) -> tuple[Entry | None, bool]:
-        """Within *stack*, the object at *place* is deleted. Return what the store has of it, and
-        whether nobody else changes it. Where a deletion needs a HEAD, it begins behind that: what a
-        HEAD shows of a key that is being changed makes it contended."""
+    def _delete(self, source: NamePlace, original: Entry, copy: FileCopy) -> None:
+        """Delete *original*. Raises ObjectChanged if there is another version: the kernel calls
+        again, and moves that. Raises PosixError EIO if S3 may have deleted *original* before, by an
+        attempt that it has not answered: what was made since must not replace *copy*."""
+        try:
+            self._s3.conditions.delete(source.bucket, source.key, original.etag)
+        except ObjectChanged as exc:
+            if copy.deletion is None or not copy.deletion.unsure:
+                raise
+            text = (
+                f"it is at {copy.key}; what is there now was stored before it was deleted, or since"
+            )
+            raise PosixError(errno.EIO, f"{source}: {text}") from exc
+
+    def _begin_deletion(
+        self, stack: ExitStack, place: NamePlace, copy: FileCopy
+    ) -> tuple[Entry | None, bool]:
+        """Within *stack*, the object at *place* is deleted, of which there is *copy*. Return what
+        the store has of it, and whether nobody else changes it. Where a deletion needs a HEAD, it
+        begins behind that: what a HEAD shows of a key that is being changed makes it contended."""
         with suppress(BeingRenamed):  # since it was copied: that cannot be taken back
             if self._looks_at_etags(place):
                 begun = stack.enter_context(self._claims.begun(*place.place, deletes=True))
                 if begun is not None:
-                    _, seen = begun
+                    copy.deletion, seen = begun
                     return seen.entry, not seen.met
         quiet = is_quiet(self._mimicdb, *place.place, NEVER)
         return stored_now(self._mimicdb, *place.place), quiet

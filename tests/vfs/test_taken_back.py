@@ -178,6 +178,27 @@ def test_what_another_mount_has_moved_to_the_name_of_a_copy_without_an_answer_st
     assert _stored(client, bucket) == {"d/f": b"f", "d/s/g": b"d/s/g"}
 
 
+def test_what_others_make_anew_replaces_no_copy_whose_original_went_without_an_answer(
+    two: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    deletions = list[Request]()
+
+    def is_first(request: Request) -> bool:
+        if _asks("DELETE", "f")(request):
+            deletions.append(request)
+        return deletions[:1] == [request]
+
+    again = Hold(lambda request: deletions[1:2] == [request])
+    with proxy.rule(Lose(is_first)), proxy.rule(again), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(two[1].rename, "f", "d/f")
+        assert again.reached.wait(20)
+        client.put_object(Bucket=bucket, Key="f", Body=b"anew")
+        again.release()
+        assert running.result(30) == "EIO"  # after ESTALE the kernel calls once more
+    assert _stored(client, bucket) == {"d/f": b"f", "d/s/g": b"d/s/g", "f": b"anew"}
+    assert two[0].mimicdb.intents.all_unsettled(bucket) == []
+
+
 def test_a_file_that_another_mount_has_deleted_meanwhile_is_gone(
     two: list[Sharing], proxy: Proxy, bucket: str, client: Any
 ) -> None:
