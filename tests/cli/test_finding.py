@@ -39,6 +39,16 @@ def test_find_prints_what_it_finds_for_people_and_programs(common):
     assert len(lines) == 4
 
 
+def test_find_shows_what_a_killed_mount_has_left(common, tmp_path):
+    left = [f".mimicfs-{digits * 4}" for digits in ("01234567", "89abcdef")]
+    keys = ["d/" + left[0], left[1] + "/a"]
+    store = SQLite(str(tmp_path / "store.db"))
+    store.apply("b", [Entry(key, 0, 10**18) for key in keys])
+    store.close()
+    told = succeed("find", *common, "s3://b", "--path", "*.mimicfs-*", "--mtime", "+1", "-0")
+    assert told.split("\0") == [f"s3://b/{key}" for key in sorted(keys)] + [""]
+
+
 def test_du_tells_sizes(common):
     assert succeed("du", *common, "s3://b").splitlines() == [
         "3.0M\t3\ts3://b/d/",

@@ -16,7 +16,7 @@ from support.mounts import wait_until
 from support.proxy import Drop, Fail, Hold, Lose, Proxy, Request, Rule
 from support.sharing import Sharing
 
-from mimicfs.posix import ROOT_INO
+from mimicfs.posix import ROOT_INO, NewAttr
 from mimicfs.s3.requests.conditions import Honoured
 from mimicfs.sync import Syncer
 
@@ -223,6 +223,22 @@ def test_a_directory_stays_though_the_copy_in_it_was_its_last_name(
     assert other.fs.lookup(other.caller, ROOT_INO, b"d")
 
 
+def _meet_noted(two: list[Sharing], meanwhile: Callable[[], object]) -> str:
+    """Let the second mount rename f to d/f, and do *meanwhile* when its copy is in the store.
+    Return what came of it."""
+    mover = two[1].fs._leaving._mover
+    begin = mover._begin_deletion
+
+    def behind_the_copy(*about: Any) -> Any:
+        patch.undo()
+        meanwhile()
+        return begin(*about)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mover, "_begin_deletion", behind_the_copy)
+        return two[1].rename("f", "d/f")
+
+
 def _moved_there(one: Sharing) -> None:
     one.rename("f", "d/f")
 
@@ -253,21 +269,36 @@ def test_a_copy_that_another_mount_has_touched_stays(
     client: Any,
     meanwhile: Callable[[Sharing], None],
     body: bytes,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mover = two[1].fs._leaving._mover
-    begin = mover._begin_deletion
-
-    def behind_the_copy(*about: Any) -> Any:
-        monkeypatch.undo()
-        meanwhile(two[0])
-        return begin(*about)
-
-    monkeypatch.setattr(mover, "_begin_deletion", behind_the_copy)
-    assert two[1].rename("f", "d/f") == "done"
+    assert _meet_noted(two, lambda: meanwhile(two[0])) == "done"
     found = _stored(client, bucket)
     assert found["d/f"] == body
     assert "f" not in found
+
+
+def test_a_copy_whose_attributes_another_mount_is_changing_stays(
+    two: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    one, _ = two
+    changed = Hold(_asks("COPY", "d/f"))
+
+    def change() -> None:
+        d = one.fs.lookup(one.caller, ROOT_INO, b"d").ino
+        f = one.fs.lookup(one.caller, d, b"f").ino
+        one.fs.setattr(one.caller, f, NewAttr(mode=0o640), None)
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+
+        def meanwhile() -> None:
+            one.rename("f", "d/s/g")
+            stack.enter_context(proxy.rule(changed))
+            changing = pool.submit(change)
+            stack.callback(changing.result, 20)
+            stack.callback(changed.release)
+            assert changed.reached.wait(10)
+
+        assert _meet_noted(two, meanwhile) == "done"
+    assert client.head_object(Bucket=bucket, Key="d/f")["Metadata"]["mode"] == "33184"
 
 
 def test_a_copy_that_has_replaced_something_stays(
