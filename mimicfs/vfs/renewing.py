@@ -58,11 +58,14 @@ class RenewedFiles(OpenFiles):
         with self._heir(node, cancellation) as heir:
             if heir is None:  # this mount has unlinked it, or renamed another file over it
                 raise ObjectChanged.since_opened(f"s3://{old.bucket}/{old.key}")
+            key = heir.key
+            if heir.is_nameless:  # others have displaced it, too: another one has that name
+                return old
             try:
-                head = self._s3.pool.submit(self._s3.head, heir.bucket, heir.key)
+                head = self._s3.pool.submit(self._s3.head, heir.bucket, key)
                 entry, content = cancellation.wait(head)
             except KeyNotFound as exc:
-                raise ObjectChanged.deleted(f"s3://{heir.bucket}/{heir.key}") from exc
+                raise ObjectChanged.deleted(f"s3://{heir.bucket}/{key}") from exc
             generation = self._mimicdb.generation
             with self._lock:
                 if self._handle(handle).file is not old:  # another thread has come here before
@@ -138,9 +141,13 @@ class RenewedFiles(OpenFiles):
             if old.lost is not None:
                 return False
             with self._heir(self._handle(handle).node, cancellation) as heir:
-                generation = self._mimicdb.generation
-                entry = self._mimicdb.entry(heir.bucket, heir.key) if heir is not None else None
-                if heir is None or entry is None or entry.kind != OBJECT:
+                if heir is None:
+                    return False
+                key, generation = heir.key, self._mimicdb.generation
+                if heir.is_nameless:  # others have displaced it, too: another one has that name
+                    continue
+                entry = self._mimicdb.entry(heir.bucket, key)
+                if entry is None or entry.kind != OBJECT:
                     return False
                 nodes = self._opened_as(old)
                 with self._lock:

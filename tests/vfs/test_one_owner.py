@@ -147,6 +147,29 @@ def test_who_locks_what_others_have_replaced_has_the_file_of_that(fs, displaced)
     assert fs.figures()["open"] == 0
 
 
+@pytest.mark.parametrize("how", ["append", "lock"])
+def test_who_goes_on_with_what_others_have_replaced_twice_has_the_newest(
+    fs, monkeypatch, displaced, how
+):
+    heir = fs._handles.node(displaced[1])
+    wait_until_left, displacing = fs._handles._wait_until_left, []
+
+    def displaced_then(node, cancellation):
+        wait_until_left(node, cancellation)
+        if node is heir and not displacing:
+            displacing.append(fs._kernel.replaced(heir))
+
+    monkeypatch.setattr(fs._handles, "_wait_until_left", displaced_then)
+    if how == "lock":
+        fs._handles.renew(displaced[0], CALLER.cancellation)
+        assert fs.read(CALLER, displaced[0], 0, 9) == b"newer"
+    fs.write(CALLER, displaced[0], 5, memoryview(b"+"), append=True)
+    assert displacing
+    assert fs.read(CALLER, displaced[0], 0, 9) == b"newer+"
+    for handle in displaced:
+        fs.release(handle)
+
+
 def test_who_appends_to_what_this_mount_has_replaced_meanwhile_gets_no_file_of_the_name(
     fs, monkeypatch
 ):
