@@ -302,10 +302,10 @@ class Mover:
             try:
                 rename.delete(partial(claim.holds, cancellation), claim.was_lost)
             except BaseException:
-                self._arrive(node, rename, target)
                 self._contradict(source, target)
                 raise
-            self._arrive(node, rename, target)
+            finally:
+                self._arrive(node, rename, target)
 
     def _arrive(self, node: Node | None, rename: Rename, target: NamePlace) -> None:
         """Let the directory *node*, and files in it that were opened meanwhile, be at *target*."""

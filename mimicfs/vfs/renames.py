@@ -257,12 +257,14 @@ class Rename:
     def _is_due(self, entry: Entry) -> bool:
         """Whether *entry* is to be copied. It is not copied over what was written to the new place
         since: a process that has a file open writes there from then on. Raises PosixError EBUSY
-        where others have written to both places: neither has everything."""
+        where somebody has written to both places: neither has everything."""
         known = self.copies.get(self._name(entry))
         if known is None and (self._is_first or entry.key == self.old.prefix):
             return True  # S3 was asked whether anything except a marker is there
         if self._is_copied(entry):
             return False
+        with suppress(KeyNotFound):  # the mirror may not know what others have put there
+            self._s3.head(self.new.bucket, self._moved(entry.key))
         copy = self._mimicdb.entry(self.new.bucket, self._moved(entry.key))
         if copy is None or copy.kind != OBJECT or (known is not None and copy.etag == known.copy):
             return True
@@ -464,8 +466,7 @@ class Rename:
             yield from page
 
     def _pages(self, tree: KeyTree) -> Iterator[Sequence[Entry]]:
-        scan = self._mimicdb.scan
-        return pages(lambda after: scan(tree.bucket, tree.prefix, after))
+        return pages(lambda after: self._mimicdb.scan(tree.bucket, tree.prefix, after))
 
 
 def _said(bucket: str, refused: Mapping[str, str]) -> list[str]:

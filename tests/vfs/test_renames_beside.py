@@ -221,6 +221,22 @@ def test_what_was_written_at_both_places_before_the_first_deletion_is_at_both(
 
 @pytest.mark.usefixtures("caplog")
 @pytest.mark.parametrize("name", ["a", "new"])
+def test_what_another_writes_unseen_over_a_copy_is_not_copied_over(
+    renames: Renames, bucket: str, client: Any, name: str
+) -> None:
+    rename = _begun(renames, bucket)
+    for key in (f"e/{name}", f"d/{name}"):
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode() * 2, Metadata=_BEFORE)
+    with pytest.raises(PosixError, match="both are being written to"):
+        rename.settle(Cancellation())
+    rename.undo()
+    found = _stored(client, bucket)
+    assert found[f"d/{name}"] == (f"d/{name}".encode() * 2, "33188")
+    assert found[f"e/{name}"] == (f"e/{name}".encode() * 2, "33188")
+
+
+@pytest.mark.usefixtures("caplog")
+@pytest.mark.parametrize("name", ["a", "new"])
 def test_what_was_written_at_both_places_behind_the_last_listing_is_at_both(
     renames: Renames, bucket: str, client: Any, write: Callable[[str, bytes], None], name: str
 ) -> None:
