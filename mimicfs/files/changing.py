@@ -244,7 +244,7 @@ class ChangingFile(ContentFile):
         with self._change.taken(cancellation):
             with self._lock:
                 self._check()
-            if (size == self.size and not self.dirty) or (extend and size <= self.size):
+            if (0 < size == self.size and not self.dirty) or (extend and size <= self.size):
                 return
             place = ChosenPlace(view or HandleView(), size, size)
             staging = self._staged_anew(cancellation, place, keep=None if extend else size)

@@ -51,7 +51,10 @@ class Attributes:
         *touched_ns* is when its names changed last, as far as this mount knows (0: it does not);
         *since_ns* is used where nothing has a time."""
         if entry is not None and entry.meta and self._believed:
-            if entry.kind != OBJECT:  # the directory has no time of its own
+            if entry.kind != OBJECT:  # nothing in S3 has a time
+                said = metadata.read(entry.meta)
+                if said.mtime_ns is not None:
+                    since_ns = said.ctime_ns or said.mtime_ns
                 entry = entry._replace(mtime_ns=since_ns)
             attr = self._stored(ino, self._directory_mode, 0, entry)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +42,18 @@ def test_the_time_of_a_directory_stays_when_the_kernel_forgets_it(mount: Path) -
     emptied = times(mount / "d")
     forget(mount)
     assert times(mount / "d") == emptied > filled
+
+
+@pytest.mark.parametrize(
+    "empty", [lambda path: open(path, "w").close(), lambda path: os.truncate(path, 0)]
+)
+def test_a_file_that_is_empty_already_has_the_time_when_it_was_emptied(
+    mount: Path, empty: Any
+) -> None:
+    """Makefiles write their stamps so: `: > stamp`."""
+    (mount / "stamp").touch()
+    os.utime(mount / "stamp", ns=(10**18, 10**18))
+    before = times(mount / "stamp")
+    empty(mount / "stamp")
+    after = times(mount / "stamp")
+    assert (before[0], after[0] > before[1], after[1] > before[1]) == (10**18, True, True)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.kernels import Kernel
 
+from mimicfs.config.values import FileOptions, Target, VFSOptions
 from mimicfs.entry import NS
+from mimicfs.files.journal import Journal
+from mimicfs.mimicdb import Mirror
 from mimicfs.posix import ROOT_INO, Attr, Caller, Cancellation, NewAttr
+from mimicfs.s3.requests.client import S3
+from mimicfs.sync import Syncer
 from mimicfs.vfs import inodes
 from mimicfs.vfs.filesystem import VFS
 
@@ -104,3 +112,21 @@ def test_a_change_of_the_mode_stores_the_time_that_is_shown(
     stored = client.head_object(Bucket=bucket, Key="d/")["Metadata"]["mtime"]
     assert stored == f"{before[0] // NS}.{before[0] % NS:09}"
     assert times(fs.getattr(CALLER, ino, None))[0] == before[0]
+
+
+def test_a_directory_without_a_marker_has_the_ctime_of_its_latest_change(
+    s3: S3, mimicdb: Mirror, bucket: str, tmp_path: Path
+) -> None:
+    parts = (mimicdb, s3, Syncer(mimicdb, s3), Journal.open(tmp_path), Kernel())
+    options = VFSOptions(Target(bucket), markers=False)
+    fs = VFS(*parts, options, FileOptions(tmp_path))
+    before_ns = time.time_ns()
+    mtime_ns, ctime_ns = times(fs.mkdir(CALLER, ROOT_INO, b"d", 0o755))
+    assert ctime_ns == mtime_ns >= before_ns
+    ino = fs.lookup(CALLER, ROOT_INO, b"d").ino
+    for set_ns in (NS, 4 * 10**18):
+        before_ns = time.time_ns()
+        found = times(fs.setattr(CALLER, ino, NewAttr(mtime_ns=set_ns), None))
+        assert found == (set_ns, pytest.approx(before_ns, abs=10 * NS))
+        assert found[1] >= before_ns
+    fs.close()
