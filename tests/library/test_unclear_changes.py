@@ -6,7 +6,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from support.clients import CONFIG
 from support.mounts import costs
 from support.proxy import Fail, Hold, Lose
 
@@ -175,3 +177,19 @@ def test_a_lost_change_is_asked_about_by_a_store_without_intents(
     with lost(proxy, "PUT"), pytest.raises(BotoCoreError):
         mimicked.put_object(Bucket=known, Key="a", Body=b"longer")
     assert mimicked.head_object(Bucket=known, Key="a")["ContentLength"] == 6
+
+
+def test_a_copy_that_s3_may_make_late_is_looked_for_where_a_store_has_no_intents(
+    library, mimicked, client, proxy, known, monkeypatch
+):
+    monkeypatch.setattr(type(library.backend), "intents", False)
+    again = CONFIG.merge(Config(retries={"total_max_attempts": 2}))
+    copying = library.client(endpoint_url=proxy.url, config=again)
+    none = {"Bucket": known, "Key": "none"}
+    with proxy.rule(Lose(lambda request: request.kind == "COPY")):
+        with pytest.raises(ClientError, match="NoSuchKey"):
+            copying.copy_object(Bucket=known, Key="b", CopySource=none)
+    copying.close()
+    client.put_object(Bucket=known, Key="b", Body=b"late")
+    listed = mimicked.list_objects_v2(Bucket=known)["Contents"]
+    assert [item["Key"] for item in listed] == ["a", "b"]

@@ -193,7 +193,7 @@ class Learner:
         with self._ending(operation, params, intent):
             if intent.unsure and _has_no_source(operation, params, exc):
                 with intent.learning():
-                    intent.unsure = not (yield from self._settling.asked(params))
+                    yield from self._settling.asked(params)
             self._undone(operation, params, intent, heads)
             if may_be_done(exc):
                 self._look_soon(intent)
