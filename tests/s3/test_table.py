@@ -72,6 +72,7 @@ TESTS = {
         "a header that is not ASCII": "believing "
         "a_header_that_is_not_ascii_is_read_as_utf8_if_it_is_that",
         "gzip, and no length": "believing what_a_proxy_compresses_unasked_is_read",
+        "404 or no ETag of what is known": "hidden a_404_of_what_the_mirror_knows_is_asked_again",
     },
     "HEAD": {
         "no Content-Length, or 0 of what has bytes by its ETag": "believing "

@@ -15,6 +15,7 @@ past          S3 as it was at a moment      pastclient  a boto3 client of a mome
 conditions    whether a server checks the conditions of writes
 capabilities  what else a server can do     profiles    what providers are known to do
 believing     which answers confirm something
+hidden        objects that a server hides while it replaces them
 copying       copies within S3, in one request or in parts
 deleting      deletions of many keys
 sending       bodies, each with a checksum  checksums   checksums of bodies and objects

@@ -55,6 +55,8 @@ it, and strict where it would delete something, or take for done what is not.
                                W/"...", no quotes           used
                                a header that is not ASCII   used, as UTF-8 if it is that
                                gzip, and no length          asked without gzip (transport/wire.py)
+                               404 or no ETag of what is    asked again, where the server ignores
+                                 known                        conditions (hidden.py)
     HEAD                       no Content-Length, or 0 of   GET of one byte says it
                                  what has bytes by its ETag
     GET                        in chunks, of no length      used: the bytes are counted

@@ -44,6 +44,7 @@ from mimicfs.s3.requests.profiles import PROFILES
 
 if TYPE_CHECKING:
     from mimicfs.config.limits import Prices
+    from mimicfs.s3.requests.conditions import Conditions
     from mimicfs.s3.requests.queue import Queue
     from mimicfs.s3.requests.queues import Queues
     from mimicfs.s3.requests.together import Ways
@@ -89,6 +90,7 @@ class Clients:
         self._options = options
         self._addressing = Addressing(options, self.capabilities)
         self._given = GivenRefusals()
+        self.conditions: Conditions  # made by S3
         self._unlearned: Ask  # the client's calls, of which nobody learns; made with `_client`
         self._lock = threading.Lock()  # protects the counter, and the making of the clients
 
@@ -214,6 +216,7 @@ class Clients:
 
         from mimicfs.s3.mimicking.learning import Learner, taught
         from mimicfs.s3.mimicking.sent import doubt, note
+        from mimicfs.s3.requests.hidden import seen_again
         from mimicfs.s3.requests.rules import Rules
         from mimicfs.s3.transport.verbatim import OPERATIONS, keep_expires
         from mimicfs.s3.transport.wire import Wire
@@ -235,6 +238,7 @@ class Clients:
             lambda ask: taught(client, self._learner, ask),
         ]
         layers: list[Layer] = [
+            seen_again(self.mimicdb, self.conditions.are_ignored),
             Believer,
             with_params(self.pinned),
             with_params(rules.sent),

@@ -91,6 +91,11 @@ class Conditions:
             return {"IfMatch": _written(condition.etag, found.match)}
         return None
 
+    def are_ignored(self, bucket: str) -> bool:
+        """Whether the server is known not to look at the ETag of a PUT."""
+        found = self._found.get(bucket)
+        return found is not None and not found.match
+
     @contextmanager
     def turn(self, bucket: str, key: str, condition: Condition, size: int = 0) -> Iterator[None]:
         """Within, *key* is written under *condition*, *size* bytes at once. Where the server does
