@@ -134,6 +134,11 @@ class StandingFile:
         return self.state.apart
 
     @property
+    def changed(self) -> bool:
+        """Whether it has bytes that S3 does not have."""
+        return self.state in (State.DIRTY, State.UNSAVED, State.LOST)
+
+    @property
     def expired(self) -> bool:
         return self.state.expired
 

@@ -57,3 +57,21 @@ def test_a_file_that_is_empty_already_has_the_time_when_it_was_emptied(
     empty(mount / "stamp")
     after = times(mount / "stamp")
     assert (before[0], after[0] > before[1], after[1] > before[1]) == (10**18, True, True)
+
+
+@pytest.mark.parametrize("by", ["unlink", "rename"])
+def test_an_open_file_that_has_lost_its_name_keeps_its_time_until_it_changes(
+    mount: Path, by: str
+) -> None:
+    for name in ("a", "b"):
+        (mount / name).write_text("text")
+    os.utime(mount / "a", ns=(10**18, 10**18))
+    with open(mount / "a", "rb+", buffering=0) as file:
+        (mount / "a").unlink() if by == "unlink" else (mount / "b").rename(mount / "a")
+        assert os.fstat(file.fileno()).st_mtime_ns == 10**18
+        os.fchmod(file.fileno(), 0o600)
+        assert os.fstat(file.fileno()).st_mtime_ns == 10**18
+        os.utime(file.fileno(), ns=(10**18, 10**18 + 1))
+        assert os.fstat(file.fileno()).st_mtime_ns == 10**18 + 1
+        file.write(b"T")
+        assert os.fstat(file.fileno()).st_mtime_ns > 10**18 + 1
