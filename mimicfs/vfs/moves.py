@@ -87,10 +87,11 @@ class FileCopy:
         if begun is None:
             self.alone = False
         else:
-            _, seen = begun
+            intent, seen = begun
             self.seq = self.seq or seen.seq
             was_there = not self.times and seen.entry is not None
-            self.alone = self.alone and not (was_there or _met(begun))
+            met = seen.met or intent.contended or not intent.taken
+            self.alone = self.alone and not (was_there or met)
         self.entry, self.of, self.content = entry, of, content
         self.times += 1
 
@@ -276,12 +277,13 @@ class Mover:
     ) -> Entry | None:
         """Return the copy of *entry* that S3 has made by an attempt which it has not answered,
         before it said to the next one that there is no original. *begun*: in the store. None: there
-        is none, or it is not certain whose it is."""
+        is none, or it was there before."""
         now = stored_now(self._mimicdb, *target.place)  # as learning.py has looked
-        if begun is None or _met(begun) or now is None or now.etag != entry.etag:
+        if begun is None or now is None or now.etag != entry.etag:
             return None
-        _, seen = begun
-        return None if seen.entry is not None and seen.entry.etag == now.etag else now
+        intent, seen = begun
+        was_there = seen.entry is not None and seen.entry.etag == now.etag
+        return now if intent.unsure and not was_there else None
 
     def move_directory(
         self, cancellation: Cancellation, source: NamePlace, target: NamePlace
@@ -460,12 +462,6 @@ class Mover:
             for page in pages(lambda after: scan(new.bucket, new.prefix, after)):
                 left = [entry.key for entry in page]
                 self._mimicdb.announce(new.bucket, Difference(left, [], [], 0))
-
-
-def _met(begun: tuple[StoreIntent, Begun]) -> bool:
-    """Whether somebody else may have changed what was changed as *begun*."""
-    intent, seen = begun
-    return seen.met or bool(intent.contended) or not intent.taken
 
 
 def _stands_in(tree: KeyTree, file: File) -> bool:
