@@ -271,7 +271,7 @@ class Rename:
         if known is None or known.original != entry.etag:
             about = f"s3://{self.old.bucket}/{entry.key}, s3://{self.new.bucket}/{copy.key}"
             raise PosixError(errno.EBUSY, f"both are being written to: {about}")
-        self._note(entry, copy)
+        self._noted(self._name(entry), known._replace(mtime_ns=entry.mtime_ns, meta=entry.meta))
         return False
 
     def _is_copied(self, entry: Entry, *, there: bool = False) -> bool:

@@ -236,6 +236,32 @@ def test_what_another_writes_unseen_over_a_copy_is_not_copied_over(
 
 
 @pytest.mark.usefixtures("caplog")
+@pytest.mark.parametrize("others", ["write", "delete", "nothing"])
+def test_what_was_written_to_the_new_place_is_no_copy_though_the_original_has_another_mode(
+    renames: Renames,
+    s3: S3,
+    bucket: str,
+    client: Any,
+    write: Callable[[str, bytes], None],
+    chmod: Callable[[str], None],
+    others: str,
+) -> None:
+    rename = _begun(renames, bucket)
+    write("e/a", b"by whoever had it open")
+    chmod("d/a")
+    rename.copy(Cancellation())
+    if others == "write":
+        write("d/a", b"by whoever opened it then")
+        with pytest.raises(PosixError, match="both are being written to"):
+            rename.settle(Cancellation())
+    elif others == "delete":
+        s3.delete(bucket, "d/a")
+        rename.settle(Cancellation())
+    rename.undo()
+    assert _stored(client, bucket)["e/a"] == (b"by whoever had it open", "33188")
+
+
+@pytest.mark.usefixtures("caplog")
 @pytest.mark.parametrize("name", ["a", "new"])
 def test_what_was_written_at_both_places_behind_the_last_listing_is_at_both(
     renames: Renames, bucket: str, client: Any, write: Callable[[str, bytes], None], name: str
