@@ -43,6 +43,7 @@ T = TypeVar("T")
 _Where = tuple[str, str]  # bucket and prefix
 _PLAIN = Wish()
 _NO_RULES = Buckets()
+_LIST_TRIES = 3  # of a directory whose bucket is dropped meanwhile
 
 
 class Syncer:
@@ -298,22 +299,19 @@ class Syncer:
             del self._listing[where]
         mine.set_result(None)
 
-    def _list_directory(
-        self, bucket: str, directory: str, cancellation: Cancellation, tries: int = 3
-    ) -> None:
-        seen = self._mimicdb.seen_lately(bucket, directory)
-        with self._said(bucket, directory) as said:
-            listed, pages, since = self._directory_listed(
-                bucket, directory, seen, said, cancellation
-            )
-            said.check(closely=pages > 1)
-            try:
-                self._mimicdb.complete(bucket, listed, since)
-                return
-            except LogTrimmed:  # the bucket was dropped meanwhile, and what was merged with it
-                if tries == 1:
-                    raise
-        self._list_directory(bucket, directory, cancellation, tries - 1)
+    def _list_directory(self, bucket: str, directory: str, cancellation: Cancellation) -> None:
+        what = (bucket, directory, self._mimicdb.seen_lately(bucket, directory))
+        for left in reversed(range(_LIST_TRIES)):
+            with self._said(bucket, directory) as said:
+                listed, pages, since = self._directory_listed(*what, said, cancellation)
+                said.check(closely=pages > 1)
+                try:
+                    self._mimicdb.complete(bucket, listed, since)
+                    return
+                except LogTrimmed:  # the bucket was dropped meanwhile, and what was merged with it
+                    if not left:
+                        raise
+            what = (bucket, directory, None)  # what was seen may be from before the drop
 
     def _said(self, bucket: str, directory: str) -> AbstractContextManager[ListingNote]:
         """Within, the store has a note that *directory* is being listed."""

@@ -10,7 +10,7 @@ from support.clients import plain
 from support.proxy import Fail, Hold, Replace
 
 from mimicfs.backends.memory import Memory
-from mimicfs.entry import LISTED, Difference, Entry, Scope
+from mimicfs.entry import LISTED, Difference, DirectorySeen, Entry, Scope
 from mimicfs.errors import (
     AccessDenied,
     Interrupted,
@@ -80,6 +80,7 @@ class TestBucketDroppedWhileItIsListed:
     def mimicdb(self, client, bucket):
         put(client, bucket, "a", "d/b")
         mimicdb = Mirror(_Dropping())
+        mimicdb.add_bucket(bucket, 1)
         yield mimicdb
         mimicdb.close()
 
@@ -89,6 +90,16 @@ class TestBucketDroppedWhileItIsListed:
         assert proxy.counted() == {"LIST": 2}
         assert mimicdb.covered(bucket, "d/")
         assert mimicdb.entry(bucket, "d/b") is not None
+
+    def test_a_directory_that_a_mount_has_just_looked_at_is_listed_again(
+        self, syncer, mimicdb, bucket, proxy, monkeypatch
+    ):
+        seen = DirectorySeen(mimicdb.seq(bucket), None, [])
+        monkeypatch.setattr(mimicdb.backend, "seen_lately", lambda *_: seen)
+        proxy.counted()
+        syncer.list_directory(bucket, "empty/")
+        assert proxy.counted() == {"LIST": 2}
+        assert mimicdb.covered(bucket, "empty/")
 
     def test_a_sync_fails_and_nothing_counts_as_listed(self, syncer, mimicdb, bucket):
         with pytest.raises(StoreUnavailable, match="dropped while it was listed; sync it again"):
