@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol, TypeVar
@@ -103,6 +104,7 @@ class Cancellation:
     """Says to a waiting thread that nobody waits for its answer any more."""
 
     def __init__(self) -> None:
+        self.since_s = time.monotonic()  # since when somebody waits
         self._lock = threading.Lock()  # protects the two below
         self._cancelled = False
         self._wake: list[Callable[[], None]] = []
@@ -161,6 +163,10 @@ Answered = Callable[[bytes | memoryview | Exception | None], None]
 NEVER = Cancellation()  # for calls that nothing interrupts: nobody cancels it
 
 
+def _nobody(*_: object) -> None:
+    """Tell nobody."""
+
+
 class FileLock(NamedTuple):
     """A lock in the terms of fcntl(2) and flock(2). *kind* is fcntl.F_RDLCK, F_WRLCK, or F_UNLCK to
     give it up. *pid* is that of the holder, 0 if the holder is not on this machine."""
@@ -206,9 +212,10 @@ class FileLocks(Protocol):
 class KernelCache(Protocol):
     """The kernel's cache of our files, and the calls that tell it what is no longer so.
 
-    Every call but `drop_data` and `flush` returns at once; a thread of its own tells the kernel, in
-    the order of the calls. A request that the kernel makes while it holds the lock of the directory
-    named here (lookup, create, unlink, rename, setxattr on it) must not wait for any of them.
+    Every call but `drop_data`, `asked_anew` and `flush` returns at once; a thread of its own tells
+    the kernel, in the order of the calls. A request that the kernel makes while it holds the lock
+    of the directory named here (lookup, create, unlink, rename, setxattr on it) must not wait for
+    any of them.
     """
 
     def entry_changed(self, parent: int, name: bytes) -> None:
@@ -224,16 +231,22 @@ class KernelCache(Protocol):
     def attr_changed(self, ino: int) -> None:
         """Tell that size or times of *ino* changed; the data that the kernel has of it is right."""
 
-    def data_changed(self, ino: int) -> None:
-        """Tell that the data of *ino* changed, and its attributes with it."""
+    def data_changed(self, ino: int, dropped: Callable[[], None] = _nobody) -> None:
+        """Tell that the data of *ino* changed, and its attributes with it. *dropped* is called when
+        the kernel has dropped the data."""
 
     def drop_data(
-        self, inos: Iterable[int], within_s: float, then: Callable[[], bool] = lambda: False
+        self, inos: Iterable[int], within_s: float, dropped: Callable[[int], None] = _nobody
     ) -> None:
         """Tell the same of each of *inos*, and return when the kernel has dropped their data, or
         after *within_s*: the kernel waits for a page that a WRITE without an answer has locked, and
-        meanwhile drops those of the other inodes. *then* is called once all are dropped, even if
-        that is later; where it returns True, the kernel is told that their sizes changed."""
+        meanwhile drops those of the other inodes. *dropped* is called with each inode whose data
+        is dropped, even if that is later."""
+
+    def asked_anew(self, ino: int) -> None:
+        """Have the kernel keep the attributes of *ino* that it has, and ask once more, whatever its
+        questions that have come so far are answered. (Before Linux 5.8 it takes the answers.)
+        Returns when it knows; waits for no lock."""
 
     def names_changed(self) -> None:
         """Tell that every name must be looked up again. Waits for no lock of a directory."""

@@ -19,7 +19,6 @@ from mimicfs.files.behind import Behind
 from mimicfs.files.content import ContentFile
 from mimicfs.files.halves import UNSENT, FileTurn, KernelWrite
 from mimicfs.files.layout import Layout
-from mimicfs.files.multipart import size_max
 from mimicfs.files.origin import Origin
 from mimicfs.files.reader import Reader
 from mimicfs.files.record import Record
@@ -157,10 +156,10 @@ class ChangingFile(ContentFile):
                 return self.size
             staging = self._staged_anew(cancellation)
             self._only_appended |= self.state in (State.CLEAN, State.DETACHED)
-            offset = self._end(sent.offset)
+            offset = self.size
             if view is not None:
                 view.appends, view.stale = True, False
-            self._write(staging, offset, data, cancellation)
+            self._write(staging, offset, data, cancellation, elsewhere=sent.offset != offset)
             self._change.wrote(sent, len(data))
             return offset
 
@@ -169,7 +168,13 @@ class ChangingFile(ContentFile):
         self._change.ended(handle)
 
     def _write(
-        self, staging: Staging, offset: int, data: memoryview, cancellation: Cancellation
+        self,
+        staging: Staging,
+        offset: int,
+        data: memoryview,
+        cancellation: Cancellation,
+        *,
+        elsewhere: bool = False,
     ) -> None:
         end = offset + len(data)
         self._note_change(staging)
@@ -179,7 +184,7 @@ class ChangingFile(ContentFile):
         except PosixError:
             staging.truncate(self.size)  # nobody was told of the part that a full disk took
             raise
-        self._note(staging, min(offset, self.size), end)
+        self._note(staging, min(offset, self.size), end, elsewhere=elsewhere)
         if offset <= self._layout.front < end:
             self._layout.front = end
             with suppress(Interrupted):  # the bytes are written: an append would be done twice
@@ -270,19 +275,14 @@ class ChangingFile(ContentFile):
             self._behind = None
             behind.ends()
 
-    @property
-    def _size_max(self) -> int:
-        return size_max(self._tools.options.part_size)
-
-    def _check_size(self, size: int) -> None:
-        if size > self._size_max:
-            raise PosixError(errno.EFBIG, f"{self._about}: S3 takes {self._size_max} bytes")
-
-    def _note(self, staging: Staging, start: int, end: int) -> None:
-        """Note that the staging file has new bytes from *start* to *end*."""
+    def _note(self, staging: Staging, start: int, end: int, *, elsewhere: bool = False) -> None:
+        """Note that the staging file has new bytes from *start* to *end*; *elsewhere*: that is not
+        where the kernel has put them."""
         if self._layout.partial:
             staging.changed(start, end)
         with self._lock:
+            if elsewhere:
+                self._grows()
             self._layout.wrote(start, end)
             self.mtime_ns, self._mtime_said = time.time_ns(), False
             self.refused = False

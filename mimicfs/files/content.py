@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from mimicfs import metadata
 from mimicfs.entry import Entry
 from mimicfs.errors import AccessDenied, ObjectChanged, PosixError
+from mimicfs.files.multipart import size_max
 from mimicfs.files.origin import Origin
 from mimicfs.files.reader import Reader
 from mimicfs.files.standing import StandingFile
@@ -124,3 +125,11 @@ class ContentFile(StandingFile):
             pass  # then the upload says so, or finds that it was ours
         except AccessDenied as exc:
             log.info("%s: what others have stored with it may be lost: %s", self._about, exc)
+
+    @property
+    def _size_max(self) -> int:
+        return size_max(self._tools.options.part_size)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._size_max:
+            raise PosixError(errno.EFBIG, f"{self._about}: S3 takes {self._size_max} bytes")

@@ -2,8 +2,7 @@
 
 A file is *clean*: it stands for a version in S3 (origin.py) and is read from there, or from its
 staging file if it has one. Or it is *dirty*: its bytes are in a staging file, and S3 does not have
-them yet. `flush` makes it clean (upload.py). The table in states.py has the other states, and what
-leads from one to another.
+them yet. `flush` makes it clean (upload.py). The table in states.py has the other states.
 
 Where mounts share their locks, what is open for writing or was locked `follows`: it shows what
 others have put there, as a file of NFS does.
@@ -211,7 +210,7 @@ class File(ChangingFile):
             old = self._put_on(origin)
             self.content, self._based = content, True
             self._heard()
-            self._hold_size()
+            self._grows()
             self._staging, self._layout = new, layout
             self._moved(start, entry.size, seen=seen)
         self._tools.moved(self)
@@ -360,6 +359,7 @@ class File(ChangingFile):
         """Take over the handle that has *view* from *other*, which others have replaced."""
         seen = other.is_seen() and not other.follows
         with self._lock:
+            self._grows()
             self._views.add(view)
             view.base_moved(other.size, self.size)
             if seen:

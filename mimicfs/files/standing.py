@@ -25,7 +25,7 @@ from mimicfs.files.view import HandleView
 from mimicfs.posix import Cancellation
 
 _WAY_S = 1.0  # how long a WRITE may take from the kernel's pages to us, on a busy machine
-_HELD_S = 10.0  # how long an old size is shown at most, should the kernel not answer
+_BEHIND_S = 10.0  # how long the kernel may stay behind a growth, should it not drop its pages
 _MOMENT_S = 0.05  # a program that opens a file asks for its attributes next
 
 
@@ -37,11 +37,18 @@ class LatelySeen(NamedTuple):
     at_s: float
 
 
-class HeldSize(NamedTuple):
-    """The size of the pages that the kernel may still have of an older version."""
+class Growth(NamedTuple):
+    """The file has grown where pages of the kernel may end before, and have zeros behind.
+    *dropped*: the inodes of which the kernel has dropped them since. *before*: those of the growth
+    before it, if there was one."""
 
-    size: int
+    dropped: set[int]
+    before: set[int] | None
     until_s: float
+
+    def had_dropped(self, ino: int) -> bool:
+        """Whether the kernel has dropped the pages of *ino* that end before the growth before."""
+        return self.before is None or ino in self.before
 
 
 class StandingFile:
@@ -81,9 +88,7 @@ class StandingFile:
         self._dropped_s = -math.inf
         self._read_anew = False
         self.seen: LatelySeen | None = None  # when it was opened; replaced in one step
-        # What appended bytes have gone behind others' is not shown yet, as the kernel's pages end
-        # before. Replaced in one step.
-        self.held: HeldSize | None = None
+        self._growth: Growth | None = None  # the latest one
         self._views: set[HandleView] = set()  # of the handles that it has
 
     def seen_by(self, view: HandleView) -> None:
@@ -98,11 +103,21 @@ class StandingFile:
             self._read_anew = False
         self._dropped_s = now_s
 
-    @property
-    def lately_dropped(self) -> bool:
-        """Whether the kernel may have dropped pages while a WRITE that is here now was on its
-        way, and have read them anew before that."""
-        return self._read_anew and time.monotonic() - self._dropped_s < _WAY_S
+    def dropped(self, ino: int, growth: Growth | None) -> None:
+        """Note that it has dropped those of the inode *ino*, of which it was told after *growth*.
+        That may take long, as it waits for a page that is being read."""
+        self._dropped_s = time.monotonic()
+        self.caught_up(ino, growth)
+
+    def caught_up(self, ino: int, growth: Growth | None) -> None:
+        """Note that nobody reads pages of the inode *ino* any more that end before *growth*."""
+        if growth is not None:
+            growth.dropped.add(ino)
+
+    def was_dropped(self, since_s: float) -> bool:
+        """Whether the kernel may have dropped pages while a WRITE that came here at *since_s* was
+        on its way, or waited here, and have read them anew before it was done."""
+        return self._read_anew and self._dropped_s > since_s - _WAY_S
 
     def dropped_again(self) -> None:
         """Note that it has dropped them once more since, before that WRITE is answered."""
@@ -146,34 +161,26 @@ class StandingFile:
     def size(self) -> int:
         return self._layout.size
 
+    def _grows(self) -> None:
+        """Note that the file is about to grow where pages of the kernel may end before. `_lock` is
+        held, so `growth` is followed by no READ that ends before."""
+        before = self._growth.dropped if self._growth is not None else None
+        self._growth = Growth(set(), before, time.monotonic() + _BEHIND_S)
+
     @property
-    def size_shown(self) -> int:
-        """The size that the kernel is told. A larger one over a page that ended before would show
-        zeros there."""
-        size, held = self.size, self.held  # in this order: `_hold_size` comes before the new size
-        if held is None or time.monotonic() > held.until_s:
-            return size
-        return min(size, held.size)
-
-    def _hold_size(self) -> None:
-        """Show no larger size than the present one until the kernel has dropped its pages."""
-        self.held = HeldSize(self.size_shown, time.monotonic() + _HELD_S)
-
-    def _end(self, believed: int) -> int:
-        """Return the size, before an append that the kernel has put at *believed*: if that is
-        elsewhere, show none with the new bytes until it has dropped its pages."""
-        if believed != self.size:
-            self._hold_size()
-        return self.size
-
-    def show_size(self, held: HeldSize | None) -> bool:
-        """Note that the kernel has dropped the pages for which *held* was; return whether it may
-        have been told that size."""
+    def growth(self) -> Growth | None:
+        if self._growth is None:  # nearly always
+            return None
         with self._lock:
-            if held is None or self.held is not held:
-                return False
-            self.held = None
-            return True
+            return self._growth
+
+    def is_behind(self, ino: int) -> bool:
+        """Whether a size that was read a moment ago may be behind the end of pages that the kernel
+        still has of the inode *ino*."""
+        growth = self._growth
+        if growth is None or ino in growth.dropped:
+            return False
+        return time.monotonic() < growth.until_s
 
     @property
     def entry(self) -> Entry | None:

@@ -8,6 +8,7 @@
     drop_data           the same, now, by a thread of its own for each inode: messages that are sent
                         in order may wait for the lock of a directory, but a program that gets its
                         answer next reads the pages
+    asked_anew          INVAL_INODE (inode, -1), now: what it has asked is answered in vain
     names_changed       INC_EPOCH: all names are looked up again
     everything_changed  INC_EPOCH, and each listing that the kernel may have
 
@@ -35,7 +36,8 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -63,20 +65,8 @@ class _Deletion(NamedTuple):
     named: bool = False  # the kernel was told that the name is gone
 
 
-class _Drops:
-    """The drops of *inos*; *then* is called after the last one."""
-
-    def __init__(self, inos: Collection[int], then: Callable[[], bool]) -> None:
-        self.inos = inos
-        self.then = then
-        self._lock = threading.Lock()  # protects the set below; a leaf
-        self._left = set(inos)
-
-    def ends(self, ino: int) -> bool:
-        """Note that the drop of *ino* is done; return whether it was the last one."""
-        with self._lock:
-            self._left.discard(ino)
-            return not self._left
+def _nothing(*_: object) -> None:
+    """Do nothing."""
 
 
 class Notifier:
@@ -118,34 +108,33 @@ class Notifier:
     def attr_changed(self, ino: int) -> None:
         self._queue(lambda: self._inode(ino, -1))
 
-    def data_changed(self, ino: int) -> None:
-        self._queue(lambda: self._inode(ino, 0))
+    def data_changed(self, ino: int, dropped: Callable[[], None] = _nothing) -> None:
+        self._queue(lambda: self._drop(ino, dropped))
 
     def drop_data(
-        self, inos: Iterable[int], within_s: float, then: Callable[[], bool] = lambda: False
+        self, inos: Iterable[int], within_s: float, dropped: Callable[[int], None] = _nothing
     ) -> None:
         until_s = time.monotonic() + within_s
-        drops = _Drops(list(inos), then)
-        for thread in [self._dropping(ino, drops) for ino in drops.inos]:
+        for thread in [self._dropping(ino, partial(dropped, ino)) for ino in inos]:
             if thread is not None:
                 thread.join(max(0.0, until_s - time.monotonic()))
 
-    def _dropping(self, ino: int, drops: _Drops) -> threading.Thread | None:
-        thread = threading.Thread(
-            target=self._drop, args=(ino, drops), name="fuse-drop", daemon=True
-        )
+    def _dropping(self, ino: int, dropped: Callable[[], None]) -> threading.Thread | None:
+        drop = partial(self._drop, ino, dropped)
+        thread = threading.Thread(target=drop, name="fuse-drop", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # there can be no more threads
-            self._queue(lambda: self._drop(ino, drops))
+            self._queue(drop)
             return None
         return thread
 
-    def _drop(self, ino: int, drops: _Drops) -> None:
+    def _drop(self, ino: int, dropped: Callable[[], None]) -> None:
         self._inode(ino, 0)
-        if drops.ends(ino) and drops.then():
-            for each in drops.inos:
-                self._inode(each, -1)
+        dropped()
+
+    def asked_anew(self, ino: int) -> None:
+        self._inode(ino, -1)
 
     def names_changed(self) -> None:
         self._queue(self._names)

@@ -71,13 +71,12 @@ class Attributes:
 
     def of_file(self, node: Node, file: File) -> Attr:
         """Return the attributes of an open file, whose bytes S3 may not have yet."""
-        size = file.size_shown
-        entry = Entry("", size, file.mtime_ns, meta=file.content.meta)
+        entry = Entry("", file.size, file.mtime_ns, meta=file.content.meta)
         if file.changed:  # the stored time is that of the version before
             return self.of_object(node.ino, entry)._replace(mtime_ns=file.mtime_ns)
         if file.apart:
             return self.of_object(node.ino, entry)
-        return self.of_object(node.ino, (file.entry or entry)._replace(size=size))
+        return self.of_object(node.ino, file.entry or entry)
 
     def of_control(self, ino: int, mtime_ns: int) -> Attr:
         options = self._options

@@ -218,20 +218,11 @@ class ClosingFiles(RenewedFiles):
         finally:
             if file.moves != moves:  # the appended bytes are not where the kernel has put them
                 self._kernel.drops(self._opened_as(file), writing=False)
-                self._show_size(file)
 
     def _moved(self, file: File) -> None:
         # A WRITE that has locked a page may wait for the turn of this upload; and the longer that
         # takes, the likelier others are quicker again.
         self._kernel.drops(self._opened_as(file), writing=True, waits=False)
-
-    def _show_size(self, file: File) -> None:
-        """Show the size of *file*, for which a caller may ask as soon as it is answered, even if
-        the kernel drops the pages of an older version only after that."""
-        held = file.held
-        if held is not None and file.show_size(held):  # hardly ever: each WRITE comes here
-            for node in self._opened_as(file):
-                self._kernel.attributes_changed(node)
 
     def _wrote(self, node: Node, file: File) -> None:
         self._kernel.wrote(node, file.etag)

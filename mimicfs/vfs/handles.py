@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from mimicfs.entry import Entry
 from mimicfs.errors import KeyNotFound, MimicError, ObjectChanged, PosixError, UploadFailed
 from mimicfs.files.file import File
 from mimicfs.files.halves import KernelWrite
-from mimicfs.posix import Answered, Cancellation, Opened
+from mimicfs.files.standing import Growth
+from mimicfs.posix import Answered, Attr, Cancellation, Opened
 from mimicfs.vfs.closing import ClosingFiles
 from mimicfs.vfs.copying import ONLY_WHOLE, WholeCopier
 from mimicfs.vfs.nodes import Node
@@ -217,8 +219,6 @@ class Handles(ClosingFiles):
         found = self._handle(handle)
         if found.node.also:  # hardly ever
             self._kernel.changed_by(found.asked or found.node, found.node)
-        if found.file is not None:
-            self._show_size(found.file)
 
     def copy_whole(
         self,
@@ -261,7 +261,7 @@ class Handles(ClosingFiles):
         try:
             file, view = self._writable(handle)
             written = file.write(offset, data, cancellation, view)
-            self._wrote_beside(handle, file)
+            self._wrote_beside(handle, file, cancellation.since_s)
             return written
         except PosixError as exc:
             if exc.errno == errno.ENOSPC:  # the writer is not told which disk is meant
@@ -271,7 +271,7 @@ class Handles(ClosingFiles):
     def write_at_once(self, handle: int, offset: int, data: memoryview) -> bool:
         """Write *data* if that waits for nobody; return whether it is written."""
         node, file, view, *_ = self._handle(handle)
-        if file is None or node.also or file.lately_dropped:
+        if file is None or node.also or file.was_dropped(time.monotonic()):
             return False
         return file.write_at_once(offset, data, view)
 
@@ -280,6 +280,8 @@ class Handles(ClosingFiles):
         file, view = self._writable(handle)
         sent = KernelWrite(self._asked(handle).ino, handle, offset)
         before = file
+        if offset != file.size and file.shown:  # it has put *data* over bytes of others in its page
+            self._kernel.drops([self._asked(handle)], writing=True, waits=False)
         for _ in range(_RENEWALS_MAX):
             try:
                 at = file.append(data, cancellation, view, sent)
@@ -288,32 +290,48 @@ class Handles(ClosingFiles):
                 file = self._renewed(handle, cancellation)
         else:
             raise ObjectChanged(f"s3://{file.bucket}/{file.key}: it keeps changing")
+        growth = file.growth  # before `shown`: a READ that begins later ends with it
         if at != offset or file is not before:
             shown, file.shown = file.shown, False
             file.dropped_again()
-            self._went_elsewhere(file, may_be_read=shown or len(data) >= _PAGE)
+            self._went_elsewhere(handle, file, growth, may_be_read=shown or len(data) >= _PAGE)
         else:
-            self._wrote_beside(handle, file)
+            self._wrote_beside(handle, file, cancellation.since_s)
         return len(data)
 
-    def _wrote_beside(self, handle: int, file: File) -> None:
+    def _wrote_beside(self, handle: int, file: File, since_s: float) -> None:
         """Tell the kernel of what it has just written by *handle*, where its pages may not show
         that: those of another inode; and those that it was told to drop meanwhile. It puts the
-        bytes into its pages before it sends the WRITE. If the pages go in between, and a READ fills
-        them with what was there before, they show zeros, or old bytes, for what was written."""
+        bytes into its pages before it sends the WRITE, which came here at *since_s*. If the pages
+        go in between, and a READ fills them with what was there before, they show zeros, or old
+        bytes, for what was written."""
         self._changed_by(handle)
-        if file.lately_dropped:
+        if file.was_dropped(since_s):
             file.dropped_again()
             self._kernel.drops_again(self._opened_as(file))
 
-    def _went_elsewhere(self, file: File, *, may_be_read: bool) -> None:
-        """Tell the kernel that what was appended to *file* is not where it has put that, or not
-        behind the bytes that it has. *may_be_read*: it may have pages of these that can be read
-        without asking us."""
-        nodes = self._opened_as(file)
+    def _went_elsewhere(
+        self, handle: int, file: File, growth: Growth | None, *, may_be_read: bool
+    ) -> None:
+        """Tell the kernel that what was appended to *file* by *handle* is not where it has put
+        that, or not behind the bytes that it has: these ended before *growth*. *may_be_read*: it
+        may have pages of these that can be read without asking us."""
+        nodes, own = self._opened_as(file), self._asked(handle)
         if may_be_read:
             self._kernel.drops(nodes, writing=True)
         else:
-            for node in nodes:
+            late = {each for each in nodes - {own} if growth and not growth.had_dropped(each.ino)}
+            if late:
+                self._kernel.drops(late, writing=True, waits=False)
+            for node in nodes - late:
                 self._kernel.grew(node)
-        self._show_size(file)
+                file.caught_up(node.ino, growth)
+        file.caught_up(own.ino, growth)  # its page may be locked until the answer
+
+    def told(self, node: Node, attr: Attr) -> Attr:
+        """Return *attr*, of *node*, which the kernel is told next. If it has pages that end before
+        that size, or the open file has another one by now, it is not to take that."""
+        file = node.file
+        if file is not None and (attr.size != file.size or file.is_behind(node.ino)):
+            self._kernel.keeps_size(node)
+        return attr

@@ -72,8 +72,7 @@ class Kernel:
         node.pages_etag = entry.etag
 
     def wrote(self, node: Node, etag: str) -> None:
-        """Note that the kernel's pages of *node* became the version *etag*: it wrote through
-        them."""
+        """Note that the kernel's pages of *node* became the version *etag*, as it wrote them."""
         node.pages_etag = etag
         self.returned(node)
 
@@ -103,8 +102,7 @@ class Kernel:
 
     def followed(self, node: Node, file: File) -> None:
         """Note that *file*, which is open, stands on another version now, of which the kernel has
-        no page yet. If that is shorter, the kernel is told when the file is closed (File.shrunk).
-        """
+        no page yet. If that is shorter, it is told when the file is closed (File.shrunk)."""
         for each in node.also:
             self.grew(each)
         if file.follows or file.pages_before:  # it may have pages of the old one
@@ -162,14 +160,17 @@ class Kernel:
         self._drop_now(nodes, _WRITING_S)
 
     def _drop_now(self, nodes: Iterable[Node], within_s: float) -> None:
-        inos = [node.ino for node in nodes]
-        held = [(file, file.held) for node in nodes if (file := node.file) is not None]
-        self._kernel.drop_data(inos, within_s, lambda: sum(f.show_size(h) for f, h in held) > 0)
+        drops = {node.ino: node.drops() for node in nodes}
+        self._kernel.drop_data(list(drops), within_s, lambda ino: drops[ino]())
 
     def _drop_pages(self, node: Node) -> None:
         if node.file is not None:
             node.file.dropping()
-        self._kernel.data_changed(node.ino)
+        self._kernel.data_changed(node.ino, node.drops())
+
+    def keeps_size(self, node: Node) -> None:
+        """Have the kernel take no size of *node* from what it has asked, and ask again."""
+        self._kernel.asked_anew(node.ino)
 
     def changed_by(self, through: Node, node: Node) -> None:
         """Note that a program has changed the bytes of the file of *node* by the inode of
@@ -178,8 +179,7 @@ class Kernel:
         self.drops([each for each in (node, *node.also) if each is not through], writing=True)
 
     def gives_up_pages(self, nodes: Iterable[Node]) -> bool:
-        """Have the kernel write, and then give up, its pages of *nodes*. Return whether it has done
-        so."""
+        """Have the kernel write its pages of *nodes* and give them up; return whether it has."""
         given_up = list(nodes)
         for node in given_up:
             self._drop_pages(node)
@@ -212,8 +212,7 @@ class Kernel:
         self._kernel.listing_changed(ino)
 
     def passing(self, directory: Node) -> None:
-        """Note that the names in *directory* are good only for the process that has just listed
-        them."""
+        """Note that the names in *directory* are good only for the process that listed them."""
         self._kernel.listing_changed(directory.ino)
 
     def told(self, timeout_s: float) -> bool:
@@ -361,8 +360,7 @@ class Kernel:
             self._version_changed(known, key)
 
     def _version_changed(self, node: Node, key: str) -> None:
-        """Tell the kernel that an object, of which it may hold attributes and pages, has
-        changed."""
+        """Tell the kernel that an object has changed of which it may hold attributes and pages."""
         if node.is_directory:
             self._kernel.listing_changed(node.ino)
             return

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +158,11 @@ class Node:
         found = (self.children or {}).get(slot)
         return found if isinstance(found, Node) else None
 
+    def drops(self) -> Callable[[], None]:
+        """Return what to call when the kernel has dropped the pages that it has of it now."""
+        file = self.file
+        return _nothing if file is None else partial(file.dropped, self.ino, file.growth)
+
     @property
     def is_directory(self) -> bool:
         return self.kind <= NodeKind.HISTORY
@@ -223,3 +230,7 @@ def check_present(node: Node) -> None:
 
 def slot_of(component: str, directory: bool) -> str:
     return component + "/" if directory else component
+
+
+def _nothing() -> None:
+    """Note nothing."""

@@ -336,9 +336,11 @@ class OpenFiles(HandleTable):
         # what a WRITE has put there a moment ago could be zeros in them once it is done: the kernel
         # may read them anew before the WRITE comes here.
         keep_cache = keep_cache or self._kernel.has_pages_of(node, file)
-        if not keep_cache and self._users[file] > 1:
-            file.dropping()
         if not flags & NOT_READ:
+            if not keep_cache and self._users[file] > 1:
+                file.dropping()
+            if not keep_cache and node.opens == 1:
+                file.caught_up(node.ino, file.growth)
             file.in_kernel = file.moves
             self._open[handle].view.got = keep_cache and file.hand_out_pages()
             self._kernel.reads(node, entry)

@@ -136,7 +136,7 @@ class RenewedFiles(OpenFiles):
         """Give all handles of *old*, which has expired, to the File of what its name stands for
         now. Return whether it stands for anything."""
         new: File | None = None
-        nodes, last = set[Node](), False
+        last = False
         while new is None:
             if old.lost is not None:
                 return False
@@ -149,7 +149,6 @@ class RenewedFiles(OpenFiles):
                 entry = self._mimicdb.entry(heir.bucket, key)
                 if entry is None or entry.kind != OBJECT:
                     return False
-                nodes = self._opened_as(old)
                 with self._lock:
                     users = [number for number, each in self._open.items() if each.file is old]
                     if not users:  # another thread was quicker
@@ -158,20 +157,23 @@ class RenewedFiles(OpenFiles):
                     last = new is not None and self._give_over(users, old, new, heir)
         if last:
             old.close()
-        for node in nodes:
-            self._kernel.grew(node)
         return True
 
     def _give_over(self, numbers: list[int], old: File, new: File, heir: Node) -> bool:
         """Give the handles *numbers* of *old* to *new*, the File of *heir*. Return whether *old*
         has no others; then the caller closes it. `_lock` is held."""
+        nodes = {heir, *heir.also}
         for number in numbers:
             handle = self._open[number]
             new.taken_over(handle.view, old)
             self._open[number] = self._brought_home(handle, heir)._replace(file=new)
             for node in {handle.node, handle.asked or handle.node}:
                 node.file = new if node.file is old else node.file
+                nodes.add(node)
             self._users[new] = self._users.get(new, 0) + 1
+        if new.etag != old.etag:  # its other handles must not fill the kernel's pages any more
+            old.expire()
+        self._kernel.drops(nodes, writing=True, waits=False)
         new.follows = new.follows or old.follows
         return any(self._leave(old, self._open[number].view) for number in numbers)
 

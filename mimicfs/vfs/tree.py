@@ -125,7 +125,7 @@ class Tree:
             raise
         node = self._inodes.child(directory, slot, _kind(slot), hold=True)
         try:
-            return shown(node)
+            return self._handles.told(node, shown(node))
         except BaseException as exc:  # `holding` would cost 1 us
             self._inodes.forget(node.ino, 1)
             if isinstance(exc, Unlearned):
@@ -254,7 +254,7 @@ class Tree:
 
     def attr(self, node: Node, file: File | None = None) -> Attr:
         """Return the attributes of *node*, or those of *file* if the caller has that open."""
-        attr = self._attr(node, file)
+        attr = self._handles.told(node, self._attr(node, file))
         return attr._replace(nlink=0) if node.is_nameless else attr
 
     def _attr(self, node: Node, file: File | None) -> Attr:
@@ -300,7 +300,7 @@ class Tree:
 
     def _object_attr(self, node: Node, entry: Entry, generation: int) -> Attr:
         file = node.file
-        if file is not None and (file.dirty or file.held):
+        if file is not None and file.dirty:
             return self._shown(node.bucket).of_file(node, file)
         entry = self._mimicdb.newest(node.bucket, entry, generation)
         if entry.meta is None and node.parent is not None:
@@ -311,7 +311,7 @@ class Tree:
 
     def _file_attr(self, node: Node, file: File) -> Attr:
         """Return the attributes of an open file; if it is as S3 has it, what was learned since."""
-        if not (file.dirty or file.apart or file.held) and file.entry is not None:
+        if not (file.dirty or file.apart) and file.entry is not None:
             opened = file.just_opened(self._mimicdb.generation)
             known = opened or self._mimicdb.entry(file.bucket, file.key)
             if known is not None and (known.etag, known.size) == (file.etag, file.size):
@@ -463,7 +463,7 @@ class Tree:
 
     def _row_attr(self, node: Node, entry: Entry, mtime_ns: int, generation: int) -> Attr:
         if (file := node.file) is not None:
-            return self._shown(node.bucket).of_file(node, file)
+            return self._handles.told(node, self._shown(node.bucket).of_file(node, file))
         if not node.is_directory:  # the file was closed just now
             entry = self._mimicdb.newest(node.bucket, entry, generation)
             return self._shown(node.bucket).of_object(node.ino, entry)

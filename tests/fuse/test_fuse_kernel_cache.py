@@ -279,6 +279,32 @@ def test_changed_data_is_seen_also_in_files_that_are_open(
         client(uses.close_kept, mountpoint / "file")
 
 
+def test_a_size_of_which_the_kernel_is_to_ask_anew_makes_no_zeros_behind_its_pages(
+    fs: MemFS, client: Client, mountpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs.keep_cache = True
+    node = fs.make("file", b"old!")
+    with mounted(fs, mountpoint) as mount:
+
+        def early(_: Caller, ino: int, __: int | None) -> Attr:
+            attr = fs._node(ino).attr()
+            mount.kernel.asked_anew(ino)
+            return attr
+
+        client(uses.keep_open, mountpoint / "file")
+        assert client(uses.read_kept, mountpoint / "file", 100) == b"old!"
+        node.data[:] = b"new and longer"
+        with monkeypatch.context() as patched:
+            patched.setattr(fs, "getattr", early)
+            mount.kernel.asked_anew(node.ino)
+            assert client(uses.size_of_kept, mountpoint / "file") == 14
+            assert client(uses.read_kept, mountpoint / "file", 100) == b"old!"
+        mount.kernel.drop_data([node.ino], 30)
+        assert client(uses.size_of_kept, mountpoint / "file") == 14
+        assert client(uses.read_kept, mountpoint / "file", 100) == b"new and longer"
+        client(uses.close_kept, mountpoint / "file")
+
+
 def test_data_that_is_dropped_before_a_write_is_answered_is_read_anew(
     fs: MemFS, client: Client, mountpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

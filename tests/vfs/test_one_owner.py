@@ -9,8 +9,10 @@ import os
 import random
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from support.onefile import check_one_file_of_each_key
@@ -528,81 +530,256 @@ def test_a_chmod_of_what_others_have_replaced_does_not_make_their_bytes_ours(
     fs.release(handle)
 
 
-def test_a_size_is_shown_once_the_kernel_has_dropped_the_pages_that_end_before(
-    fs, monkeypatch, client, bucket
+@pytest.fixture
+def asks(fs, monkeypatch):
+    """The kernel asks for the size of an inode; returns the sizes that it takes."""
+    anew = []
+    monkeypatch.setattr(fs._kernel._kernel, "asked_anew", anew.append, raising=False)
+
+    def ask(ino, *handles):
+        anew.clear()
+        answers = [fs.getattr(CALLER, ino, each).size for each in (*handles, None)]
+        if fs.inodes.get(ino).parent is not None:
+            answers.append(fs.lookup(CALLER, ROOT_INO, b"x").size)
+        assert len(anew) in (0, len(answers))
+        return [] if anew else answers
+
+    return ask
+
+
+def test_a_size_is_taken_once_the_kernel_has_dropped_the_pages_that_end_before(
+    fs, monkeypatch, client, bucket, asks
 ):
     """A page that ended before has zeros there."""
     ino = save(fs, b"x", b"new")
     handle = fs.open(CALLER, ino, os.O_RDWR).handle
     fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
     client.put_object(Bucket=bucket, Key="x", Body=b"newer")
-    shown = []
+    taken = []
 
-    def size():
-        return (
-            fs.getattr(CALLER, ino, handle).size,
-            fs.getattr(CALLER, ino, None).size,
-            fs.lookup(CALLER, ROOT_INO, b"x").size,
-        )
-
-    def drop(inos, within_s, then=lambda: None):
-        shown.extend([size(), then(), size()])
+    def drop(inos, within_s, dropped):
+        taken.extend([asks(ino, handle), dropped(ino), asks(ino, handle)])
 
     monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
     fs.fsync(CALLER, handle)
     # before the upload, and before fsync returns
-    assert shown == [(4, 4, 4), True, (6, 6, 6), (6, 6, 6), False, (6, 6, 6)]
+    assert taken == [[], None, [6, 6, 6], [6, 6, 6], None, [6, 6, 6]]
     fs.release(handle)
 
 
-def test_who_changes_a_file_sees_its_size_though_the_kernel_has_old_pages(
-    fs, monkeypatch, client, bucket
+def test_each_inode_of_a_file_has_its_size_once_its_own_pages_are_dropped(fs, monkeypatch, asks):
+    old = save(fs, b"x", b"old")
+    fs.unlink(CALLER, ROOT_INO, b"x")
+    new = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, old, os.O_RDWR).handle  # looked up before the unlink
+    fs.read(CALLER, handle, 0, 9)
+    taken = []
+
+    def drop(inos, within_s, dropped):
+        if within_s:
+            taken.append([asks(new), dropped(new), asks(new), asks(old), dropped(old), asks(old)])
+
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
+    fs.write(CALLER, handle, 2, memoryview(b"+"), append=True)
+    assert taken == [[[], None, [4, 4], [], None, [4]]]
+    fs.release(handle)
+
+
+def test_an_answer_does_not_have_the_size_taken_of_an_append_that_others_still_make(
+    fs, monkeypatch, client, bucket, asks
 ):
-    """The kernel drops a page that it has locked for a WRITE only after the answer."""
     ino = save(fs, b"x", b"new")
     handle = fs.open(CALLER, ino, os.O_RDWR).handle
     fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+    fs.read(CALLER, handle, 0, 9)
     client.put_object(Bucket=bucket, Key="x", Body=b"newer")
-    shown = []
+    drops, stored = threading.Event(), threading.Event()
 
-    def never(inos, within_s, then):
+    def append():
+        fs.write(CALLER, handle, 4, memoryview(b"+"), append=True)
+
+    def drop(inos, within_s, dropped):
         if within_s == 2:  # the upload is done
-            shown.append(fs.getattr(CALLER, ino, None).size)
-            fs.write(CALLER, handle, 4, memoryview(b"+"), append=True)
-            shown.append(fs.getattr(CALLER, ino, None).size)
+            writes.start()
+            assert drops.wait(30)
+        elif within_s:
+            drops.set()
+            assert stored.wait(30)
 
-    monkeypatch.setattr(fs._kernel._kernel, "drop_data", never, raising=False)
+    writes = threading.Thread(target=append)
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
     fs.fsync(CALLER, handle)
-    assert shown == [4, 7]
+    assert asks(ino, handle) == []
+    stored.set()
+    writes.join()
+    assert asks(ino, handle) == [7, 7, 7]  # its page may be locked, and dropped only after it
     fs.release(handle)
 
 
-def test_who_stores_a_file_sees_its_size_though_the_kernel_has_old_pages(
-    fs, monkeypatch, client, bucket
-):
-    ino = save(fs, b"x", b"new")
-    handle = fs.open(CALLER, ino, os.O_RDWR).handle
-    fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
-    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
-    monkeypatch.setattr(fs._kernel._kernel, "drop_data", lambda *_: None, raising=False)
-    fs.fsync(CALLER, handle)
-    assert fs.getattr(CALLER, ino, None).size == 6
-    fs.release(handle)
-
-
-def test_the_size_of_an_append_that_the_kernel_has_put_elsewhere_is_shown_with_its_answer(
-    fs, monkeypatch
+def test_the_size_of_an_append_that_the_kernel_has_put_elsewhere_is_taken_with_its_answer(
+    fs, monkeypatch, asks
 ):
     """Until then its page may end with zeros where the bytes belong."""
     ino = save(fs, b"x", b"newer")
     handle = fs.open(CALLER, ino, os.O_RDWR).handle
     assert fs.read(CALLER, handle, 0, 99) == b"newer"
-    shown = []
-    drop = lambda *_: shown.append(fs.getattr(CALLER, ino, None).size)  # noqa: E731
+    taken = []
+    drop = lambda _, within_s, *__: taken.append((within_s, asks(ino)))  # noqa: E731
     monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
     fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
-    assert shown == [5]
-    assert fs.getattr(CALLER, ino, None).size == 6
+    # when it comes, as its bytes are over others in the page; and when they are where they belong
+    assert taken == [(0, [5, 5]), (0.1, [])]
+    assert asks(ino) == [6, 6]
+    fs.release(handle)
+
+
+def test_an_append_does_not_count_on_a_drop_that_one_by_another_inode_waits_for(
+    fs, monkeypatch, asks
+):
+    old = save(fs, b"x", b"old")
+    fs.unlink(CALLER, ROOT_INO, b"x")
+    new = save(fs, b"x", b"newer")
+    handles = [fs.open(CALLER, ino, os.O_RDWR).handle for ino in (old, new)]
+    fs.read(CALLER, handles[0], 0, 9)
+    taken = []
+
+    def drop(inos, within_s, dropped):
+        if within_s:  # meanwhile another thread appends
+            fs.write(CALLER, handles[1], 3, memoryview(b"+"), append=True)
+            taken.extend([asks(old), asks(new)])
+        elif len(inos) == 1:
+            taken.append(inos)
+
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
+    fs.write(CALLER, handles[0], 3, memoryview(b"+"), append=True)
+    # as the first append comes; as the second one is where it belongs
+    assert taken == [[old], [old], [], [7, 7]]
+    for each in handles:
+        fs.release(each)
+
+
+def test_a_kernel_that_does_not_drop_its_pages_has_the_size_after_ten_seconds(
+    fs, monkeypatch, asks
+):
+    ino = save(fs, b"x", b"newer")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    fs.read(CALLER, handle, 0, 99)
+    clock, taken = SimpleNamespace(monotonic=lambda: now[0], time_ns=time.time_ns), []
+    now = [100.0]
+
+    def drop(inos, within_s, dropped):
+        if within_s:
+            for now[0] in (109.9, 110.0):
+                taken.append(asks(ino))
+
+    monkeypatch.setattr("mimicfs.files.standing.time", clock)
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
+    fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+    assert taken == [[], [6, 6]]
+    fs.release(handle)
+
+
+def test_an_append_that_goes_over_to_another_object_has_the_pages_of_the_old_one_dropped(
+    fs, s3, monkeypatch, client, bucket, asks
+):
+    ino = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    fs.read(CALLER, handle, 0, 9)
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+    s3.head(bucket, "x")
+    taken = []
+    append = type(fs.inodes.get(ino).file).append
+
+    def late(file, *args):
+        taken.append(asks(ino))
+        return append(file, *args)
+
+    monkeypatch.setattr(type(fs.inodes.get(ino).file), "append", late)
+    dropped = []
+    drop = lambda inos, *_: dropped.append(ino in inos)  # noqa: E731
+    monkeypatch.setattr(fs._kernel._kernel, "drop_data", drop, raising=False)
+    fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+    assert taken == [[3], []]  # by the old object, and by the new one
+    assert dropped == [True, True]
+    fs.release(handle)
+
+
+def test_who_has_read_what_others_have_replaced_does_not_read_it_beside_an_append_to_the_new(
+    fs, monkeypatch, client, bucket
+):
+    """The kernel has one set of pages for both."""
+    ino = save(fs, b"x", b"new")
+    reads, appends = (fs.open(CALLER, ino, os.O_RDWR).handle for _ in range(2))
+    assert fs.read(CALLER, reads, 0, 1) == b"n"  # the rest is in memory now
+    client.put_object(Bucket=bucket, Key="x", Body=b"newer")
+    # the news comes when the append has gone over to the new one
+    monkeypatch.setattr(fs._kernel, "_version_changed", lambda *_: None)
+    fs.write(CALLER, appends, 3, memoryview(b"+"), append=True)
+    with pytest.raises(ObjectChanged):
+        fs.read(CALLER, reads, 0, 1)
+    assert fs.read(CALLER, appends, 0, 9) == b"newer+"
+    for each in (reads, appends):
+        fs.release(each)
+
+
+def test_a_size_that_has_changed_before_it_is_answered_is_not_taken(fs, monkeypatch):
+    ino = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    anew = []
+
+    def others():
+        monkeypatch.setattr(fs._kernel._kernel, "asked_anew", anew.append, raising=False)
+        fs.write(CALLER, handle, 3, memoryview(b"+"), append=True)
+
+    before(monkeypatch, fs._handles, "told", others)
+    assert fs.getattr(CALLER, ino, None).size == 3
+    assert anew == [ino]
+    fs.release(handle)
+
+
+@pytest.mark.parametrize("late", ["write", "drop"])
+def test_pages_are_dropped_once_more_however_long_the_write_or_the_drop_takes(
+    fs, monkeypatch, late
+):
+    monkeypatch.setattr("mimicfs.files.standing._WAY_S", 0)
+    ino = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    node, kernel = fs.inodes.get(ino), fs._kernel._kernel
+    told, again = [], []
+    monkeypatch.setattr(kernel, "data_changed", lambda *each: told.append(each), raising=False)
+    monkeypatch.setattr(kernel, "drop_data", lambda inos, *_: again.extend(inos), raising=False)
+    if late == "drop":  # the kernel waits with it, for a page that somebody reads
+        fs._kernel.grew(node)
+    comes = Caller(os.getuid(), os.getgid(), 0, Cancellation())
+    if late == "write":  # it waits here, for an upload
+        fs._kernel.grew(node)
+    [(_, dropped)] = told
+    if late == "drop":
+        dropped()
+    fs.read(CALLER, handle, 0, 99)
+    fs.write(comes, handle, 0, memoryview(b"NEW"), append=False)
+    assert again == [ino]
+    fs.release(handle)
+
+
+def test_pages_are_dropped_once_more_though_the_file_was_opened_for_a_chmod_meanwhile(
+    fs, monkeypatch
+):
+    ino = save(fs, b"x", b"new")
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    node, again = fs.inodes.get(ino), []
+
+    def others():
+        monkeypatch.setattr("mimicfs.files.standing._WAY_S", 0)
+        fs._kernel.grew(node)
+        fs.read(CALLER, handle, 0, 99)
+        fs.setattr(CALLER, ino, NewAttr(mode=0o600), None)  # the kernel drops nothing for that
+        tell = lambda inos, *_: again.extend(inos)  # noqa: E731
+        monkeypatch.setattr(fs._kernel._kernel, "drop_data", tell, raising=False)
+
+    before(monkeypatch, node.file, "write", others)
+    fs.write(CALLER, handle, 0, memoryview(b"NEW"), append=False)
+    assert again == [ino]
     fs.release(handle)
 
 
