@@ -205,6 +205,20 @@ def test_what_was_listed_before_a_bucket_was_dropped_does_not_count_as_listed(
             assert dropper.scopes(bucket) == [WHOLE]
 
 
+@pytest.mark.parametrize("url", ["server"], indirect=True)
+def test_a_directory_is_marked_without_a_look_at_all_that_are_listed(two: Two) -> None:
+    def looks() -> int:
+        calls: int = two[0].client.info("commandstats")["cmdstat_hkeys"]["calls"]
+        return calls
+
+    for store in two:
+        bucket = filled(store)
+        before = looks()
+        store.mark(bucket, Scope("d/", False, 2), store.seq(bucket))
+        store.mark(bucket, Scope("e/", False, 2))
+        assert looks() == before
+
+
 @both
 def test_what_a_killed_program_has_dropped_in_part_is_gone_and_its_keys_go_with_the_next_drop(
     two: Two, monkeypatch: pytest.MonkeyPatch

@@ -47,13 +47,13 @@ def marked(
 ) -> tuple[MarkedScope, list[RedisCommand]]:
     """Plan that *scope* counts as listed, if the bucket was not dropped after number *since*."""
     place = f"{tag}:scopes"
-    (known, seq, born), names = watch.ask(
-        ("HMGET", f"{tag}:meta", "known", "seq", "born"), ("HKEYS", place)
+    (known, seq, born), *names = watch.ask(
+        ("HMGET", f"{tag}:meta", "known", "seq", "born"), *_asks_inside(place, scope)
     )
     number = int(seq or 0)
     if not int(born or 0) <= since <= number:
         return MarkedScope(False, known is not None, number), []
-    gone: dict[str, Scope | None] = dict.fromkeys(_inside(scope, names))
+    gone: dict[str, Scope | None] = dict.fromkeys(_inside(scope, *names))
     done = MarkedScope(True, known is not None, number)
     return done, scopes_kept(place, {**gone, scope.prefix: scope})
 
@@ -64,16 +64,21 @@ def marked_at_once(client: Any, tag: str, scope: Scope) -> MarkedScope:
     with client.pipeline(transaction=True) as pipe:
         pipe.hset(place, scope.prefix, json.dumps(scope))
         pipe.hmget(f"{tag}:meta", "known", "seq")
-        pipe.hkeys(place)
-        _, (known, seq), names = pipe.execute()
-    if inside := _inside(scope, names):  # older than this one, which counts from now on
+        for each in _asks_inside(place, scope):
+            pipe.execute_command(*each)
+        _, (known, seq), *names = pipe.execute()
+    if inside := _inside(scope, *names):  # older than this one, which counts from now on
         client.hdel(place, *inside)
     return MarkedScope(True, known is not None, int(seq or 0))
 
 
-def _inside(scope: Scope, names: Sequence[bytes]) -> list[str]:
-    """Return those of the scopes *names* that *scope*, if it is deep, replaces."""
-    found = [name.decode() for name in names] if scope.deep else []
+def _asks_inside(place: str, scope: Scope) -> list[RedisCommand]:
+    return [("HKEYS", place)] if scope.deep else []
+
+
+def _inside(scope: Scope, names: Sequence[bytes] = ()) -> list[str]:
+    """Return those of the scopes *names* that *scope*, a deep one, replaces."""
+    found = [name.decode() for name in names]
     return [name for name in found if name.startswith(scope.prefix) and name != scope.prefix]
 
 

@@ -235,8 +235,8 @@ class Transactions:
         """Do as Scripts.mark."""
         if since is None:
             return marked_at_once(self._client, tag, scope)
-        place = f"{tag}:scopes"
-        return self._watched(tag, lambda watch: marked(watch, tag, scope, since), place)
+        inside = [f"{tag}:scopes"] if scope.deep else []
+        return self._watched(tag, lambda watch: marked(watch, tag, scope, since), *inside)
 
     def unmark(self, tag: str, origin: int, prefix: str) -> None:
         """Do as Backend.unmark."""
