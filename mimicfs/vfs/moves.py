@@ -23,6 +23,7 @@ from mimicfs.errors import (
     ObjectChanged,
     PosixError,
     S3Error,
+    StoreError,
 )
 from mimicfs.files.file import File
 from mimicfs.intent import StoreIntent
@@ -448,7 +449,9 @@ class Mover:
         another version there, the file stands on one that is gone (ESTALE): its bytes are not
         theirs."""
         key = tree.prefix + name
-        entry = self._mimicdb.entry(tree.bucket, key) if file.entry is not None else None
+        entry = None
+        with suppress(StoreError):  # if the store is away, nobody knows
+            entry = self._mimicdb.entry(tree.bucket, key) if file.entry is not None else None
         entry = entry if entry is not None and entry.etag == etag else None
         file.move(tree.bucket, key, entry)
 

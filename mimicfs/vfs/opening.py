@@ -36,7 +36,7 @@ from mimicfs.vfs.table import Below, HandleTable
 WRITES = os.O_WRONLY | os.O_RDWR
 NOT_READ = os.O_PATH  # with the flags of an open(2) that is ours, and not the kernel's
 _LOOKS = 4  # so often an object is looked up again before the mirror is asked under `_lock`
-_TRIES = 1_000  # and so often in all: an open file may stand at another key for good
+_TRIES = 1_000  # and so often in all: no File stands at another key than its node for so long
 
 
 class OpenFiles(HandleTable):

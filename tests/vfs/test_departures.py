@@ -20,7 +20,7 @@ from support.proxy import Fail, Hold, Proxy, Request
 
 from mimicfs.config.values import BucketOptions, Buckets, FileOptions, Target, VFSOptions
 from mimicfs.entry import Difference, Entry
-from mimicfs.errors import Departing, Interrupted, PosixError
+from mimicfs.errors import Departing, Interrupted, PosixError, StoreUnavailable
 from mimicfs.files.journal import Journal
 from mimicfs.files.turn import Turn
 from mimicfs.files.upload import Uploader
@@ -489,6 +489,39 @@ def test_what_others_put_at_the_old_place_unseen_stays_there_when_a_rename_fails
     }
     assert found == {"d/a": b"theirs2", "e/a": b"d/a1"}
     assert f"others have changed s3://{bucket}/d/a" in caplog.text
+
+
+@pytest.mark.usefixtures("caplog")
+def test_an_open_file_is_at_the_old_place_though_the_store_is_away_when_a_rename_fails(
+    fs: VFS,
+    inos: Inos,
+    proxy: Proxy,
+    mimicdb: Mirror,
+    client: Any,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_away(*_: object) -> None:
+        raise StoreUnavailable("no answer")
+
+    gone, listing = Cancellation(), _last_listing()
+    caller = CALLER._replace(cancellation=gone)
+    handles = [fs.open(CALLER, inos[name], os.O_WRONLY | os.O_APPEND).handle for name in "ab"]
+    with proxy.rule(listing), ThreadPoolExecutor(1) as pool:
+        renaming = pool.submit(fs.rename, caller, ROOT_INO, b"d", ROOT_INO, b"e", 0)
+        assert listing.reached.wait(60)
+        monkeypatch.setattr(mimicdb, "entry", is_away)
+        gone.cancel()
+        listing.release()
+        with pytest.raises(Interrupted):
+            renaming.result(30)
+    monkeypatch.undo()
+    for handle in handles:
+        _append(fs, handle, b"1")
+        fs.fsync(CALLER, handle)
+        fs.release(handle)
+    found = [client.get_object(Bucket=bucket, Key=f"d/{each}")["Body"].read() for each in "ab"]
+    assert found == [b"d/a1", b"d/b1"]
 
 
 @pytest.mark.usefixtures("caplog")

@@ -784,7 +784,7 @@ def test_pages_are_dropped_once_more_though_the_file_was_opened_for_a_chmod_mean
 
 
 def test_an_open_of_a_name_whose_open_file_stands_at_another_key_ends(fs, s3, client, bucket):
-    """A rename of a directory that fails half done may leave one."""
+    """No rename leaves one; an open that looked again for ever would take all of a core."""
     ino = save(fs, b"x", b"first")
     handle = fs.open(CALLER, ino, os.O_RDONLY).handle
     assert fs.read(CALLER, handle, 0, 5) == b"first"
