@@ -75,3 +75,12 @@ def test_an_open_file_that_has_lost_its_name_keeps_its_time_until_it_changes(
         assert os.fstat(file.fileno()).st_mtime_ns == 10**18 + 1
         file.write(b"T")
         assert os.fstat(file.fileno()).st_mtime_ns > 10**18 + 1
+
+
+def test_an_empty_file_that_is_emptied_again_replaces_what_others_have_put_there(
+    mount: Path, client: Any, bucket: str
+) -> None:
+    (mount / "a").touch()
+    client.put_object(Bucket=bucket, Key="a", Body=b"others")
+    (mount / "a").write_text("ours")
+    assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"ours"
