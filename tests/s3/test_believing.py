@@ -501,10 +501,10 @@ def test_a_refusal_with_the_checksum_of_the_object_is_a_refusal(s3, bucket, prox
 
 def test_white_space_before_an_answer_keeps_the_connection_and_says_nothing(s3, bucket, proxy):
     """S3 sends it while it puts parts together."""
-    source = s3.put(bucket, "a", b"abc", 3)
     for kind in ("POST", "COPY", "LIST", "PUT"):
         with proxy.rule(Answer(kind, edit=lambda body: b" \n \n" + body)):
-            assert uploaded(s3, bucket)().size == 3
+            source = uploaded(s3, bucket)()
+            assert source.size == 3
             assert s3.copy((bucket, source), bucket, "b").size == 3
             assert [entry.key for entry in s3.list_page(bucket).entries] == ["a", "b"]
             s3.put(bucket, "a", b"abc", 3)
@@ -513,15 +513,16 @@ def test_white_space_before_an_answer_keeps_the_connection_and_says_nothing(s3, 
     finish = uploaded(s3, bucket)
     with proxy.rule(Answer("POST", body=error)), pytest.raises(S3Unavailable):
         finish()
+    source = s3.put(bucket, "a", b"abc", 3)
     with proxy.rule(Answer("COPY", body=error)), pytest.raises(S3Unavailable):
         s3.copy((bucket, source), bucket, "b")
 
 
 def test_what_a_proxy_compresses_unasked_is_read(s3, bucket, proxy):
-    source = s3.put(bucket, "a", b"abc", 3)
     more = [("Content-Encoding", "gzip")]
     for kind in ("POST", "COPY", "LIST"):
         with proxy.rule(Answer(kind, edit=gzip.compress, more=more)):
+            source = s3.put(bucket, "a", b"abc", 3)
             assert s3.copy((bucket, source), bucket, "b").size == 3
             assert [entry.key for entry in s3.list_page(bucket).entries] == ["a", "b"]
             assert s3.delete_many(bucket, ["b"]) == []

@@ -310,7 +310,7 @@ def test_a_chmod_of_what_others_have_just_replaced_leaves_no_pages_of_before(fs,
     fs.setattr(CALLER, attr.ino, NewAttr(mode=0o600), None)
     assert keeps_pages()
     client.put_object(Bucket=bucket, Key="x", Body=b"new")  # nobody has told of it yet
-    fs.setattr(CALLER, attr.ino, NewAttr(mode=0o640), None)  # moto copies whatever is there
+    fs.setattr(CALLER, attr.ino, NewAttr(mode=0o640), None)
     assert not keeps_pages()
 
 

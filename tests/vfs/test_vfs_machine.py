@@ -389,7 +389,7 @@ class FileSystem(RuleBasedStateMachine):
             return
         (old, source), (new, target) = map(self.handle, numbers)
         if not old.expired and old.path is not None and self.truth.get(old.path) != old.base:
-            return  # moto ignores x-amz-copy-source-if-match, with which S3 refuses this
+            return  # S3 refuses this, which is not modelled here
         try:
             copied = self.fs.copy_file_range(self.caller, source, 0, target, 0, LONG)
         except MimicError as exc:
@@ -507,7 +507,7 @@ class FileSystem(RuleBasedStateMachine):
             return
         file = self.opened.get(old) or File(old, self.view[old])
         if not file.dirty and self.truth.get(old) != self.view[old]:
-            return  # moto ignores x-amz-copy-source-if-match, with which S3 refuses this
+            return  # S3 refuses this, which is not modelled here
         self.opened[old] = file
         self.going(new)
         with self.uploads(file):  # what is written is, before it is copied
@@ -552,7 +552,7 @@ class FileSystem(RuleBasedStateMachine):
             self.not_free(old, new)
             return
         if any(known[key] != really.get(key) for key in known):
-            return  # moto copies what it has, whatever was asked for
+            return  # S3 refuses to copy these, which is not modelled here
         moved = [file for path, file in self.opened.items() if path.startswith(old)]
         if any(file.dirty and self.truth.get(file.path) != file.base for file in moved):
             return  # refused, as in `rename`
