@@ -284,7 +284,7 @@ class VFS:
             self._kernel.grew(each) if pages else self._kernel.attributes_changed(each)
         if same:
             self._kernel.told(TELL_KERNEL_S)
-        return attr
+        return self._handles.sized(node, attr)
 
     def _changeable(self, ino: int) -> Node:
         """Return the node *ino*, which is to be changed. Raises PosixError EROFS."""

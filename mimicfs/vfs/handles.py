@@ -328,6 +328,13 @@ class Handles(ClosingFiles):
                 file.caught_up(node.ino, growth)
         file.caught_up(own.ino, growth)  # its page may be locked until the answer
 
+    @staticmethod
+    def sized(node: Node, attr: Attr) -> Attr:
+        """Return *attr*, of *node*, with the size that its open file has now: the kernel takes that
+        of the answer to a SETATTR even if it was told of a change since it asked."""
+        file = node.file
+        return attr if file is None else attr._replace(size=file.size)
+
     def told(self, node: Node, attr: Attr) -> Attr:
         """Return *attr*, of *node*, which the kernel is told next. If it has pages that end before
         that size, or the open file has another one by now, it is not to take that."""

@@ -784,3 +784,16 @@ def test_a_small_file_is_uploaded_by_the_thread_that_closes_it(at_once, s3, monk
     assert submitted == []
     assert fs.pending() == (0, 0)
     fs.release(handle)
+
+
+def test_a_chmod_answers_the_size_that_the_file_has_by_then(fs, monkeypatch):
+    """The kernel takes it even if it was told of a change meanwhile."""
+    ino = _saved(fs)
+    handle = fs.open(CALLER, ino, os.O_RDWR).handle
+    size = fs.getattr(CALLER, ino, None).size
+    append = lambda _: fs.write(CALLER, handle, size, memoryview(b"+"), append=True)  # noqa: E731
+    monkeypatch.setattr(fs._kernel, "attributes_changed", append)
+    twin = fs.inodes.get(ino).parent
+    monkeypatch.setattr(fs.inodes, "find", lambda *_: twin)  # it tells the kernel of another inode
+    assert fs.setattr(CALLER, ino, NewAttr(mode=0o600), None).size == size + 1
+    fs.release(handle)
