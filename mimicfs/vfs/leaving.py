@@ -148,7 +148,8 @@ class Leaving:
                 self._mover.move_directory(caller.cancellation, *places)
             else:
                 replace = not flags & RENAME_NOREPLACE
-                back = partial(self._replacing.take_back, target)
+                was_there = self._replacing.is_there(target)
+                back = partial(self._replacing.take_back, target, was_there)
                 self._mover.move_file(caller.cancellation, *places, back, replace=replace)
                 self._kernel.name_gone(source, old_component)
         if not old_component:

@@ -117,12 +117,12 @@ class Replacing:
             self._mimicdb.forget(bucket, key)
 
     @contextmanager
-    def removing(self, directory: Node, name: str) -> Iterator[SaidAndSeen]:
+    def removing(self, directory: Node, name: str, *, stays: bool = True) -> Iterator[SaidAndSeen]:
         """As `losing`, of a key that is deleted within. Mounts that delete the last names of a
         directory at once know of each other: each says first what it is about to delete, and sees
-        in the same step whether others are about to delete the rest. Yield what was said, and what
-        was seen. Raises BeingRenamed."""
-        most = self._most(directory, name)
+        in the same step whether others are about to delete the rest. Without *stays*, the directory
+        goes with its last name. Yield what was said, and what was seen. Raises BeingRenamed."""
+        most = self._most(directory, name) if stays else -1
         with self._claims.begun(directory.bucket, name, most=most, deletes=True) as begun:
             intent, seen = begun or (None, None)
             with self.losing(directory, name, seen):
@@ -133,12 +133,12 @@ class Replacing:
                         self._mimicdb.intents.give_up(intent)
                     raise
 
-    def take_back(self, directory: Node, copy: FileCopy) -> bool:
+    def take_back(self, directory: Node, was_there: bool, copy: FileCopy) -> bool:
         """Delete *copy*, which a rename has made in *directory* and whose original somebody else
         has moved or deleted; return whether it is gone. It stays unless it is certain that another
         mount has done so, that nobody else has changed the copy, and that S3 deletes no other
-        version. Other mounts make, rename and remove nothing of its name meanwhile. Raises
-        StoreError, S3Error: nobody knows whether it stays."""
+        version. If the directory *was_there* before, it stays. Other mounts make, rename and remove
+        nothing of its name meanwhile. Raises StoreError, S3Error: nobody knows whether it stays."""
         bucket, key = copy.source
         if not copy.alone or bucket != copy.bucket:
             return False
@@ -148,7 +148,8 @@ class Replacing:
         if not self._s3.conditions.honoured(bucket, copy.key).delete:
             return False
         try:
-            with self._claims.alone(*copy.place), self.removing(directory, copy.key) as (_, seen):
+            removing = self.removing(directory, copy.key, stays=was_there)
+            with self._claims.alone(*copy.place), removing as (_, seen):
                 self._check_ours(copy, seen)
                 self._s3.conditions.delete(*copy.place, copy.entry.etag)
         except (BeingRenamed, ObjectChanged, AccessDenied) as exc:

@@ -16,6 +16,7 @@ from support.mounts import wait_until
 from support.proxy import Drop, Fail, Hold, Lose, Proxy, Request, Rule
 from support.sharing import Sharing
 
+from mimicfs.errors import PosixError
 from mimicfs.posix import ROOT_INO, NewAttr
 from mimicfs.s3.requests.conditions import Honoured
 from mimicfs.sync import Syncer
@@ -90,6 +91,25 @@ def test_a_file_whose_removal_by_another_mount_is_under_way_is_where_that_puts_i
         deleted.release()
         assert [first.result(20), second.result(20)] == ["done", "ENOENT"]
     assert _stored(client, bucket) == {"d/s/g": b"f"}
+
+
+def test_a_copy_that_has_made_a_directory_again_takes_that_along(
+    two: list[Sharing], proxy: Proxy, bucket: str, client: Any
+) -> None:
+    one, other = two
+    directory = other.fs.lookup(other.caller, ROOT_INO, b"d").ino
+    assert one.rename("d", "e") == "done"
+    copied = Hold(_asks("COPY", "d/f"), answers=True)
+    with proxy.rule(copied), ThreadPoolExecutor(1) as pool:
+        places = (ROOT_INO, b"f", directory, b"f")
+        running = pool.submit(other.fs.rename, other.caller, *places, 0)
+        assert copied.reached.wait(10)
+        assert one.rename("f", "g") == "done"
+        copied.release()
+        with pytest.raises(PosixError, match="others have moved or deleted it"):
+            running.result(20)
+    assert _stored(client, bucket) == {"e/s/g": b"d/s/g", "g": b"f"}
+    assert not one.mimicdb.has_still(bucket, "d/")
 
 
 def test_a_mount_that_does_not_know_yet_how_the_server_deletes_says_what_it_deletes_too(
