@@ -255,7 +255,10 @@ class _Handler(BaseHTTPRequestHandler):
             response.read()
             self.close_connection = True
             return
-        self._pass_on(response, rule)
+        try:
+            self._pass_on(response, rule)
+        except (BrokenPipeError, ConnectionResetError):  # the client wants the rest no more
+            self.close_connection = True
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815
 
