@@ -359,9 +359,9 @@ class Operations:
 
     def open(self, caller: Caller, nodeid: int, request: bytes) -> Data:
         flags, open_flags = OPEN_IN.unpack_from(request, _BODY)
-        if open_flags & OPEN_KILL_SUIDGID and flags & os.O_TRUNC:
-            self._privileges.drop(caller, nodeid, None)
         try:
+            if open_flags & OPEN_KILL_SUIDGID and flags & os.O_TRUNC:
+                self._privileges.drop(caller, nodeid, None)
             return self._open_out(self._fs.open(caller, nodeid, flags))
         except Exception as exc:
             # The kernel has the name, and does not say O_CREAT. After ESTALE it looks the name up

@@ -6,6 +6,8 @@ import os
 import signal
 import stat
 import statistics
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -146,6 +148,24 @@ def test_an_open_that_creates_makes_what_another_mount_has_just_removed(two):
         (one / f"m{n}").unlink()
         (other / f"m{n}").write_text("new")  # whose kernel may have the name still
         assert (other / f"m{n}").read_text() == "new"
+
+
+_REMAKES = """
+import os, sys
+one, other = sys.argv[1:]
+for n in range(20):
+    os.unlink(f"{one}/m{n}")
+    open(f"{other}/m{n}", "w").close()
+"""
+
+
+def test_who_may_keep_no_set_user_id_bit_makes_what_another_mount_has_just_removed(two):
+    for n in range(20):
+        (two[0] / f"m{n}").write_text("old")
+        seen_after_s(lambda name=f"m{n}": _read(two[1] / name) == "old")
+    as_users = ["setpriv", "--bounding-set", "-fsetid"] if os.geteuid() == 0 else []
+    subprocess.run([*as_users, sys.executable, "-c", _REMAKES, *two], check=True, timeout=60)
+    assert [(two[1] / f"m{n}").read_text() for n in range(20)] == [""] * 20
 
 
 def test_of_what_others_have_written_s3_is_asked_nothing(
