@@ -110,8 +110,8 @@ class Kernel:
             self.grew(node)
             return
         node.pages_etag = file.etag
-        if not file.shrunk:
-            self._kernel.attr_changed(node.ino)
+        if not file.shrunk:  # a READ is answered next, and its reader may ask at once for the rest
+            self._kernel.asked_anew(node.ino)
 
     def refused(self, node: Node) -> None:
         """Note that S3 refused what was written to *node*: its name shows S3's version again."""

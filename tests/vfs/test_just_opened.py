@@ -72,3 +72,19 @@ def test_an_open_file_that_nobody_reads_has_no_reader_and_a_closed_one_gets_none
     assert fs.release_at_once(handle)
     with pytest.raises(ObjectChanged, match="closed"):
         origin.reader.read(0, 10, CALLER.cancellation)
+
+
+def test_the_kernel_knows_that_a_file_is_longer_before_the_read_of_that_is_answered(
+    at_once, client, bucket, monkeypatch
+):
+    """It gives the reader no more than the size that it knows; at the next read(2) it would say
+    that this is the end."""
+    fs, ino = at_once
+    anew = []
+    monkeypatch.setattr(fs._kernel._kernel, "asked_anew", anew.append, raising=False)
+    handle = fs.open_at_once(CALLER, ino, os.O_RDONLY).handle
+    client.put_object(Bucket=bucket, Key="x", Body=b"longer")
+    assert fs.read(CALLER, handle, 0, 10) == b"longer"
+    assert anew == [ino]
+    assert fs.getattr(CALLER, ino, None).size == 6
+    assert fs.release_at_once(handle)
