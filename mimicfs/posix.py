@@ -163,7 +163,7 @@ Answered = Callable[[bytes | memoryview | Exception | None], None]
 NEVER = Cancellation()  # for calls that nothing interrupts: nobody cancels it
 
 
-def _nobody(*_: object) -> None:
+def nobody(*_: object) -> None:
     """Tell nobody."""
 
 
@@ -231,12 +231,12 @@ class KernelCache(Protocol):
     def attr_changed(self, ino: int) -> None:
         """Tell that size or times of *ino* changed; the data that the kernel has of it is right."""
 
-    def data_changed(self, ino: int, dropped: Callable[[], None] = _nobody) -> None:
+    def data_changed(self, ino: int, dropped: Callable[[], None] = nobody) -> None:
         """Tell that the data of *ino* changed, and its attributes with it. *dropped* is called when
         the kernel has dropped the data."""
 
     def drop_data(
-        self, inos: Iterable[int], within_s: float, dropped: Callable[[int], None] = _nobody
+        self, inos: Iterable[int], within_s: float, dropped: Callable[[int], None] = nobody
     ) -> None:
         """Tell the same of each of *inos*, and return when the kernel has dropped their data, or
         after *within_s*: the kernel waits for a page that a WRITE without an answer has locked, and

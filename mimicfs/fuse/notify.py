@@ -15,6 +15,8 @@
 Why a thread: INVAL_ENTRY waits for the lock of the directory. The kernel holds that lock while it
 waits for our answer to a lookup or create in the directory. If the thread that has to answer sent
 the message, the mount would hang for good. For the same reason this thread holds no lock of ours.
+Only asked_anew is sent by the thread that answers: INVAL_INODE of the attributes alone takes a spin
+lock of the inode, and no page and no directory (fuse_reverse_inval_inode in fs/fuse/inode.c).
 
 Why listing_changed begins with a name that never exists: a listing that was answered before the
 change may still be on its way into the cache of the kernel, and INVAL_INODE does not wait for that.
@@ -50,6 +52,7 @@ from mimicfs.fuse.abi import (
     Notify,
 )
 from mimicfs.fuse.session import Session
+from mimicfs.posix import nobody
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +66,6 @@ class _Deletion(NamedTuple):
     ino: int
     until_s: float  # when it is too late to tell of it
     named: bool = False  # the kernel was told that the name is gone
-
-
-def _nothing(*_: object) -> None:
-    """Do nothing."""
 
 
 class Notifier:
@@ -108,11 +107,11 @@ class Notifier:
     def attr_changed(self, ino: int) -> None:
         self._queue(lambda: self._inode(ino, -1))
 
-    def data_changed(self, ino: int, dropped: Callable[[], None] = _nothing) -> None:
+    def data_changed(self, ino: int, dropped: Callable[[], None] = nobody) -> None:
         self._queue(lambda: self._drop(ino, dropped))
 
     def drop_data(
-        self, inos: Iterable[int], within_s: float, dropped: Callable[[int], None] = _nothing
+        self, inos: Iterable[int], within_s: float, dropped: Callable[[int], None] = nobody
     ) -> None:
         until_s = time.monotonic() + within_s
         for thread in [self._dropping(ino, partial(dropped, ino)) for ino in inos]:

@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from mimicfs.errors import PosixError
-from mimicfs.posix import ROOT_INO
+from mimicfs.posix import ROOT_INO, nobody
 
 if TYPE_CHECKING:
     from mimicfs.entry import Entry
@@ -161,7 +161,7 @@ class Node:
     def drops(self) -> Callable[[], None]:
         """Return what to call when the kernel has dropped the pages that it has of it now."""
         file = self.file
-        return _nothing if file is None else partial(file.dropped, self.ino, file.growth)
+        return nobody if file is None else partial(file.dropped, self.ino, file.growth)
 
     @property
     def is_directory(self) -> bool:
@@ -230,7 +230,3 @@ def check_present(node: Node) -> None:
 
 def slot_of(component: str, directory: bool) -> str:
     return component + "/" if directory else component
-
-
-def _nothing() -> None:
-    """Note nothing."""
